@@ -1,0 +1,86 @@
+"""Deep recurrent forecasters for time series with scikit-learn's interface.
+
+Public names are loaded on first use (PEP 562), so that ``import rnnforecast`` costs little.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> module that defines it
+_PUBLIC = {
+    "DeepRNNForecaster": "rnnforecast.forecasters",
+    "DeepLSTMForecaster": "rnnforecast.forecasters",
+    "DeepGRUForecaster": "rnnforecast.forecasters",
+    "BiLSTMForecaster": "rnnforecast.forecasters",
+    "BiGRUForecaster": "rnnforecast.forecasters",
+    "NaiveForecaster": "rnnforecast.baselines",
+    "ARIMAForecaster": "rnnforecast.baselines",
+    "AutoARIMAForecaster": "rnnforecast.baselines",
+    "ETSForecaster": "rnnforecast.baselines",
+    "ThetaForecaster": "rnnforecast.baselines",
+    "SlidingWindows": "rnnforecast.data",
+    "Differencer": "rnnforecast.data",
+    "Deseasonalizer": "rnnforecast.data",
+    "LogTransformer": "rnnforecast.data",
+    "SeriesScaler": "rnnforecast.data",
+    "WindowScaler": "rnnforecast.data",
+    "PanelTimeSeriesSplit": "rnnforecast.model_selection",
+    "backtest": "rnnforecast.model_selection",
+    "compare": "rnnforecast.model_selection",
+    "diebold_mariano": "rnnforecast.model_selection",
+    "plot_forecast": "rnnforecast.plotting",
+}
+_MODULES = ("datasets", "exceptions", "metrics", "model_selection", "plotting")
+
+__all__ = [*_PUBLIC, *_MODULES, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        value = getattr(import_module(_PUBLIC[name]), name)
+    elif name in _MODULES:
+        value = import_module(f"rnnforecast.{name}")
+    else:
+        raise AttributeError(f"module 'rnnforecast' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from rnnforecast.baselines import (
+        ARIMAForecaster,
+        AutoARIMAForecaster,
+        ETSForecaster,
+        NaiveForecaster,
+        ThetaForecaster,
+    )
+    from rnnforecast.data import (
+        Deseasonalizer,
+        Differencer,
+        LogTransformer,
+        SeriesScaler,
+        SlidingWindows,
+        WindowScaler,
+    )
+    from rnnforecast.forecasters import (
+        BiGRUForecaster,
+        BiLSTMForecaster,
+        DeepGRUForecaster,
+        DeepLSTMForecaster,
+        DeepRNNForecaster,
+    )
+    from rnnforecast.model_selection import (
+        PanelTimeSeriesSplit,
+        backtest,
+        compare,
+        diebold_mariano,
+    )
+    from rnnforecast.plotting import plot_forecast

@@ -1,0 +1,298 @@
+"""What users pass in, made uniform: any frame or array becomes a ``Table`` of columns and row keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.validation import check_array
+
+from rnnforecast.exceptions import DataError
+
+__all__ = ["Keys", "Table", "numeric", "read_table", "read_targets"]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The series and the time stamp of each row.
+
+    Attributes
+    ----------
+    series : ndarray of int, shape (n_rows,), or None
+        Position of each row's series in ``ids``; None for a single series.
+    ids : Index, shape (n_series,)
+        Names of the series in order of appearance.
+    codes : ndarray of int, shape (n_rows,), or None
+        Position of each row's stamp in ``levels``; None if ``levels`` has a stamp for each row.
+    levels : Index or None
+        Time stamps; None where the input has no index (an array).
+    names : tuple
+        Names of the series levels and of the time level, for indices made later.
+    n_rows : int
+    """
+
+    series: np.ndarray | None
+    ids: pd.Index
+    codes: np.ndarray | None
+    levels: pd.Index | None
+    names: tuple
+    n_rows: int
+
+    @property
+    def has_time(self) -> bool:
+        return self.levels is not None
+
+    def stamps(self, rows: Any) -> pd.Index:
+        """Stamps of the given rows."""
+        assert self.levels is not None
+        return self.levels[rows] if self.codes is None else self.levels[self.codes[rows]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and keys of one input.
+
+    Attributes
+    ----------
+    frame : DataFrame, shape (n_rows, n_columns)
+        The columns that are not keys, untouched.
+    keys : Keys
+    columns : list
+        All columns of the input, key columns too, in order.
+    is_array : bool
+        True if the input was an array or a list, without names.
+    """
+
+    frame: pd.DataFrame
+    keys: Keys
+    columns: list
+    is_array: bool
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+def read_table(owner: str, X: Any, series_id: Any = None, time: Any = None) -> Table:
+    """Read a frame, series or array.
+
+    Parameters
+    ----------
+    owner : str
+        Name of the estimator, for messages.
+    X : DataFrame, Series, 2-D array, or any frame that narwhals reads
+    series_id, time : str or int, optional
+        Columns that hold the series' name and the time stamp.
+
+    Returns
+    -------
+    Table
+
+    Raises
+    ------
+    DataError, ValueError, TypeError
+        If ``X`` is sparse, complex, one-dimensional (as an array), empty, or lacks a named column.
+    """
+    frame, is_array = _to_pandas(owner, X)
+    if frame.shape[1] == 0:
+        raise DataError(
+            f"Found array with 0 feature(s) (shape={frame.shape}) while a minimum of 1 is required "
+            f"by {owner}."
+        )
+    if len(frame) == 0:
+        raise DataError(f"Found array with 0 sample(s) (shape={frame.shape}) for {owner}: no rows")
+    columns = list(frame.columns)
+    repeated = frame.columns[frame.columns.duplicated()]
+    if len(repeated):
+        raise DataError(f"{owner}: column {repeated[0]!r} appears more than once: rename one")
+    drop = []
+    for role, column in (("series_id", series_id), ("time", time)):
+        if column is None:
+            continue
+        if column in frame.columns:
+            drop.append(column)
+        elif column not in frame.index.names:
+            raise DataError(
+                f"{owner}: {role}={column!r} is not a column; the columns are {_some(columns)}"
+            )
+    keys = _keys(owner, frame, series_id, time, is_array)
+    return Table(frame.drop(columns=drop) if drop else frame, keys, columns, is_array)
+
+
+def _to_pandas(owner: str, X: Any) -> tuple[pd.DataFrame, bool]:
+    if isinstance(X, pd.DataFrame):
+        return X, False
+    if isinstance(X, pd.Series):
+        return X.to_frame(name="y" if X.name is None else X.name), False
+    if X is None:
+        raise DataError(f"{owner}: X must be a DataFrame, Series or 2-D array. Got None")
+    if not isinstance(X, (np.ndarray, list, tuple)) and not hasattr(X, "toarray"):
+        frame = _from_narwhals(X)
+        if frame is not None:
+            return frame, False
+    # sklearn's own refusals of sparse, complex, one-dimensional and non-numeric input
+    array = check_array(X, dtype="numeric", ensure_all_finite="allow-nan", estimator=owner)
+    return pd.DataFrame(array, copy=False), True
+
+
+def _from_narwhals(X: Any) -> pd.DataFrame | None:
+    import narwhals as nw
+
+    native = nw.from_native(X, pass_through=True, allow_series=True)
+    if isinstance(native, nw.LazyFrame):
+        native = native.collect()
+    if isinstance(native, nw.Series):
+        native = native.to_frame()
+    if not isinstance(native, nw.DataFrame):
+        return None
+    # column by column: needs no pyarrow for polars
+    return pd.DataFrame({name: native[name].to_numpy() for name in native.columns}, copy=False)
+
+
+def _keys(owner: str, frame: pd.DataFrame, series_id: Any, time: Any, is_array: bool) -> Keys:
+    index = frame.index
+    if isinstance(index, pd.MultiIndex) and series_id is None and time is None:
+        return _multiindex_keys(index)
+    for level in (series_id, time):
+        if level is not None and level not in frame.columns:
+            frame = frame.reset_index(level=level)
+    if time is not None:
+        stamps: pd.Index | None = _parse_time(owner, frame[time], time)
+    else:
+        stamps = None if is_array else frame.index
+        if isinstance(stamps, pd.MultiIndex):
+            raise DataError(
+                f"{owner}: with series_id={series_id!r} the index must be the time alone, got a "
+                f"MultiIndex of {stamps.nlevels} levels: name the time column with time="
+            )
+    stamps = _check_kind(owner, stamps)
+    name = time if time is not None else (None if stamps is None else stamps.name)
+    if series_id is None:
+        return Keys(None, pd.RangeIndex(1), None, stamps, (None, name), len(frame))
+    if frame[series_id].isna().any():
+        raise DataError(f"{owner}: column {series_id!r} (series_id) has missing values")
+    codes, ids = pd.factorize(frame[series_id])
+    return Keys(codes, pd.Index(ids, name=series_id), None, stamps, (series_id, name), len(frame))
+
+
+def _multiindex_keys(index: pd.MultiIndex) -> Keys:
+    if any((codes < 0).any() for codes in index.codes):
+        raise DataError("the MultiIndex (series, time) has missing values (NaN or NaT)")
+    levels = _check_kind("the last level of the MultiIndex", index.levels[-1])
+    names = tuple(index.names)
+    if index.nlevels == 2:
+        series, ids = index.codes[0], index.levels[0]
+        present = np.bincount(series, minlength=len(ids)) > 0
+        if not present.all():
+            renumber = np.cumsum(present) - 1
+            series, ids = renumber[series], ids[present]
+    else:
+        series, unique = pd.factorize(index.droplevel(-1))
+        ids = pd.MultiIndex.from_tuples(unique, names=names[:-1])
+    return Keys(np.asarray(series), ids, np.asarray(index.codes[-1]), levels, names, len(index))
+
+
+def _parse_time(owner: str, column: pd.Series, name: Any) -> pd.Index:
+    if column.isna().any():
+        raise DataError(f"{owner}: column {name!r} (time) has missing values")
+    if pd.api.types.is_string_dtype(column.dtype) or column.dtype == object:
+        try:
+            return pd.DatetimeIndex(pd.to_datetime(column))
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"{owner}: column {name!r} (time) cannot be read as time stamps: {error}"
+            ) from error
+    return pd.Index(column)
+
+
+def _check_kind(owner: str, stamps: pd.Index | None) -> pd.Index | None:
+    if stamps is None or isinstance(stamps, (pd.DatetimeIndex, pd.PeriodIndex)):
+        if stamps is not None and stamps.hasnans:
+            raise DataError(f"{owner}: the time index has missing stamps (NaT)")
+        return stamps
+    if pd.api.types.is_integer_dtype(stamps.dtype):
+        return stamps
+    raise DataError(
+        f"{owner}: the index must be a DatetimeIndex, PeriodIndex or integers, got "
+        f"{type(stamps).__name__} of dtype {stamps.dtype}: convert it with pd.to_datetime, or name the "
+        f"column of time stamps with time="
+    )
+
+
+def numeric(owner: str, frame: pd.DataFrame, columns: list) -> np.ndarray:
+    """Columns as floats, shape (n_rows, n_columns), NaN kept; a view where pandas can give one.
+
+    Columns that are all float32 stay float32; everything else becomes float64.
+
+    Raises
+    ------
+    DataError
+        If a column holds text, dates, complex numbers or infinite values.
+    """
+    if not columns:
+        return np.empty((len(frame), 0), dtype=np.float32)
+    part = frame if list(frame.columns) == list(columns) else frame[columns]
+    for column, dtype in part.dtypes.items():
+        if pd.api.types.is_complex_dtype(dtype):
+            raise DataError(f"Complex data not supported: column {column!r} for {owner}")
+        usable = pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)
+        if not usable and dtype == object:
+            usable = _holds_numbers(part[column])
+        if not usable:
+            raise DataError(
+                f"{owner}: column {column!r} has dtype {dtype}, expected numbers: encode it (for "
+                f"example with OneHotEncoder in a ColumnTransformer), or drop it"
+            )
+    small = all(dtype == np.float32 for dtype in part.dtypes)
+    values = part.to_numpy(dtype=np.float32 if small else np.float64, na_value=np.nan)
+    infinite = np.isinf(values)
+    if infinite.any():
+        row, column = np.argwhere(infinite)[0]
+        raise DataError(
+            f"Input X contains infinity or a value too large for dtype('float64'): {owner}, column "
+            f"{columns[column]!r}, row {row}: replace it by NaN (unobserved) or by a number"
+        )
+    return values
+
+
+def _holds_numbers(column: pd.Series) -> bool:
+    try:
+        pd.to_numeric(column)
+    except (ValueError, TypeError):
+        return False
+    return not column.map(lambda value: isinstance(value, str)).any()
+
+
+def read_targets(owner: str, y: Any, n_rows: int) -> tuple[np.ndarray, list, pd.Index | None]:
+    """Read ``y``: values of shape (n_rows, n_targets), names, and the index if it has one.
+
+    Raises
+    ------
+    DataError
+        If the number of rows differs from ``n_rows``, or values are not finite numbers or NaN.
+    """
+    if not isinstance(y, (pd.DataFrame, pd.Series, np.ndarray, list, tuple)):
+        native = _from_narwhals(y)
+        y = np.asarray(y) if native is None else native
+    if isinstance(y, pd.Series):
+        frame, index = y.to_frame("y" if y.name is None else y.name), y.index
+    elif isinstance(y, pd.DataFrame):
+        frame, index = y, y.index
+    else:
+        array = np.asarray(y)
+        if array.ndim not in (1, 2):
+            raise DataError(f"{owner}: y must be 1-D or 2-D. Got shape {array.shape}")
+        single = array.ndim == 1 or array.shape[1] == 1
+        names = ["y"] if single else [f"y{i}" for i in range(array.shape[1])]
+        frame, index = pd.DataFrame(array.reshape(len(array), -1), columns=names), None
+    if len(frame) != n_rows:
+        raise DataError(
+            f"{owner}: Found input variables with inconsistent numbers of samples: X has {n_rows} "
+            f"rows, y has {len(frame)}"
+        )
+    return numeric(owner, frame, list(frame.columns)), list(frame.columns), index
+
+
+def _some(names: list, most: int = 8) -> str:
+    return repr(names) if len(names) <= most else f"{names[:most]!r} and {len(names) - most} more"

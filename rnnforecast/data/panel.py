@@ -1,0 +1,412 @@
+"""The one container of the library: all series in flat arrays.
+
+Series i stands at rows ``indptr[i]:indptr[i + 1]``. A value that was not observed is NaN, which is the mask: one
+array holds both, and every window carries its mask from ``~isnan``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rnnforecast.data.calendar import Calendar, infer_calendar
+from rnnforecast.data.frames import Keys
+from rnnforecast.exceptions import DataError
+
+__all__ = ["Panel", "build_panel"]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Targets and covariates of one or more series on one kind of calendar.
+
+    Attributes
+    ----------
+    targets : ndarray, shape (n_rows, n_targets)
+        float32 or float64; NaN where unobserved.
+    past : ndarray, shape (n_rows, n_past)
+        Covariates known up to now only.
+    known : ndarray, shape (n_rows, n_known)
+        Covariates known in the future too.
+    static : ndarray, shape (n_series, n_static)
+    indptr : ndarray of int64, shape (n_series + 1,)
+    ids : Index, shape (n_series,)
+        Names of the series.
+    names : tuple
+        Names of the index levels: those of the series, then that of the time.
+    is_panel : bool
+        False for one series without a name.
+    calendar : Calendar or None
+        None for arrays: rows are counted.
+    starts : Index or None, shape (n_series,)
+        Stamp of each series' first row.
+    stamps : Index or None, shape (n_rows,)
+        Stamps of the rows where these are their own grid; None on a regular calendar.
+    absent : ndarray of bool, shape (n_rows,), or None
+        Rows that the input did not have: gaps in a regular grid. None if there are none.
+    """
+
+    targets: np.ndarray
+    past: np.ndarray
+    known: np.ndarray
+    static: np.ndarray
+    indptr: np.ndarray
+    ids: pd.Index
+    names: tuple
+    is_panel: bool
+    calendar: Calendar | None = None
+    starts: pd.Index | None = None
+    stamps: pd.Index | None = None
+    absent: np.ndarray | None = None
+
+    @property
+    def n_series(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Rows of each series, shape (n_series,)."""
+        return np.diff(self.indptr)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """True where a target was observed, shape (n_rows, n_targets)."""
+        return ~np.isnan(self.targets)
+
+    def series(self, i: int) -> slice:
+        """Rows of series i."""
+        return slice(int(self.indptr[i]), int(self.indptr[i + 1]))
+
+    def label(self, i: int) -> str:
+        """How messages name series i."""
+        return f"series {self.ids[i]!r}" if self.is_panel else "the series"
+
+    def time_index(self, i: int) -> pd.Index:
+        """Stamps of series i's rows."""
+        n = int(self.lengths[i])
+        if self.calendar is None:
+            return pd.RangeIndex(n)
+        if self.stamps is not None:
+            return self.stamps[self.series(i)]
+        assert self.starts is not None
+        start = self.starts[i]
+        later = self.calendar.after(start, n - 1)
+        index = later.insert(0, start) if n > 1 else self.starts[[i]]
+        return index.rename(self.names[-1])
+
+    def last(self, i: int) -> Any:
+        """Stamp of series i's last row."""
+        return self.time_index(i)[-1]
+
+    def future_index(self, i: int, n: int) -> pd.Index:
+        """The ``n`` stamps after series i's last row."""
+        if self.calendar is None:
+            end = int(self.lengths[i])
+            return pd.RangeIndex(end, end + n)
+        return self.calendar.after(self.last(i), n).rename(self.names[-1])
+
+    def join_index(self, parts: list[pd.Index], series: Any) -> pd.Index:
+        """One index from the stamps of several series: time, or (series, time) for a panel."""
+        if not self.is_panel:
+            return parts[0]
+        lengths = [len(part) for part in parts]
+        ids = self.ids[np.repeat(np.asarray(series), lengths)]
+        time = parts[0].append(parts[1:]) if len(parts) > 1 else parts[0]
+        arrays = [ids.get_level_values(level) for level in range(ids.nlevels)]
+        return pd.MultiIndex.from_arrays([*arrays, time], names=list(self.names))
+
+    def history(self, columns: list) -> pd.DataFrame:
+        """The observed rows of the targets as a frame."""
+        parts = [self.time_index(i) for i in range(self.n_series)]
+        frame = pd.DataFrame(
+            self.targets.astype(np.float64),
+            index=self.join_index(parts, range(self.n_series)),
+            columns=columns,
+        )
+        return frame if self.absent is None else frame[~self.absent]
+
+    def owned(self) -> Panel:
+        """The same panel with arrays of its own, in row order, safe from the caller's later writes."""
+        own = {
+            name: np.array(getattr(self, name), order="C", copy=True)
+            for name in ("targets", "past", "known", "static")
+        }
+        return replace(self, **own)
+
+    def head(self, lengths: np.ndarray) -> Panel:
+        """The first ``lengths[i]`` rows of each series, for rolling origins inside the training rows."""
+        rows = np.concatenate(
+            [np.arange(a, a + n) for a, n in zip(self.indptr[:-1], lengths, strict=True)]
+        )
+        return self._take(rows, np.concatenate([[0], np.cumsum(lengths)]))
+
+    def _take(self, rows: np.ndarray, indptr: np.ndarray) -> Panel:
+        return replace(
+            self,
+            targets=self.targets[rows],
+            past=self.past[rows],
+            known=self.known[rows],
+            indptr=indptr,
+            stamps=None if self.stamps is None else self.stamps[rows],
+            absent=None if self.absent is None else self.absent[rows],
+        )
+
+    # -- where rows are -----------------------------------------------------------------------------
+
+    def locate(self, owner: str, keys: Keys) -> tuple[np.ndarray, np.ndarray]:
+        """Series and step of each row.
+
+        Returns
+        -------
+        series : ndarray of int64, shape (n_rows,)
+        steps : ndarray of int64, shape (n_rows,)
+            1 is the first step after the series' last row, 0 the last row itself, -1 the one before it.
+
+        Raises
+        ------
+        DataError
+            If a series is unknown, or a row lies before the first row, in a gap, or off the grid.
+        """
+        series = self._match_series(owner, keys)
+        steps = np.empty(len(series), dtype=np.int64)
+        for i, rows in group_rows(series):
+            if keys.levels is None or self.calendar is None:
+                steps[rows] = np.arange(1, len(rows) + 1)
+            else:
+                stamps = self._same_kind(owner, keys.stamps(rows))
+                steps[rows] = self._steps(owner, i, stamps)
+        return series, steps
+
+    def _match_series(self, owner: str, keys: Keys) -> np.ndarray:
+        n = keys.n_rows
+        if not self.is_panel:
+            if keys.series is not None and len(keys.ids) > 1:
+                raise DataError(f"{owner}: fitted on one series, got {len(keys.ids)} in X")
+            return np.zeros(n, dtype=np.int64)
+        if keys.series is None:
+            raise DataError(
+                f"{owner}: fitted on a panel, but X names no series: give it a MultiIndex (series, time), "
+                f"or the columns of series_id= and time="
+            )
+        found = self.ids.get_indexer(keys.ids)
+        if (found < 0).any():
+            unknown = keys.ids[found < 0][0]
+            raise DataError(
+                f"{owner}: series {unknown!r} was not in the data passed to fit: fit on it first"
+            )
+        return found[keys.series].astype(np.int64)
+
+    def _same_kind(self, owner: str, stamps: pd.Index) -> pd.Index:
+        """Refuse or convert stamps of another kind or time zone than the fitted ones."""
+        assert self.starts is not None
+        fitted = self.starts
+        both_dates = isinstance(fitted, pd.DatetimeIndex) and isinstance(stamps, pd.DatetimeIndex)
+        if both_dates:
+            if (fitted.tz is None) != (stamps.tz is None):
+                raise DataError(
+                    f"{owner}: time stamps with a time zone and without cannot be compared: fitted on "
+                    f"{fitted.dtype}, got {stamps.dtype}: use tz_localize or tz_convert"
+                )
+            return stamps if fitted.tz is None else stamps.tz_convert(fitted.tz)
+        if isinstance(fitted, pd.PeriodIndex) != isinstance(stamps, pd.PeriodIndex) or isinstance(
+            fitted, pd.DatetimeIndex
+        ) != isinstance(stamps, pd.DatetimeIndex):
+            raise DataError(
+                f"{owner}: the index of X must be of the kind seen in fit. Expected {fitted.dtype}, got "
+                f"{stamps.dtype}"
+            )
+        return stamps
+
+    def _steps(self, owner: str, i: int, stamps: pd.Index) -> np.ndarray:
+        assert self.calendar is not None and self.starts is not None
+        n = int(self.lengths[i])
+        if self.stamps is None:
+            positions = self.calendar.steps(self.starts[i], stamps)
+            self._check_before(owner, i, stamps, positions < 0)
+            if self.absent is not None:
+                inside = np.flatnonzero(positions < n)
+                gap = self.absent[self.series(i)][positions[inside]]
+                self._check_gap(owner, i, stamps[inside], gap)
+            return positions - (n - 1)
+        own = self.time_index(i)
+        self._check_before(owner, i, stamps, np.asarray(stamps < own[0]))
+        steps = np.empty(len(stamps), dtype=np.int64)
+        later = np.asarray(stamps > own[-1])
+        if later.any():
+            steps[later] = self.calendar.steps(own[-1], stamps[later])
+        inside = np.flatnonzero(~later)
+        found = own.get_indexer(stamps[inside])
+        self._check_gap(owner, i, stamps[inside], found < 0)
+        steps[inside] = found - (n - 1)
+        return steps
+
+    def _check_before(self, owner: str, i: int, stamps: pd.Index, bad: np.ndarray) -> None:
+        if bad.any():
+            assert self.starts is not None
+            raise DataError(
+                f"{owner}: {self.label(i)}: row {stamps[int(np.flatnonzero(bad)[0])]} lies before the "
+                f"training range, which starts at {self.starts[i]}: a forecaster needs earlier rows to fit. "
+                f"In cross-validation use TimeSeriesSplit (or PanelTimeSeriesSplit), not KFold"
+            )
+
+    def _check_gap(self, owner: str, i: int, stamps: pd.Index, bad: np.ndarray) -> None:
+        if bad.any():
+            raise DataError(
+                f"{owner}: {self.label(i)}: row {stamps[int(np.flatnonzero(bad)[0])]} lies inside the "
+                f"training range but was not among the rows of fit, so that later rows would forecast "
+                f"earlier ones. In cross-validation use TimeSeriesSplit (or PanelTimeSeriesSplit), not KFold"
+            )
+
+
+def group_rows(series: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Rows of each series, in row order: ``[(series, rows), ...]``."""
+    if len(series) == 0:
+        return []
+    if (series == series[0]).all():
+        return [(int(series[0]), np.arange(len(series)))]
+    order = np.argsort(series, kind="stable")
+    cuts = np.flatnonzero(np.diff(series[order])) + 1
+    return [(int(series[rows[0]]), rows) for rows in np.split(order, cuts)]
+
+
+def build_panel(
+    owner: str,
+    keys: Keys,
+    targets: np.ndarray,
+    past: np.ndarray,
+    known: np.ndarray,
+    static_rows: np.ndarray,
+    freq: Any = None,
+    calendar: Calendar | None = None,
+) -> Panel:
+    """Put rows on the grid of their calendar.
+
+    Parameters
+    ----------
+    owner : str
+        Name of the estimator, for messages.
+    keys : Keys
+        Series and stamp of each row.
+    targets, past, known, static_rows : ndarray, shape (n_rows, n_columns)
+        ``static_rows`` must be constant within each series.
+    freq : str, DateOffset or int, optional
+        Frequency; inferred from the longest series if None.
+    calendar : Calendar, optional
+        Use this one (rows that go on from a fitted panel).
+
+    Returns
+    -------
+    Panel
+        Views of the arrays passed, where no row had to move.
+
+    Raises
+    ------
+    DataError
+        If stamps are unsorted, repeated or off the grid, or a static column varies within a series.
+    """
+    n = len(targets)
+    codes = np.zeros(n, dtype=np.int64) if keys.series is None else keys.series
+    groups = group_rows(codes) if len(keys.ids) > 1 else [(0, np.arange(n))]
+    firsts = np.array([rows[0] for _, rows in groups])
+    groups = [groups[k] for k in np.argsort(firsts)]  # in order of appearance
+    moved = any(rows[-1] - rows[0] != len(rows) - 1 for _, rows in groups)
+    arrays = [targets, past, known]
+    ids = keys.ids[[code for code, _ in groups]]
+    stamps = starts = absent = None
+    lengths = np.array([len(rows) for _, rows in groups])
+    if keys.has_time:
+        longest = groups[int(np.argmax(lengths))][1]
+        for code, rows in groups:
+            _check_sorted(owner, keys.stamps(rows), ids, keys, code)
+        if calendar is None:
+            calendar = infer_calendar(keys.stamps(longest), freq)
+        starts = keys.stamps(np.array([rows[0] for _, rows in groups]))
+        if calendar.own_grid:
+            order = np.concatenate([rows for _, rows in groups])
+            stamps = keys.stamps(order)
+        else:
+            places = [_places(owner, calendar, keys, code, rows) for code, rows in groups]
+            spans = np.array([place[-1] + 1 for place in places])
+            if (spans != lengths).any():
+                arrays, absent = _spread(arrays, groups, places, spans)
+                lengths, moved = spans, False
+    static = _static(owner, static_rows, groups, keys)
+    if moved:
+        order = np.concatenate([rows for _, rows in groups])
+        arrays = [array[order] for array in arrays]
+    return Panel(
+        *arrays,
+        static=static,
+        indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        ids=ids,
+        names=keys.names,
+        is_panel=keys.series is not None,
+        calendar=calendar,
+        starts=starts,
+        stamps=stamps,
+        absent=absent,
+    )
+
+
+def _check_sorted(owner: str, stamps: pd.Index, ids: pd.Index, keys: Keys, code: int) -> None:
+    if stamps.is_monotonic_increasing and stamps.is_unique:
+        return
+    who = f"series {keys.ids[code]!r}: " if keys.series is not None else ""
+    if stamps.has_duplicates:
+        raise DataError(
+            f"{owner}: {who}time stamp {stamps[stamps.duplicated()][0]} appears more than once: aggregate or "
+            f"drop the repeated rows; rows of several series need series_id= or a MultiIndex (series, time)"
+        )
+    raise DataError(f"{owner}: {who}time stamps are not sorted: call sort_index() first")
+
+
+def _places(
+    owner: str, calendar: Calendar, keys: Keys, code: int, rows: np.ndarray
+) -> np.ndarray:
+    stamps = keys.stamps(rows)
+    try:
+        places = calendar.steps(stamps[0], stamps)
+    except DataError as error:
+        who = f"series {keys.ids[code]!r}: " if keys.series is not None else ""
+        raise DataError(f"{owner}: {who}{error}") from error
+    if places[-1] > 1000 + 100 * len(rows):
+        raise DataError(
+            f"{owner}: {len(rows)} rows span {places[-1] + 1} steps of the grid {calendar!r}: pass freq= with "
+            f"the real interval of the data"
+        )
+    return places
+
+
+def _spread(
+    arrays: list, groups: list, places: list, spans: np.ndarray
+) -> tuple[list, np.ndarray]:
+    """Rows at their places on the grid, NaN in the gaps."""
+    offsets = np.concatenate([[0], np.cumsum(spans)])
+    where = np.concatenate([place + a for place, a in zip(places, offsets[:-1], strict=True)])
+    order = np.concatenate([rows for _, rows in groups])
+    spread = []
+    for array in arrays:
+        full = np.full((int(offsets[-1]), array.shape[1]), np.nan, dtype=array.dtype)
+        full[where] = array[order]
+        spread.append(full)
+    absent = np.ones(int(offsets[-1]), dtype=bool)
+    absent[where] = False
+    return spread, absent
+
+
+def _static(owner: str, rows_values: np.ndarray, groups: list, keys: Keys) -> np.ndarray:
+    if rows_values.shape[1] == 0:
+        return np.empty((len(groups), 0), dtype=np.float32)
+    static = np.empty((len(groups), rows_values.shape[1]), dtype=rows_values.dtype)
+    for place, (code, rows) in enumerate(groups):
+        values = rows_values[rows]
+        if not ((values == values[0]) | np.isnan(values)).all() or np.isnan(values[0]).any():
+            name = f" of series {keys.ids[code]!r}" if keys.series is not None else ""
+            raise DataError(
+                f"{owner}: a static column{name} is missing or changes over time: make it one of known="
+            )
+        static[place] = values[0]
+    return static

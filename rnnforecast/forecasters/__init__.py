@@ -1,0 +1,1 @@
+"""Forecasters: the contract, the deep recurrent family, intervals."""

@@ -1,0 +1,291 @@
+"""From the rows of X to (series, step), and back: the bookkeeping of ``BaseForecaster``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.validation import _check_feature_names
+
+from rnnforecast.data.frames import Keys, Table, numeric, read_targets
+from rnnforecast.data.panel import Panel, group_rows
+from rnnforecast.data.roles import Roles
+from rnnforecast.exceptions import DataError
+
+__all__ = [
+    "Rows",
+    "align_index",
+    "append_rows",
+    "check_columns",
+    "check_observed",
+    "future_known",
+    "named_like_fit",
+]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows that a prediction was asked for.
+
+    Attributes
+    ----------
+    series : ndarray of int, shape (n,)
+    steps : ndarray of int, shape (n,)
+        1 is the first step after the series' history; 0 and below lie in it.
+    known : ndarray, shape (n, n_known)
+    """
+
+    series: np.ndarray
+    steps: np.ndarray
+    known: np.ndarray
+
+    def future(self, panel: Panel) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+        """Future rows laid out by series and step.
+
+        Returns
+        -------
+        unique : ndarray of int, shape (s,)
+            The series that have future rows.
+        n_steps : int
+        known : ndarray, shape (s, n_steps, n_known)
+            NaN at steps without a row.
+        place : ndarray of int, shape (n_future,)
+            Position of each future row's series in ``unique``.
+        """
+        ahead = self.steps > 0
+        unique, place = np.unique(self.series[ahead], return_inverse=True)
+        n_steps = int(self.steps[ahead].max())
+        own_grid = panel.calendar is not None and panel.calendar.own_grid
+        flat = place * n_steps + self.steps[ahead] - 1
+        if not own_grid and len(np.unique(flat)) < len(flat):
+            raise DataError(
+                "X has two rows for the same time stamp of a series: drop the repeated rows"
+            )
+        known = np.full((len(unique), n_steps, self.known.shape[1]), np.nan)
+        known[place, self.steps[ahead] - 1] = self.known[ahead]
+        return unique, n_steps, known, place
+
+    def fill(self, panel: Panel, future: Callable, in_sample: Callable) -> np.ndarray:
+        """Values of every row, in the order of X, from the two kinds of prediction."""
+        ahead = self.steps > 0
+        out: np.ndarray | None = None
+        if ahead.any():
+            unique, n_steps, known, place = self.future(panel)
+            values = future(unique, n_steps, known)
+            chosen = values[place, self.steps[ahead] - 1]
+            out = np.empty((len(ahead), *chosen.shape[1:]))
+            out[ahead] = chosen
+        if not ahead.all():
+            back = ~ahead
+            series = self.series[back]
+            positions = panel.lengths[series] - 1 + self.steps[back]
+            values = in_sample(series, positions, self.known[back])
+            if out is None:
+                out = np.empty((len(ahead), *values.shape[1:]))
+            out[back] = values
+        assert out is not None
+        return out
+
+
+def align_index(owner: str, table: Table, y_index: pd.Index | None) -> Keys:
+    """Keys of the rows, checked against the index of y, or taken from it where X is an array."""
+    keys = table.keys
+    if y_index is None:
+        return keys
+    if table.is_array:
+        dates = isinstance(y_index, (pd.DatetimeIndex, pd.PeriodIndex))
+        if dates and keys.series is None:
+            return replace(keys, levels=y_index, names=(None, y_index.name))
+        return keys
+    if not y_index.equals(table.frame.index):
+        raise DataError(
+            f"{owner}: X and y have different indices: align them first, e.g. y = y.reindex(X.index)"
+        )
+    return keys
+
+
+def check_observed(owner: str, targets: np.ndarray, names: list) -> None:
+    """Raise if a target has no observed value at all."""
+    empty = np.isnan(targets).all(axis=0)
+    if empty.any():
+        raise DataError(
+            f"{owner}: target {names[int(np.argmax(empty))]!r} has no observed value (all NaN)"
+        )
+
+
+def named_like_fit(estimator: Any, table: Table) -> Table:
+    """Give the columns of an array the names seen in fit, where their number agrees."""
+    names = getattr(estimator, "feature_names_in_", None)
+    if not table.is_array or names is None or table.frame.shape[1] != len(names):
+        return table
+    return replace(table, frame=table.frame.set_axis(list(names), axis=1), columns=list(names))
+
+
+def check_columns(estimator: Any, table: Table, history: bool) -> Table:
+    """Check the columns of X against those of fit.
+
+    With y apart from X this is scikit-learn's own check (number, names and order), after target columns were
+    dropped. Otherwise columns are found by name: the known ones must be there, and with ``history`` the
+    target and past ones too; a column that fit did not see is an error.
+    """
+    owner, roles = type(estimator).__name__, estimator.roles_
+    if roles.separate_y:
+        surplus = [] if table.is_array else [n for n in roles.targets if n in table.frame.columns]
+        surplus += [] if table.is_array else [
+            n for n in _target_parameter(estimator) if n in table.frame.columns
+        ]
+        columns = [name for name in table.columns if name not in surplus]
+        fitted = list(getattr(estimator, "feature_names_in_", []))
+        columns = columns + [n for n in surplus if n in fitted and n not in columns]
+        if len(columns) != estimator.n_features_in_:
+            raise DataError(
+                f"X has {len(columns)} features, but {owner} is expecting "
+                f"{estimator.n_features_in_} features as input"
+            )
+        if not surplus:
+            shown = pd.DataFrame(columns=columns) if not table.is_array else np.empty((1, 1))
+            _check_feature_names(estimator, shown, reset=False)
+        return table if not table.is_array else named_like_fit(estimator, table)
+    table = named_like_fit(estimator, table)
+    needed = [*roles.known, *(roles.targets + roles.past if history else [])]
+    missing = [name for name in needed if name not in table.frame.columns]
+    if table.is_array and table.frame.shape[1] != estimator.n_features_in_:
+        raise DataError(
+            f"X has {table.frame.shape[1]} features, but {owner} is expecting "
+            f"{estimator.n_features_in_} features as input"
+        )
+    if missing:
+        kind = "known covariate" if missing[0] in roles.known else "column"
+        raise DataError(
+            f"{owner}: {kind} {missing[0]!r} is missing from X; the columns are {table.columns}"
+        )
+    every = {*roles.targets, *roles.known, *roles.past, *roles.static}
+    strange = [name for name in table.frame.columns if name not in every]
+    if strange:
+        raise DataError(
+            f"{owner}: column {strange[0]!r} was not in the data passed to fit, which had {sorted(every, key=str)}: "
+            f"drop it or fit again"
+        )
+    return table
+
+
+def _target_parameter(estimator: Any) -> list:
+    target = estimator.target
+    return [] if target is None else list(target) if isinstance(target, (list, tuple)) else [target]
+
+
+def future_known(
+    owner: str, panel: Panel, names: list, rows: Rows | None, n_steps: int
+) -> np.ndarray:
+    """Future covariates of every series for steps 1..n_steps, shape (n_series, n_steps, n_known).
+
+    Raises
+    ------
+    DataError
+        If X is None, or a step of a series has no row; the message names the first one.
+    """
+    if rows is None:
+        raise DataError(
+            f"{owner}: X must hold the future rows of the known covariates {names}. Got None"
+        )
+    known = np.full((panel.n_series, n_steps, len(names)), np.nan)
+    given = np.zeros((panel.n_series, n_steps), dtype=bool)
+    use = (rows.steps > 0) & (rows.steps <= n_steps)
+    known[rows.series[use], rows.steps[use] - 1] = rows.known[use]
+    given[rows.series[use], rows.steps[use] - 1] = True
+    if not given.all():
+        series, step = np.argwhere(~given)[0]
+        stamp = panel.future_index(int(series), int(step) + 1)[-1]
+        raise DataError(
+            f"{owner}: {panel.label(int(series))}: the known covariates {names} have no row for {stamp} "
+            f"(step {step + 1} of {n_steps}): pass X with {n_steps} future rows, or a smaller horizon="
+        )
+    return known
+
+
+def append_rows(owner: str, panel: Panel, roles: Roles, table: Table, y: Any) -> Panel:
+    """The panel with the rows of ``table`` (and ``y``) after its own; gaps become NaN rows."""
+    if roles.separate_y:
+        if y is None:
+            raise DataError(f"{owner}: update needs y, since fit was given y")
+        targets, _, _ = read_targets(owner, y, len(table))
+        if targets.shape[1] != len(roles.targets):
+            raise DataError(
+                f"{owner}: y has {targets.shape[1]} targets, fit had {len(roles.targets)}"
+            )
+    else:
+        targets = numeric(owner, table.frame, roles.targets)
+    new = [
+        targets,
+        numeric(owner, table.frame, roles.past),
+        numeric(owner, table.frame, roles.known),
+    ]
+    series, steps = panel.locate(owner, table.keys)
+    if (steps <= 0).any():
+        row = int(np.flatnonzero(steps <= 0)[0])
+        where = table.keys.stamps(np.array([row]))[0]  # rows of an array always follow on
+        raise DataError(
+            f"{owner}: row {where} is not after the cutoff of {panel.label(int(series[row]))}, "
+            f"{panel.last(int(series[row]))}: pass new rows only"
+        )
+    own_grid = panel.calendar is not None and panel.calendar.own_grid
+    groups = dict(group_rows(series))
+    added = np.zeros(panel.n_series, dtype=np.int64)
+    for i, rows in groups.items():
+        if table.keys.has_time and not table.keys.stamps(rows).is_monotonic_increasing:
+            raise DataError(f"{owner}: {panel.label(i)}: time stamps are not sorted")
+        if len(np.unique(table.keys.stamps(rows) if table.keys.has_time else rows)) < len(rows):
+            raise DataError(f"{owner}: {panel.label(i)}: a time stamp appears more than once")
+        added[i] = len(rows) if own_grid else steps[rows[-1]]
+    return _concatenate(panel, groups, steps, added, new, table, own_grid)
+
+
+def _concatenate(
+    panel: Panel,
+    groups: dict[int, np.ndarray],
+    steps: np.ndarray,
+    added: np.ndarray,
+    new: list[np.ndarray],
+    table: Table,
+    own_grid: bool,
+) -> Panel:
+    indptr = np.concatenate([[0], np.cumsum(panel.lengths + added)])
+    old_arrays = [panel.targets, panel.past, panel.known]
+    arrays = [
+        np.full((int(indptr[-1]), old.shape[1]), np.nan, dtype=old.dtype) for old in old_arrays
+    ]
+    absent = np.zeros(int(indptr[-1]), dtype=bool)
+    stamps: list[pd.Index] = []
+    for i in range(panel.n_series):
+        start, n, old_rows = int(indptr[i]), int(panel.lengths[i]), panel.series(i)
+        for array, old in zip(arrays, old_arrays, strict=True):
+            array[start : start + n] = old[old_rows]
+        if panel.absent is not None:
+            absent[start : start + n] = panel.absent[old_rows]
+        absent[start + n : int(indptr[i + 1])] = True
+        if own_grid:
+            stamps.append(panel.time_index(i))
+        if i not in groups:
+            continue
+        rows = groups[i]
+        offset = np.arange(len(rows)) if own_grid else steps[rows] - 1
+        for array, values in zip(arrays, new, strict=True):
+            array[start + n + offset] = values[rows]
+        absent[start + n + offset] = False
+        if own_grid:
+            has_time = table.keys.has_time
+            stamps.append(
+                table.keys.stamps(rows) if has_time else panel.future_index(i, len(rows))
+            )
+    return replace(
+        panel,
+        targets=arrays[0],
+        past=arrays[1],
+        known=arrays[2],
+        indptr=indptr.astype(np.int64),
+        stamps=stamps[0].append(stamps[1:]) if own_grid else None,
+        absent=absent if absent.any() else None,
+    )
