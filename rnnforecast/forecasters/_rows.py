@@ -20,9 +20,11 @@ __all__ = [
     "align_index",
     "append_rows",
     "check_columns",
+    "check_each_series",
     "check_observed",
     "future_known",
     "named_like_fit",
+    "without_default_index",
 ]
 
 
@@ -107,6 +109,19 @@ def align_index(owner: str, table: Table, y_index: pd.Index | None) -> Keys:
     return keys
 
 
+def without_default_index(table: Table) -> Table:
+    """Treat pandas' default index (0, 1, 2, ... by itself) as no index: the rows follow on, as an array's do.
+
+    For the scikit-learn door only (y apart from X), where a frame without an index of its own must give what its
+    array gives. A fold's RangeIndex that starts later, or an integer index, is a time axis.
+    """
+    levels = table.keys.levels
+    plain = isinstance(levels, pd.RangeIndex) and levels.start == 0 and levels.step == 1
+    if not plain or table.keys.codes is not None:
+        return table
+    return replace(table, keys=replace(table.keys, levels=None))
+
+
 def check_observed(owner: str, targets: np.ndarray, names: list) -> None:
     """Raise if a target has no observed value at all."""
     empty = np.isnan(targets).all(axis=0)
@@ -114,6 +129,19 @@ def check_observed(owner: str, targets: np.ndarray, names: list) -> None:
         raise DataError(
             f"{owner}: target {names[int(np.argmax(empty))]!r} has no observed value (all NaN)"
         )
+
+
+def check_each_series(owner: str, panel: Panel, names: list) -> None:
+    """Raise if a target of one series of a panel has no observed value."""
+    if panel.n_series == 1:
+        return
+    for i in range(panel.n_series):
+        empty = np.isnan(panel.targets[panel.series(i)]).all(axis=0)
+        if empty.any():
+            raise DataError(
+                f"{owner}: {panel.label(i)}: target {names[int(np.argmax(empty))]!r} has no observed value "
+                f"(all NaN): leave this series out"
+            )
 
 
 def named_like_fit(estimator: Any, table: Table) -> Table:

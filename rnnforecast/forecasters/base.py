@@ -150,6 +150,7 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
             numeric(owner, table.frame, roles.static),
             self.freq,
         )
+        _rows.check_each_series(owner, panel, roles.targets)
         fitted = self._fit_panel(panel)
         common = {
             "panel_": panel.owned(),
@@ -223,7 +224,8 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         ----------
         X : as in fit, optional
             The rows to forecast; each row's step is taken from its time stamp, and rows of an array follow on from
-            the history. Target columns are ignored. None: the next ``horizon`` steps of every series in turn.
+            the history. Target columns are ignored. None: the next ``horizon`` steps of every series in turn. Where
+            fit was given y apart from X, pandas' default index (0, 1, 2, ...) counts as no index.
 
         Returns
         -------
@@ -374,6 +376,8 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
     def _read_rows(self, X: Any, history: bool = False):
         """Read X and check its columns against those of fit."""
         table = read_table(type(self).__name__, X, self.series_id, self.time)
+        if self.roles_.separate_y:
+            table = _rows.without_default_index(table)
         return _rows.check_columns(self, table, history)
 
     def _rows_of(self, X: Any) -> Rows:

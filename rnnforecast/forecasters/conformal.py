@@ -70,8 +70,8 @@ class ConformalErrors:
     def offsets(self, n_steps: int, levels: tuple[float, ...]) -> np.ndarray:
         """What to add to the point forecast, in units of the scale.
 
-        Steps beyond the calibrated ones widen with the square root of the step, as a random walk does. A step
-        with fewer than 20 errors borrows those of all steps.
+        A step with fewer than 20 errors borrows those of all steps. Steps beyond the calibrated ones widen by
+        (step / last) ** growth, where the growth is that of the calibrated errors (see :meth:`growth`).
 
         Returns
         -------
@@ -88,8 +88,28 @@ class ConformalErrors:
                     errors = pooled[~np.isnan(pooled)]
                 table[step, target] = [conformal_quantile(errors, level) for level in levels]
         steps = np.arange(1, n_steps + 1)
-        grow = np.sqrt(np.maximum(steps / n_calibrated, 1.0))
-        return table[np.minimum(steps, n_calibrated) - 1] * grow[:, None, None]
+        grow = np.maximum(steps / n_calibrated, 1.0)[:, None] ** self.growth()
+        return table[np.minimum(steps, n_calibrated) - 1] * grow[:, :, None]
+
+    def growth(self) -> np.ndarray:
+        """Exponent by which errors grow with the step, from 0 (none) to 0.5 (a random walk).
+
+        Returns
+        -------
+        ndarray, shape (n_targets,)
+            Slope of the log of the mean absolute error on the log of the step; 0.5 where only one step was
+            calibrated and nothing is known.
+        """
+        n_steps, n_targets = self.errors.shape[1:]
+        if n_steps == 1:
+            return np.full(n_targets, 0.5)
+        seen = ~np.isnan(self.errors)
+        size = np.sum(np.abs(self.errors), axis=0, where=seen) / np.maximum(seen.sum(0), 1)
+        logs = np.log(np.maximum(size, 1e-12))
+        x = np.log(np.arange(1, n_steps + 1))
+        x = x - x.mean()
+        slope = (x[:, None] * (logs - logs.mean(0))).sum(0) / (x**2).sum()
+        return np.clip(slope, 0.0, 0.5)
 
     def quantiles(
         self, point: np.ndarray, series: np.ndarray, levels: tuple[float, ...]

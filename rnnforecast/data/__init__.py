@@ -1,0 +1,1 @@
+"""Data: frames read into panels, windows over them, calendars, invertible transformers."""

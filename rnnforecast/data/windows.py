@@ -1,0 +1,123 @@
+"""Windows as index arithmetic over a panel: nothing is copied until a batch is gathered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rnnforecast.data.panel import Panel
+
+__all__ = ["WindowBatch", "WindowIndex", "gather"]
+
+
+@dataclass(frozen=True)
+class WindowIndex:
+    """All windows of a panel in a range of positions, numbered without being stored.
+
+    Attributes
+    ----------
+    first : ndarray of int64, shape (n_series,)
+        First origin of each series: the position of the first forecast row.
+    counts : ndarray of int64, shape (n_series,)
+        Number of windows of each series.
+    stride : int
+        Rows between neighbouring origins.
+    """
+
+    first: np.ndarray
+    counts: np.ndarray
+    stride: int = 1
+
+    @classmethod
+    def between(
+        cls, low: np.ndarray, high: np.ndarray, horizon: int, stride: int = 1
+    ) -> WindowIndex:
+        """Windows whose forecast rows all lie in positions ``low[i] <= p < high[i]``."""
+        low = np.asarray(low, dtype=np.int64)
+        room = np.asarray(high, dtype=np.int64) - horizon - low
+        return cls(low, np.where(room < 0, 0, room // stride + 1), stride)
+
+    def __len__(self) -> int:
+        return int(self.counts.sum())
+
+    def __getitem__(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Series and origin of windows, each of shape (n,)."""
+        numbers = np.asarray(numbers, dtype=np.int64)
+        ends = np.cumsum(self.counts)
+        series = np.searchsorted(ends, numbers, side="right")
+        within = numbers - (ends[series] - self.counts[series])
+        return series, self.first[series] + within * self.stride
+
+    def spread(self, most: int) -> np.ndarray:
+        """Numbers of at most ``most`` windows, spread evenly over all of them."""
+        n = len(self)
+        return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """Gathered windows; NaN where a value is missing or the window leaves its series.
+
+    Attributes
+    ----------
+    series : ndarray of int64, shape (batch,)
+    targets : ndarray, shape (batch, lookback, n_targets)
+    past : ndarray, shape (batch, lookback, n_past)
+    known : ndarray, shape (batch, lookback, n_known)
+    future_targets : ndarray, shape (batch, horizon, n_targets)
+    future_known : ndarray, shape (batch, horizon, n_known)
+    static : ndarray, shape (batch, n_static)
+    """
+
+    series: np.ndarray
+    targets: np.ndarray
+    past: np.ndarray
+    known: np.ndarray
+    future_targets: np.ndarray
+    future_known: np.ndarray
+    static: np.ndarray
+
+
+def gather(
+    panel: Panel, series: np.ndarray, origins: np.ndarray, lookback: int, horizon: int
+) -> WindowBatch:
+    """Copy windows out of the flat arrays.
+
+    Parameters
+    ----------
+    panel : Panel
+    series, origins : ndarray of int, shape (batch,)
+        The window of origin p looks back on positions p - lookback .. p - 1 of its series and forecasts
+        positions p .. p + horizon - 1.
+    lookback, horizon : int
+
+    Returns
+    -------
+    WindowBatch
+    """
+    offsets = np.arange(-lookback, horizon)
+    positions = np.asarray(origins)[:, None] + offsets
+    lengths = panel.lengths[series][:, None]
+    inside = (positions >= 0) & (positions < lengths)
+    complete = bool(inside.all())
+    rows = panel.indptr[series][:, None] + positions
+    if not complete:
+        rows = np.where(inside, rows, panel.indptr[series][:, None])
+
+    def take(array: np.ndarray, columns: slice) -> np.ndarray:
+        part = array[rows[:, columns]]
+        if not complete and part.size:
+            part[~inside[:, columns]] = np.nan
+        return part
+
+    back, ahead = slice(0, lookback), slice(lookback, None)
+    return WindowBatch(
+        series=np.asarray(series),
+        targets=take(panel.targets, back),
+        past=take(panel.past, back),
+        known=take(panel.known, back),
+        future_targets=take(panel.targets, ahead),
+        future_known=take(panel.known, ahead),
+        static=panel.static[series],
+    )

@@ -1,0 +1,131 @@
+"""A trained network with the units of its data: forecasts of windows, rolled on beyond the horizon."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rnnforecast.data.panel import Panel
+from rnnforecast.data.windows import gather
+from rnnforecast.nn.network import ForecastNetwork, Inputs
+from rnnforecast.outputs import Output
+from rnnforecast.training.source import Units, to_inputs
+
+__all__ = ["NetworkModel"]
+
+_CHUNK = 512  # windows in one pass
+
+
+@dataclass(frozen=True)
+class NetworkModel:
+    """Network, output and units, as kept by a fitted forecaster.
+
+    On a CPU the network computes forecasts in float64: then a row's forecast is the same to 1e-12 whatever rows stand
+    beside it in a batch, which float32 matrix products do not give.
+    """
+
+    network: ForecastNetwork
+    output: Output
+    units: Units
+
+    @property
+    def lookback(self) -> int:
+        return self.network.spec.lookback
+
+    @property
+    def horizon(self) -> int:
+        return self.network.spec.horizon
+
+    def future(
+        self, panel: Panel, series: np.ndarray, n_steps: int, known: np.ndarray
+    ) -> np.ndarray:
+        """Forecasts after the history of each series.
+
+        Returns
+        -------
+        ndarray, shape (n_series, n_steps, n_targets, n_params)
+        """
+        parts = []
+        for start in range(0, len(series), _CHUNK):
+            chunk = series[start : start + _CHUNK]
+            inputs = self._inputs(panel, chunk, panel.lengths[chunk])
+            future = self._tensor(self.units.known(known[start : start + _CHUNK]))
+            values = self._roll(inputs, n_steps, future)
+            parts.append(self.units.restore(values.cpu().numpy().astype(np.float64), chunk))
+        return np.concatenate(parts)
+
+    def in_sample(
+        self, panel: Panel, series: np.ndarray, positions: np.ndarray, known: np.ndarray
+    ) -> np.ndarray:
+        """One-step forecasts of rows of the history: (n, n_targets, n_params)."""
+        parts = []
+        for start in range(0, len(series), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            inputs = self._inputs(panel, series[part], positions[part])
+            future = self._tensor(self.units.known(known[part]))[:, None]
+            values = self._roll(inputs, 1, future).cpu().numpy().astype(np.float64)
+            parts.append(self.units.restore(values, series[part])[:, 0])
+        return np.concatenate(parts)
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        weight = self.network.head.weight
+        return torch.as_tensor(values).to(device=weight.device, dtype=weight.dtype)
+
+    def _inputs(self, panel: Panel, series: np.ndarray, origins: np.ndarray) -> Inputs:
+        weight = self.network.head.weight
+        batch = gather(panel, series, origins, self.lookback, 0)
+        return to_inputs(batch, self.units, weight.device, weight.dtype).inputs
+
+    @torch.inference_mode()
+    def _roll(self, inputs: Inputs, n_steps: int, known: Tensor) -> Tensor:
+        """Blocks of ``horizon`` steps, each from a window that ends with the block before it.
+
+        What is fed back is the point forecast without the covariates' effect, so that a row's forecast depends on its own
+        covariates alone.
+
+        Returns
+        -------
+        Tensor, shape (batch, n_steps, n_targets, n_params), in series units
+        """
+        network, horizon = self.network, self.horizon
+        residual, past = network.take_effect(inputs), inputs.past
+        blocks: list[Tensor] = []
+        for start in range(0, n_steps, horizon):
+            window = network.normalise(residual)
+            context = network.context(window, inputs._replace(past=past))
+            raw, anchor = network.decode(window, context)
+            scale = window.scale[..., None]
+            steps = min(horizon, n_steps - start)
+            block = known[:, start : start + steps]
+            with_known = network.add_known(raw[:, :steps], context, block)
+            values = self.output.forecast(with_known) * scale + anchor[:, :steps, :, None]
+            if network.spec.n_known:
+                values = values + network.effect(block)[..., None]
+            blocks.append(values)
+            if start + horizon < n_steps:
+                plain = self.output.point(self.output.forecast(raw)) * window.scale + anchor
+                residual = torch.cat([residual, plain], 1)[:, -self.lookback :]
+                unknown = past.new_full((len(past), horizon, past.shape[-1]), torch.nan)
+                past = torch.cat([past, unknown], 1)[:, -self.lookback :]
+        return self._widen(torch.cat(blocks, 1))
+
+    def _widen(self, values: Tensor) -> Tensor:
+        """Spreads beyond the horizon, grown from those inside it (between not at all and a random walk's root)."""
+        n, horizon = values.shape[1], self.horizon
+        if n <= horizon or self.output.n_params == 1:
+            return values
+        point = self.output.point(values)[..., None]
+        edge = values[:, horizon - 1 : horizon] - point[:, horizon - 1 : horizon]
+        steps = torch.arange(horizon + 1, n + 1, device=values.device, dtype=values.dtype)
+        if horizon == 1:
+            growth = torch.full_like(edge[..., :1], 0.5)
+        else:
+            widths = values[..., -1:] - values[..., :1]
+            ratio = widths[:, horizon - 1 : horizon] / widths[:, :1].clamp(min=1e-12)
+            growth = (ratio.clamp(min=1e-12).log() / math.log(horizon)).clamp(0.0, 0.5)
+        grow = (steps / horizon)[None, :, None, None] ** growth
+        return torch.cat([values[:, :horizon], point[:, horizon:] + edge * grow], 1)

@@ -1,0 +1,95 @@
+"""Automatic choices of the deep forecasters, and which windows train and which validate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rnnforecast.data.panel import Panel
+from rnnforecast.data.seasonality import choose_seasonality
+from rnnforecast.data.windows import WindowIndex
+from rnnforecast.exceptions import DataError
+
+__all__ = ["Plan", "make_plan"]
+
+_MOST_LOOKBACK = 336
+_LEAST_LOOKBACK = 12
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a fit will do.
+
+    Attributes
+    ----------
+    lookback, season : int
+    train, validation : WindowIndex
+        Validation windows forecast only the last rows of each series, training windows none of them.
+    """
+
+    lookback: int
+    season: int
+    train: WindowIndex
+    validation: WindowIndex
+
+
+def make_plan(
+    owner: str,
+    panel: Panel,
+    horizon: int,
+    lookback: int | None,
+    seasonality: int | None,
+    validation_fraction: float,
+) -> Plan:
+    """Choose look-back and season, and split the windows of every series in time.
+
+    ``lookback=None`` is two seasons or two horizons, whichever is longer, at least 12 and at most 336 steps, and never
+    more than half of what the shortest series has left beside one horizon.
+
+    Raises
+    ------
+    DataError
+        If a series is too short for one window; the message names it.
+    """
+    season = choose_seasonality(panel) if seasonality is None else seasonality
+    shortest = int(panel.lengths.min())
+    if lookback is None:
+        wanted = min(max(2 * season, 2 * horizon, _LEAST_LOOKBACK), _MOST_LOOKBACK)
+        chosen = max(min(wanted, (shortest - horizon) // 2), 1)
+    else:
+        chosen = lookback
+    _check_length(owner, panel, chosen, horizon, lookback is None)
+    # the last rows of a series validate, if at least one training window is left before them
+    held = np.maximum(np.ceil(validation_fraction * panel.lengths).astype(np.int64), horizon)
+    held = np.where(panel.lengths - held >= chosen + horizon, held, 0)
+    if validation_fraction == 0:
+        held = np.zeros_like(held)
+    cut = panel.lengths - held
+    first = np.full(panel.n_series, chosen)
+    return Plan(
+        chosen,
+        season,
+        WindowIndex.between(first, cut, horizon),
+        WindowIndex.between(cut, panel.lengths, horizon),
+    )
+
+
+def _check_length(owner: str, panel: Panel, lookback: int, horizon: int, automatic: bool) -> None:
+    need = lookback + horizon
+    short = panel.lengths < need
+    if not short.any():
+        return
+    i = int(np.argmax(short))
+    n = int(panel.lengths[i])
+    rows = "1 row (n_samples=1)" if n == 1 else f"{n} rows"
+    if n - horizon >= 1 and not automatic:
+        remedy = f"use lookback <= {n - horizon}"
+    elif panel.is_panel:
+        remedy = "use a smaller horizon, or leave this series out"
+    else:
+        remedy = "use a smaller horizon, or more rows"
+    raise DataError(
+        f"{owner}: {panel.label(i)} has {rows}; lookback {lookback} + horizon {horizon} needs at least "
+        f"{need}: {remedy}"
+    )

@@ -1,0 +1,19 @@
+"""Networks: recurrent cells, stacks and the forecasting network. No pandas here."""
+
+from rnnforecast.nn.cells import CELLS, RecurrentLayer, make_layer, register_cell
+from rnnforecast.nn.layers import RecurrentStack, SeededDropout, initialise, set_generator
+from rnnforecast.nn.network import ForecastNetwork, Inputs, NetworkSpec
+
+__all__ = [
+    "CELLS",
+    "ForecastNetwork",
+    "Inputs",
+    "NetworkSpec",
+    "RecurrentLayer",
+    "RecurrentStack",
+    "SeededDropout",
+    "initialise",
+    "make_layer",
+    "register_cell",
+    "set_generator",
+]

@@ -1,0 +1,230 @@
+"""The training loop: a function, with a handful of callbacks.
+
+It knows neither windows nor panels: it asks a source for batches and a loss for a scalar. Engines that spread the work
+over processes can stand behind the same two interfaces.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rnnforecast.exceptions import DivergedError
+
+__all__ = ["OPTIMIZERS", "SCHEDULES", "BatchSource", "Callback", "History", "Settings", "train"]
+
+# name -> optimiser; weight_decay is the L2 penalty of each (decoupled for adamw: Loshchilov & Hutter 2019)
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": torch.optim.SGD,
+}
+
+_WARM_UP = 0.05  # share of all steps
+
+
+def _cosine(progress: float) -> float:
+    """Linear warm-up, then half a cosine to zero (Loshchilov & Hutter 2017, eq. 5, one cycle)."""
+    if progress < _WARM_UP:
+        return 0.1 + 0.9 * progress / _WARM_UP
+    return 0.5 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP)))
+
+
+# name -> factor of the learning rate at a progress in [0, 1)
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "cosine": _cosine,
+    "linear": lambda progress: 1.0 - progress,
+    "step": lambda progress: 0.1 ** math.floor(3 * progress),
+}
+
+
+class BatchSource(Protocol):
+    """Where batches come from."""
+
+    def __len__(self) -> int:
+        """Batches in one epoch."""
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Any]:
+        """The batches of one epoch, in an order drawn from ``generator``."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train."""
+
+    max_epochs: int
+    lr: float
+    optimizer: str
+    weight_decay: float
+    gradient_clip: float | None
+    lr_schedule: str
+
+
+@dataclass
+class History:
+    """What training was like, one entry an epoch.
+
+    Attributes
+    ----------
+    train_loss, val_loss : list of float
+        Mean loss of the epoch's batches; loss of the validation windows (NaN without any).
+    grad_norm : list of float
+        Mean norm of the gradient before clipping.
+    lr : list of float
+        Learning rate at the end of the epoch.
+    seconds : list of float
+        Since the start of training.
+    best_epoch : int
+        Epoch (from 1) whose weights were kept; the last one without validation.
+    stop_reason : str
+    """
+
+    train_loss: list[float] = field(default_factory=list)
+    val_loss: list[float] = field(default_factory=list)
+    grad_norm: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+    stop_reason: str = ""
+
+    def __len__(self) -> int:
+        return len(self.train_loss)
+
+    def frame(self):
+        """The curves as a DataFrame indexed by epoch."""
+        import pandas as pd
+
+        names = ["train_loss", "val_loss", "grad_norm", "lr", "seconds"]
+        index = pd.RangeIndex(1, len(self) + 1, name="epoch")
+        return pd.DataFrame({name: getattr(self, name) for name in names}, index=index)
+
+
+class Callback:
+    """What may watch training; each method does nothing unless overridden."""
+
+    def on_batch(self, step: int) -> None:
+        """After each optimiser step."""
+
+    def on_epoch(self, network: nn.Module, history: History) -> str | None:
+        """After each epoch; a returned string stops training and is the reason."""
+        return None
+
+    def on_end(self, network: nn.Module, history: History) -> None:
+        """After the last epoch, also if training was interrupted by an error."""
+
+
+def train(
+    network: nn.Module,
+    batches: BatchSource,
+    loss: Callable[[nn.Module, Any], Tensor],
+    settings: Settings,
+    generator: torch.Generator,
+    validate: Callable[[nn.Module], float] | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> History:
+    """Train ``network`` in place.
+
+    Parameters
+    ----------
+    network : nn.Module
+    batches : BatchSource
+    loss : callable
+        ``loss(network, batch)`` gives a scalar tensor.
+    settings : Settings
+    generator : torch.Generator
+        Draws the order of batches.
+    validate : callable, optional
+        ``validate(network)`` gives the validation loss, in evaluation mode.
+    callbacks : iterable of Callback
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    DivergedError
+        If an epoch's loss is not finite.
+    """
+    history = History()
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimizer = _optimizer(parameters, settings)
+    watchers = list(callbacks)
+    start = time.perf_counter()
+    try:
+        for epoch in range(settings.max_epochs):
+            _run_epoch(
+                network, batches, loss, settings, generator, optimizer, epoch, history, watchers
+            )
+            network.eval()
+            with torch.no_grad():
+                history.val_loss.append(math.nan if validate is None else validate(network))
+            history.seconds.append(time.perf_counter() - start)
+            history.best_epoch = epoch + 1
+            if not math.isfinite(history.train_loss[-1]):
+                raise DivergedError(
+                    f"the training loss is {history.train_loss[-1]} in epoch {epoch + 1}: use a smaller lr "
+                    f"(now {settings.lr:g}) or gradient_clip (now {settings.gradient_clip})"
+                )
+            reasons = [reason for w in watchers if (reason := w.on_epoch(network, history))]
+            if reasons:
+                history.stop_reason = reasons[0]
+                break
+        else:
+            history.stop_reason = f"max_epochs={settings.max_epochs} reached"
+    finally:
+        network.eval()
+        for watcher in watchers:
+            watcher.on_end(network, history)
+    return history
+
+
+def _optimizer(parameters: list, settings: Settings) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    if settings.optimizer in ("adam", "adamw"):
+        options["fused"] = True  # one kernel a tensor: a third of the loop's overhead on small nets
+    if settings.optimizer == "sgd":
+        options["momentum"] = 0.9
+    return OPTIMIZERS[settings.optimizer](parameters, **options)
+
+
+def _run_epoch(
+    network: nn.Module,
+    batches: BatchSource,
+    loss: Callable,
+    settings: Settings,
+    generator: torch.Generator,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    history: History,
+    watchers: list[Callback],
+) -> None:
+    network.train()
+    parameters = optimizer.param_groups[0]["params"]
+    schedule = SCHEDULES[settings.lr_schedule]
+    n = len(batches)
+    losses, norms = [], []
+    limit = math.inf if settings.gradient_clip is None else settings.gradient_clip
+    for step, batch in enumerate(batches.epoch(generator)):
+        rate = settings.lr * schedule((epoch + step / n) / settings.max_epochs)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        value = loss(network, batch)
+        value.backward()
+        norms.append(nn.utils.clip_grad_norm_(parameters, limit))
+        optimizer.step()
+        losses.append(value.detach())  # read once an epoch: no synchronisation a step
+        for watcher in watchers:
+            watcher.on_batch(step)
+    history.train_loss.append(torch.stack(losses).mean().item())
+    history.grad_norm.append(torch.stack(norms).mean().item())
+    history.lr.append(rate)
