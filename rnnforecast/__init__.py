@@ -36,7 +36,7 @@ _PUBLIC = {
 }
 _MODULES = ("datasets", "exceptions", "metrics", "model_selection", "plotting")
 
-__all__ = [*_PUBLIC, *_MODULES, "__version__"]  # noqa: PLE0604
+__all__ = [*_PUBLIC, *_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

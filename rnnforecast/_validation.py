@@ -62,7 +62,5 @@ def check_quantiles(owner: str, quantiles: Any) -> tuple[float, ...]:
             f"{owner}: quantiles must be a list of numbers between 0 and 1. Got {quantiles!r}"
         ) from None
     if not levels or not (levels[0] > 0 and levels[-1] < 1):
-        raise DataError(
-            f"{owner}: quantiles must be strictly between 0 and 1. Got {quantiles!r}"
-        )
+        raise DataError(f"{owner}: quantiles must be strictly between 0 and 1. Got {quantiles!r}")
     return levels

@@ -1,7 +1,7 @@
 """What turns a network's raw output into a forecast and a loss.
 
-An ``Output`` says how many numbers the network gives for each step and target, what forecast they stand for, and how
-far that is from the truth. Distribution heads will be further subclasses.
+An ``Output`` says how many numbers the network gives for each step and target, what forecast they
+stand for, and how far that is from the truth. Distribution heads will be further subclasses.
 """
 
 from __future__ import annotations
@@ -81,8 +81,9 @@ class PointOutput(Output):
 class QuantileOutput(Output):
     """Several quantiles that cannot cross.
 
-    The median is free; every quantile above (below) it adds (subtracts) a positive step, softplus of a raw number,
-    to its neighbour. Trained on the pinball loss (Koenker & Bassett 1978, eq. 2.1), mean over levels.
+    The median is free; every quantile above (below) it adds (subtracts) a positive step, softplus
+    of a raw number, to its neighbour. Trained on the pinball loss (Koenker & Bassett 1978, eq.
+    2.1), mean over levels.
 
     Parameters
     ----------

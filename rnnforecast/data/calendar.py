@@ -1,8 +1,8 @@
 """Time axes: which step a time stamp is, and which stamps come next.
 
-A calendar turns stamps into whole step numbers and back. Regular calendars (a fixed interval, months,
-periods, integers) may have gaps, which become masked steps. A trading calendar is its own grid: no row is
-invented in its past, and its future follows the weekly pattern that was seen.
+A calendar turns stamps into whole step numbers and back. Regular calendars (a fixed interval,
+months, periods, integers) may have gaps, which become masked steps. A trading calendar is its own
+grid: no row is invented in its past, and its future follows the weekly pattern that was seen.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Calendar(ABC):
     def _off_grid(self, stamps: pd.Index, bad: np.ndarray) -> DataError:
         first = stamps[int(np.flatnonzero(bad)[0])]
         return DataError(
-            f"time stamp {first} is not on the grid {self!r} of the data: expected whole steps from "
+            f"time stamp {first} is not on the grid {self!r} of the data: expected whole steps "
+            f"from "
             f"the first row; resample the data or pass freq="
         )
 
@@ -81,7 +82,7 @@ class PeriodCalendar(Calendar):
     """A PeriodIndex: steps are differences of ordinals."""
 
     def __init__(self, freq: Any):
-        self.freq = pd.tseries.frequencies.to_offset(freq)
+        self.freq = pd.PeriodDtype(freq).freq  # to_offset would take "M" for a deprecated alias
 
     def steps(self, origin, stamps):
         delta = stamps.asi8 - origin.ordinal
@@ -91,7 +92,8 @@ class PeriodCalendar(Calendar):
         return delta // self.freq.n
 
     def after(self, origin, n):
-        return pd.period_range(origin + 1, periods=n, freq=self.freq)
+        ordinals = origin.ordinal + self.freq.n * np.arange(1, n + 1)
+        return pd.PeriodIndex.from_ordinals(ordinals, freq=origin.freq)
 
     @property
     def season(self):
@@ -162,7 +164,8 @@ class OffsetCalendar(Calendar):
         bad = np.asarray(grid[np.minimum(position, len(grid) - 1)] != local)
         if bad.any() and not self.own_grid:
             raise self._off_grid(stamps, bad)
-        return (position - grid.searchsorted(start)).astype(np.int64)
+        # and an origin between two as the earlier one: Monday is the first step after Saturday
+        return (position - grid.searchsorted(start, side="right") + 1).astype(np.int64)
 
     def after(self, origin, n):
         start = self._local(pd.DatetimeIndex([origin]))[0]
@@ -228,7 +231,7 @@ class WeeklyCalendar(Calendar):
     def season(self):
         days = len(np.unique(self.slots // _DAY))
         per_day = len(self.slots) / days
-        return days if per_day == 1 else int(round(per_day))
+        return days if per_day == 1 else round(per_day)
 
     def __repr__(self):
         return f"a weekly pattern of {len(self.slots)} stamps"
@@ -272,10 +275,10 @@ def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
 
     Notes
     -----
-    Rules, in order: ``freq=``; the index's own frequency; what pandas infers; months, quarters or years
-    with gaps; a weekly pattern (some times of the week never occur over three weeks or more), whose own
-    rows are the grid; the most frequent interval, if the others are its multiples and half of the steps or
-    more are present; else irregular, the rows being the grid.
+    Rules, in order: ``freq=``; the index's own frequency; what pandas infers; months, quarters or
+    years with gaps; a weekly pattern (some times of the week never occur over three weeks or more),
+    whose own rows are the grid; the most frequent interval, if the others are its multiples and
+    half of the steps or more are present; else irregular, the rows being the grid.
 
     Examples
     --------
@@ -293,7 +296,8 @@ def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
         return IntegerCalendar(_integer_step(stamps) if freq is None else int(freq))
     raise DataError(
         f"the index must be a DatetimeIndex, PeriodIndex or integers (RangeIndex), got "
-        f"{type(stamps).__name__} of dtype {stamps.dtype}: convert it with pd.to_datetime, or name the "
+        f"{type(stamps).__name__} of dtype {stamps.dtype}: convert it with pd.to_datetime, or "
+        f"name the "
         f"column of time stamps with time="
     )
 
@@ -392,9 +396,7 @@ def _weekly_pattern(wall: pd.DatetimeIndex) -> np.ndarray | None:
 
 
 def _localize(stamps: pd.DatetimeIndex, tz: Any) -> pd.DatetimeIndex:
-    return stamps.tz_localize(
-        tz, ambiguous=np.ones(len(stamps), bool), nonexistent="shift_forward"
-    )
+    return stamps.tz_localize(tz, ambiguous=np.ones(len(stamps), bool), nonexistent="shift_forward")
 
 
 def _with_freq(stamps: pd.DatetimeIndex) -> pd.DatetimeIndex:
@@ -410,9 +412,9 @@ def _mode(values: np.ndarray) -> int:
 def default_seasonality(calendar: Calendar) -> int:
     """Usual seasonal period of a calendar, in steps.
 
-    A day for intervals below a day (24 for hours, 144 for ten minutes; an hour where the interval is below a
-    minute), a week for days (5 for business days, or the days seen), a year for weeks, months and quarters,
-    and 1 where nothing is known (integers, years).
+    A day for intervals below a day (24 for hours, 144 for ten minutes; an hour where the interval
+    is below a minute), a week for days (5 for business days, or the days seen), a year for weeks,
+    months and quarters, and 1 where nothing is known (integers, years).
 
     Examples
     --------

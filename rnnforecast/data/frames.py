@@ -1,4 +1,6 @@
-"""What users pass in, made uniform: any frame or array becomes a ``Table`` of columns and row keys."""
+"""What users pass in, made uniform: any frame or array becomes a ``Table`` of columns and row
+keys.
+"""
 
 from __future__ import annotations
 
@@ -196,7 +198,7 @@ def _multiindex_keys(index: pd.MultiIndex) -> Keys:
 def _parse_time(owner: str, column: pd.Series, name: Any) -> pd.Index:
     if column.isna().any():
         raise DataError(f"{owner}: column {name!r} (time) has missing values")
-    if pd.api.types.is_string_dtype(column.dtype) or column.dtype == object:
+    if pd.api.types.is_string_dtype(column.dtype) or pd.api.types.is_object_dtype(column.dtype):
         try:
             return pd.DatetimeIndex(pd.to_datetime(column))
         except (ValueError, TypeError) as error:
@@ -215,7 +217,8 @@ def _check_kind(owner: str, stamps: pd.Index | None) -> pd.Index | None:
         return stamps
     raise DataError(
         f"{owner}: the index must be a DatetimeIndex, PeriodIndex or integers, got "
-        f"{type(stamps).__name__} of dtype {stamps.dtype}: convert it with pd.to_datetime, or name the "
+        f"{type(stamps).__name__} of dtype {stamps.dtype}: convert it with pd.to_datetime, or "
+        f"name the "
         f"column of time stamps with time="
     )
 
@@ -237,7 +240,7 @@ def numeric(owner: str, frame: pd.DataFrame, columns: list) -> np.ndarray:
         if pd.api.types.is_complex_dtype(dtype):
             raise DataError(f"Complex data not supported: column {column!r} for {owner}")
         usable = pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)
-        if not usable and dtype == object:
+        if not usable and pd.api.types.is_object_dtype(dtype):
             usable = _holds_numbers(part[column])
         if not usable:
             raise DataError(

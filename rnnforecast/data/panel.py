@@ -1,7 +1,7 @@
 """The one container of the library: all series in flat arrays.
 
-Series i stands at rows ``indptr[i]:indptr[i + 1]``. A value that was not observed is NaN, which is the mask: one
-array holds both, and every window carries its mask from ``~isnan``.
+Series i stands at rows ``indptr[i]:indptr[i + 1]``. A value that was not observed is NaN, which is
+the mask: one array holds both, and every window carries its mask from ``~isnan``.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rnnforecast.data.calendar import Calendar, infer_calendar
+from rnnforecast.data.calendar import Calendar
 from rnnforecast.data.frames import Keys
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Panel", "build_panel"]
+__all__ = ["Panel", "group_rows"]
 
 
 @dataclass(frozen=True)
@@ -129,15 +129,21 @@ class Panel:
         return frame if self.absent is None else frame[~self.absent]
 
     def owned(self) -> Panel:
-        """The same panel with arrays of its own, in row order, safe from the caller's later writes."""
-        own = {
-            name: np.array(getattr(self, name), order="C", copy=True)
-            for name in ("targets", "past", "known", "static")
-        }
-        return replace(self, **own)
+        """The same panel with arrays of its own, in row order, safe from the caller's later
+        writes.
+        """
+        return replace(
+            self,
+            targets=np.array(self.targets, order="C"),
+            past=np.array(self.past, order="C"),
+            known=np.array(self.known, order="C"),
+            static=np.array(self.static, order="C"),
+        )
 
     def head(self, lengths: np.ndarray) -> Panel:
-        """The first ``lengths[i]`` rows of each series, for rolling origins inside the training rows."""
+        """The first ``lengths[i]`` rows of each series, for rolling origins inside the training
+        rows.
+        """
         rows = np.concatenate(
             [np.arange(a, a + n) for a, n in zip(self.indptr[:-1], lengths, strict=True)]
         )
@@ -154,7 +160,7 @@ class Panel:
             absent=None if self.absent is None else self.absent[rows],
         )
 
-    # -- where rows are -----------------------------------------------------------------------------
+    # -- where rows are ----------------------------------------------------------------------------
 
     def locate(self, owner: str, keys: Keys) -> tuple[np.ndarray, np.ndarray]:
         """Series and step of each row.
@@ -163,7 +169,8 @@ class Panel:
         -------
         series : ndarray of int64, shape (n_rows,)
         steps : ndarray of int64, shape (n_rows,)
-            1 is the first step after the series' last row, 0 the last row itself, -1 the one before it.
+            1 is the first step after the series' last row, 0 the last row itself, -1 the one before
+            it.
 
         Raises
         ------
@@ -188,7 +195,8 @@ class Panel:
             return np.zeros(n, dtype=np.int64)
         if keys.series is None:
             raise DataError(
-                f"{owner}: fitted on a panel, but X names no series: give it a MultiIndex (series, time), "
+                f"{owner}: fitted on a panel, but X names no series: give it a MultiIndex "
+                f"(series, time), "
                 f"or the columns of series_id= and time="
             )
         found = self.ids.get_indexer(keys.ids)
@@ -207,15 +215,20 @@ class Panel:
         if both_dates:
             if (fitted.tz is None) != (stamps.tz is None):
                 raise DataError(
-                    f"{owner}: time stamps with a time zone and without cannot be compared: fitted on "
+                    f"{owner}: time stamps with a time zone and without cannot be compared: "
+                    f"fitted on "
                     f"{fitted.dtype}, got {stamps.dtype}: use tz_localize or tz_convert"
                 )
             return stamps if fitted.tz is None else stamps.tz_convert(fitted.tz)
-        if isinstance(fitted, pd.PeriodIndex) != isinstance(stamps, pd.PeriodIndex) or isinstance(
-            fitted, pd.DatetimeIndex
-        ) != isinstance(stamps, pd.DatetimeIndex):
+        periods = [isinstance(index, pd.PeriodIndex) for index in (fitted, stamps)]
+        differ = periods[0] != periods[1] or isinstance(fitted, pd.DatetimeIndex) != isinstance(
+            stamps, pd.DatetimeIndex
+        )
+        # ordinals of months and of days cannot be compared
+        if differ or (all(periods) and fitted.freq.base != stamps.freq.base):
             raise DataError(
-                f"{owner}: the index of X must be of the kind seen in fit. Expected {fitted.dtype}, got "
+                f"{owner}: the index of X must be of the kind seen in fit. Expected "
+                f"{fitted.dtype}, got "
                 f"{stamps.dtype}"
             )
         return stamps
@@ -247,17 +260,22 @@ class Panel:
         if bad.any():
             assert self.starts is not None
             raise DataError(
-                f"{owner}: {self.label(i)}: row {stamps[int(np.flatnonzero(bad)[0])]} lies before the "
-                f"training range, which starts at {self.starts[i]}: a forecaster needs earlier rows to fit. "
+                f"{owner}: {self.label(i)}: row {stamps[int(np.flatnonzero(bad)[0])]} lies before "
+                f"the "
+                f"training range, which starts at {self.starts[i]}: a forecaster needs earlier "
+                f"rows to fit. "
                 f"In cross-validation use TimeSeriesSplit (or PanelTimeSeriesSplit), not KFold"
             )
 
     def _check_gap(self, owner: str, i: int, stamps: pd.Index, bad: np.ndarray) -> None:
         if bad.any():
             raise DataError(
-                f"{owner}: {self.label(i)}: row {stamps[int(np.flatnonzero(bad)[0])]} lies inside the "
-                f"training range but was not among the rows of fit, so that later rows would forecast "
-                f"earlier ones. In cross-validation use TimeSeriesSplit (or PanelTimeSeriesSplit), not KFold"
+                f"{owner}: {self.label(i)}: row {stamps[int(np.flatnonzero(bad)[0])]} lies inside "
+                f"the "
+                f"training range but was not among the rows of fit, so that later rows would "
+                f"forecast "
+                f"earlier ones. In cross-validation use TimeSeriesSplit (or "
+                f"PanelTimeSeriesSplit), not KFold"
             )
 
 
@@ -270,143 +288,3 @@ def group_rows(series: np.ndarray) -> list[tuple[int, np.ndarray]]:
     order = np.argsort(series, kind="stable")
     cuts = np.flatnonzero(np.diff(series[order])) + 1
     return [(int(series[rows[0]]), rows) for rows in np.split(order, cuts)]
-
-
-def build_panel(
-    owner: str,
-    keys: Keys,
-    targets: np.ndarray,
-    past: np.ndarray,
-    known: np.ndarray,
-    static_rows: np.ndarray,
-    freq: Any = None,
-    calendar: Calendar | None = None,
-) -> Panel:
-    """Put rows on the grid of their calendar.
-
-    Parameters
-    ----------
-    owner : str
-        Name of the estimator, for messages.
-    keys : Keys
-        Series and stamp of each row.
-    targets, past, known, static_rows : ndarray, shape (n_rows, n_columns)
-        ``static_rows`` must be constant within each series.
-    freq : str, DateOffset or int, optional
-        Frequency; inferred from the longest series if None.
-    calendar : Calendar, optional
-        Use this one (rows that go on from a fitted panel).
-
-    Returns
-    -------
-    Panel
-        Views of the arrays passed, where no row had to move.
-
-    Raises
-    ------
-    DataError
-        If stamps are unsorted, repeated or off the grid, or a static column varies within a series.
-    """
-    n = len(targets)
-    codes = np.zeros(n, dtype=np.int64) if keys.series is None else keys.series
-    groups = group_rows(codes) if len(keys.ids) > 1 else [(0, np.arange(n))]
-    firsts = np.array([rows[0] for _, rows in groups])
-    groups = [groups[k] for k in np.argsort(firsts)]  # in order of appearance
-    moved = any(rows[-1] - rows[0] != len(rows) - 1 for _, rows in groups)
-    arrays = [targets, past, known]
-    ids = keys.ids[[code for code, _ in groups]]
-    stamps = starts = absent = None
-    lengths = np.array([len(rows) for _, rows in groups])
-    if keys.has_time:
-        longest = groups[int(np.argmax(lengths))][1]
-        for code, rows in groups:
-            _check_sorted(owner, keys.stamps(rows), ids, keys, code)
-        if calendar is None:
-            calendar = infer_calendar(keys.stamps(longest), freq)
-        starts = keys.stamps(np.array([rows[0] for _, rows in groups]))
-        if calendar.own_grid:
-            order = np.concatenate([rows for _, rows in groups])
-            stamps = keys.stamps(order)
-        else:
-            places = [_places(owner, calendar, keys, code, rows) for code, rows in groups]
-            spans = np.array([place[-1] + 1 for place in places])
-            if (spans != lengths).any():
-                arrays, absent = _spread(arrays, groups, places, spans)
-                lengths, moved = spans, False
-    static = _static(owner, static_rows, groups, keys)
-    if moved:
-        order = np.concatenate([rows for _, rows in groups])
-        arrays = [array[order] for array in arrays]
-    return Panel(
-        *arrays,
-        static=static,
-        indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        ids=ids,
-        names=keys.names,
-        is_panel=keys.series is not None,
-        calendar=calendar,
-        starts=starts,
-        stamps=stamps,
-        absent=absent,
-    )
-
-
-def _check_sorted(owner: str, stamps: pd.Index, ids: pd.Index, keys: Keys, code: int) -> None:
-    if stamps.is_monotonic_increasing and stamps.is_unique:
-        return
-    who = f"series {keys.ids[code]!r}: " if keys.series is not None else ""
-    if stamps.has_duplicates:
-        raise DataError(
-            f"{owner}: {who}time stamp {stamps[stamps.duplicated()][0]} appears more than once: aggregate or "
-            f"drop the repeated rows; rows of several series need series_id= or a MultiIndex (series, time)"
-        )
-    raise DataError(f"{owner}: {who}time stamps are not sorted: call sort_index() first")
-
-
-def _places(
-    owner: str, calendar: Calendar, keys: Keys, code: int, rows: np.ndarray
-) -> np.ndarray:
-    stamps = keys.stamps(rows)
-    try:
-        places = calendar.steps(stamps[0], stamps)
-    except DataError as error:
-        who = f"series {keys.ids[code]!r}: " if keys.series is not None else ""
-        raise DataError(f"{owner}: {who}{error}") from error
-    if places[-1] > 1000 + 100 * len(rows):
-        raise DataError(
-            f"{owner}: {len(rows)} rows span {places[-1] + 1} steps of the grid {calendar!r}: pass freq= with "
-            f"the real interval of the data"
-        )
-    return places
-
-
-def _spread(
-    arrays: list, groups: list, places: list, spans: np.ndarray
-) -> tuple[list, np.ndarray]:
-    """Rows at their places on the grid, NaN in the gaps."""
-    offsets = np.concatenate([[0], np.cumsum(spans)])
-    where = np.concatenate([place + a for place, a in zip(places, offsets[:-1], strict=True)])
-    order = np.concatenate([rows for _, rows in groups])
-    spread = []
-    for array in arrays:
-        full = np.full((int(offsets[-1]), array.shape[1]), np.nan, dtype=array.dtype)
-        full[where] = array[order]
-        spread.append(full)
-    absent = np.ones(int(offsets[-1]), dtype=bool)
-    absent[where] = False
-    return spread, absent
-
-
-def _static(owner: str, rows_values: np.ndarray, groups: list, keys: Keys) -> np.ndarray:
-    if rows_values.shape[1] == 0:
-        return np.empty((len(groups), 0), dtype=np.float32)
-    static = np.empty((len(groups), rows_values.shape[1]), dtype=rows_values.dtype)
-    for place, (code, rows) in enumerate(groups):
-        values = rows_values[rows]
-        if not ((values == values[0]) | np.isnan(values)).all() or np.isnan(values[0]).any():
-            name = f" of series {keys.ids[code]!r}" if keys.series is not None else ""
-            raise DataError(
-                f"{owner}: a static column{name} is missing or changes over time: make it one of known="
-            )
-        static[place] = values[0]
-    return static

@@ -35,7 +35,9 @@ class Roles:
         parts += [
             f"{name}={columns}"
             for name, columns in (
-                ("known", self.known), ("past", self.past), ("static", self.static)
+                ("known", self.known),
+                ("past", self.past),
+                ("static", self.static),
             )
             if columns
         ]
@@ -54,9 +56,9 @@ def resolve_roles(
 ) -> Roles:
     """Give every column of ``table`` its role.
 
-    With ``y_names`` every column but the static ones is known in the future, and columns named by ``target``
-    are left out. Without, ``target`` names the targets (all columns that have no other role if None), and the
-    columns without a role are past-only.
+    With ``y_names`` every column but the static ones is known in the future, and columns named by
+    ``target`` are left out. Without, ``target`` names the targets (all columns that have no other
+    role if None), and the columns without a role are past-only.
 
     Raises
     ------
@@ -82,7 +84,8 @@ def resolve_roles(
         both = [name for name in y_names if name in rest and not table.is_array]
         if both:
             raise DataError(
-                f"{owner}: column {both[0]!r} is in X and in y, so that the target would be its own "
+                f"{owner}: column {both[0]!r} is in X and in y, so that the target would be its "
+                f"own "
                 f"covariate: drop it from X, or pass X alone with target={both[0]!r}"
             )
         known_names = [name for name in columns if name in rest or seen.get(name) == "known"]

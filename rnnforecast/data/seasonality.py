@@ -7,11 +7,13 @@ import numpy as np
 from rnnforecast.data.calendar import default_seasonality
 from rnnforecast.data.panel import Panel
 
-__all__ = ["autocorrelation", "choose_seasonality"]
+__all__ = ["autocorrelation", "choose_lookback", "choose_seasonality"]
 
-# periods that counted data usually have: quarters, business days, days, months, hours, weeks, and their like
+# periods that counted data usually have: quarters, business days, days, months, hours, weeks
 _CANDIDATES = (4, 5, 7, 12, 24, 48, 52, 96, 144, 168)
 _MOST_SERIES = 50
+_MOST_LOOKBACK = 336
+_LEAST_LOOKBACK = 12
 
 
 def autocorrelation(values: np.ndarray, lag: int) -> float:
@@ -38,10 +40,11 @@ def autocorrelation(values: np.ndarray, lag: int) -> float:
 def choose_seasonality(panel: Panel) -> int:
     """Seasonal period in steps, from the calendar or else from the rows of ``panel``.
 
-    Without a calendar period, the common periods (4, 5, 7, 12, 24, 48, 52, 96, 144, 168) that fit three times into the
-    series are judged by the autocorrelation of the differenced series at their lag, mean over at most 50
-    series. The shortest that reaches nine tenths of the greatest is taken, if that is significant (1.645
-    standard errors, the test of the M4 competition's Naive2) and above 0.3; else 1.
+    Without a calendar period, the common periods (4, 5, 7, 12, 24, 48, 52, 96, 144, 168) that fit
+    three times into the series are judged by the autocorrelation of the differenced series at their
+    lag, mean over at most 50 series. The shortest that reaches nine tenths of the greatest is
+    taken, if that is significant (1.645 standard errors, the test of the M4 competition's Naive2)
+    and above 0.3; else 1.
 
     Parameters
     ----------
@@ -74,3 +77,22 @@ def choose_seasonality(panel: Panel) -> int:
     if not best > limit:
         return 1
     return candidates[int(np.argmax(mean >= 0.9 * best))]
+
+
+def choose_lookback(panel: Panel, horizon: int, season: int) -> int:
+    """Rows that a window looks back on, where the user names none.
+
+    Two seasons or two horizons, whichever is longer, at least 12 and at most 336 steps, and never
+    more than half of what the shortest series has left beside one horizon.
+
+    Parameters
+    ----------
+    panel : Panel
+    horizon, season : int
+
+    Returns
+    -------
+    int
+    """
+    wanted = min(max(2 * season, 2 * horizon, _LEAST_LOOKBACK), _MOST_LOOKBACK)
+    return max(min(wanted, (int(panel.lengths.min()) - horizon) // 2), 1)

@@ -88,8 +88,8 @@ def gather(
     ----------
     panel : Panel
     series, origins : ndarray of int, shape (batch,)
-        The window of origin p looks back on positions p - lookback .. p - 1 of its series and forecasts
-        positions p .. p + horizon - 1.
+        The window of origin p looks back on positions p - lookback .. p - 1 of its series and
+        forecasts positions p .. p + horizon - 1.
     lookback, horizon : int
 
     Returns

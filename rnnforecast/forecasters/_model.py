@@ -1,4 +1,6 @@
-"""A trained network with the units of its data: forecasts of windows, rolled on beyond the horizon."""
+"""A trained network with the units of its data: forecasts of windows, rolled on beyond the
+horizon.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ _CHUNK = 512  # windows in one pass
 class NetworkModel:
     """Network, output and units, as kept by a fitted forecaster.
 
-    On a CPU the network computes forecasts in float64: then a row's forecast is the same to 1e-12 whatever rows stand
-    beside it in a batch, which float32 matrix products do not give.
+    On a CPU the network computes forecasts in float64: then a row's forecast is the same to 1e-12
+    whatever rows stand beside it in a batch, which float32 matrix products do not give.
     """
 
     network: ForecastNetwork
@@ -84,8 +86,8 @@ class NetworkModel:
     def _roll(self, inputs: Inputs, n_steps: int, known: Tensor) -> Tensor:
         """Blocks of ``horizon`` steps, each from a window that ends with the block before it.
 
-        What is fed back is the point forecast without the covariates' effect, so that a row's forecast depends on its own
-        covariates alone.
+        What is fed back is the point forecast without the covariates' effect, so that a row's
+        forecast depends on its own covariates alone.
 
         Returns
         -------
@@ -114,7 +116,9 @@ class NetworkModel:
         return self._widen(torch.cat(blocks, 1))
 
     def _widen(self, values: Tensor) -> Tensor:
-        """Spreads beyond the horizon, grown from those inside it (between not at all and a random walk's root)."""
+        """Spreads beyond the horizon, grown from those inside it (between not at all and a random
+        walk's root).
+        """
         n, horizon = values.shape[1], self.horizon
         if n <= horizon or self.output.n_params == 1:
             return values

@@ -7,14 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnnforecast.data.panel import Panel
-from rnnforecast.data.seasonality import choose_seasonality
+from rnnforecast.data.seasonality import choose_lookback, choose_seasonality
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
 
 __all__ = ["Plan", "make_plan"]
-
-_MOST_LOOKBACK = 336
-_LEAST_LOOKBACK = 12
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,8 @@ class Plan:
     ----------
     lookback, season : int
     train, validation : WindowIndex
-        Validation windows forecast only the last rows of each series, training windows none of them.
+        Validation windows forecast only the last rows of each series, training windows none of
+        them.
     """
 
     lookback: int
@@ -44,8 +42,7 @@ def make_plan(
 ) -> Plan:
     """Choose look-back and season, and split the windows of every series in time.
 
-    ``lookback=None`` is two seasons or two horizons, whichever is longer, at least 12 and at most 336 steps, and never
-    more than half of what the shortest series has left beside one horizon.
+    ``lookback=None`` leaves the look-back to :func:`choose_lookback`.
 
     Raises
     ------
@@ -53,12 +50,7 @@ def make_plan(
         If a series is too short for one window; the message names it.
     """
     season = choose_seasonality(panel) if seasonality is None else seasonality
-    shortest = int(panel.lengths.min())
-    if lookback is None:
-        wanted = min(max(2 * season, 2 * horizon, _LEAST_LOOKBACK), _MOST_LOOKBACK)
-        chosen = max(min(wanted, (shortest - horizon) // 2), 1)
-    else:
-        chosen = lookback
+    chosen = choose_lookback(panel, horizon, season) if lookback is None else lookback
     _check_length(owner, panel, chosen, horizon, lookback is None)
     # the last rows of a series validate, if at least one training window is left before them
     held = np.maximum(np.ceil(validation_fraction * panel.lengths).astype(np.int64), horizon)
@@ -90,6 +82,7 @@ def _check_length(owner: str, panel: Panel, lookback: int, horizon: int, automat
     else:
         remedy = "use a smaller horizon, or more rows"
     raise DataError(
-        f"{owner}: {panel.label(i)} has {rows}; lookback {lookback} + horizon {horizon} needs at least "
+        f"{owner}: {panel.label(i)} has {rows}; lookback {lookback} + horizon {horizon} needs at "
+        f"least "
         f"{need}: {remedy}"
     )

@@ -104,16 +104,19 @@ def align_index(owner: str, table: Table, y_index: pd.Index | None) -> Keys:
         return keys
     if not y_index.equals(table.frame.index):
         raise DataError(
-            f"{owner}: X and y have different indices: align them first, e.g. y = y.reindex(X.index)"
+            f"{owner}: X and y have different indices: align them first, e.g. y = "
+            f"y.reindex(X.index)"
         )
     return keys
 
 
 def without_default_index(table: Table) -> Table:
-    """Treat pandas' default index (0, 1, 2, ... by itself) as no index: the rows follow on, as an array's do.
+    """Treat pandas' default index (0, 1, 2, ... by itself) as no index: the rows follow on, as an
+    array's do.
 
-    For the scikit-learn door only (y apart from X), where a frame without an index of its own must give what its
-    array gives. A fold's RangeIndex that starts later, or an integer index, is a time axis.
+    For the scikit-learn door only (y apart from X), where a frame without an index of its own must
+    give what its array gives. A fold's RangeIndex that starts later, or an integer index, is a time
+    axis.
     """
     levels = table.keys.levels
     plain = isinstance(levels, pd.RangeIndex) and levels.start == 0 and levels.step == 1
@@ -139,7 +142,8 @@ def check_each_series(owner: str, panel: Panel, names: list) -> None:
         empty = np.isnan(panel.targets[panel.series(i)]).all(axis=0)
         if empty.any():
             raise DataError(
-                f"{owner}: {panel.label(i)}: target {names[int(np.argmax(empty))]!r} has no observed value "
+                f"{owner}: {panel.label(i)}: target {names[int(np.argmax(empty))]!r} has no "
+                f"observed value "
                 f"(all NaN): leave this series out"
             )
 
@@ -155,16 +159,18 @@ def named_like_fit(estimator: Any, table: Table) -> Table:
 def check_columns(estimator: Any, table: Table, history: bool) -> Table:
     """Check the columns of X against those of fit.
 
-    With y apart from X this is scikit-learn's own check (number, names and order), after target columns were
-    dropped. Otherwise columns are found by name: the known ones must be there, and with ``history`` the
-    target and past ones too; a column that fit did not see is an error.
+    With y apart from X this is scikit-learn's own check (number, names and order), after target
+    columns were dropped. Otherwise columns are found by name: the known ones must be there, and
+    with ``history`` the target and past ones too; a column that fit did not see is an error.
     """
     owner, roles = type(estimator).__name__, estimator.roles_
     if roles.separate_y:
         surplus = [] if table.is_array else [n for n in roles.targets if n in table.frame.columns]
-        surplus += [] if table.is_array else [
-            n for n in _target_parameter(estimator) if n in table.frame.columns
-        ]
+        surplus += (
+            []
+            if table.is_array
+            else [n for n in _target_parameter(estimator) if n in table.frame.columns]
+        )
         columns = [name for name in table.columns if name not in surplus]
         fitted = list(getattr(estimator, "feature_names_in_", []))
         columns = columns + [n for n in surplus if n in fitted and n not in columns]
@@ -194,7 +200,8 @@ def check_columns(estimator: Any, table: Table, history: bool) -> Table:
     strange = [name for name in table.frame.columns if name not in every]
     if strange:
         raise DataError(
-            f"{owner}: column {strange[0]!r} was not in the data passed to fit, which had {sorted(every, key=str)}: "
+            f"{owner}: column {strange[0]!r} was not in the data passed to fit, which had "
+            f"{sorted(every, key=str)}: "
             f"drop it or fit again"
         )
     return table
@@ -228,8 +235,10 @@ def future_known(
         series, step = np.argwhere(~given)[0]
         stamp = panel.future_index(int(series), int(step) + 1)[-1]
         raise DataError(
-            f"{owner}: {panel.label(int(series))}: the known covariates {names} have no row for {stamp} "
-            f"(step {step + 1} of {n_steps}): pass X with {n_steps} future rows, or a smaller horizon="
+            f"{owner}: {panel.label(int(series))}: the known covariates {names} have no row for "
+            f"{stamp} "
+            f"(step {step + 1} of {n_steps}): pass X with {n_steps} future rows, or a smaller "
+            f"horizon="
         )
     return known
 
@@ -305,9 +314,7 @@ def _concatenate(
         absent[start + n + offset] = False
         if own_grid:
             has_time = table.keys.has_time
-            stamps.append(
-                table.keys.stamps(rows) if has_time else panel.future_index(i, len(rows))
-            )
+            stamps.append(table.keys.stamps(rows) if has_time else panel.future_index(i, len(rows)))
     return replace(
         panel,
         targets=arrays[0],

@@ -35,7 +35,9 @@ def resolve_device(owner: str, device: str) -> torch.device:
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise DataError(f"{owner}: device must be 'auto', 'cpu', 'cuda' or 'mps'. Got {device!r}") from error
+        raise DataError(
+            f"{owner}: device must be 'auto', 'cpu', 'cuda' or 'mps'. Got {device!r}"
+        ) from error
     there = {"cpu": True, "cuda": torch.cuda.is_available()}
     if not there.get(chosen.type, chosen.type == "mps" and torch.backends.mps.is_available()):
         raise DataError(f"{owner}: device {device!r} is not available here: use device='auto'")
@@ -43,7 +45,9 @@ def resolve_device(owner: str, device: str) -> torch.device:
 
 
 def seed_of(random_state: Any) -> int:
-    """A seed from an int or RandomState; from the system, not from NumPy's global state, for None."""
+    """A seed from an int or RandomState; from the system, not from NumPy's global state, for
+    None.
+    """
     if random_state is None:
         return int(np.random.SeedSequence().generate_state(1)[0])
     return int(check_random_state(random_state).randint(2**31 - 1))
@@ -105,7 +109,9 @@ class Run:
 
     @torch.inference_mode()
     def calibrate(self) -> np.ndarray:
-        """Errors at rolling origins over rows held out (or trained on, if none were), in series units."""
+        """Errors at rolling origins over rows held out (or trained on, if none were), in series
+        units.
+        """
         source = self.validation if len(self.validation.windows) else self.source
         errors = []
         for _, batch in source.evenly(_CALIBRATION_WINDOWS, 512):
@@ -177,7 +183,8 @@ def prepare(
     else:
         if warm.spec != spec:
             raise DataError(
-                f"{owner}: warm_start needs the same architecture, look-back and columns as the fit before it; "
+                f"{owner}: warm_start needs the same architecture, look-back and columns as the "
+                f"fit before it; "
                 f"fit a clone instead"
             )
         network.load_state_dict({k: v.float() for k, v in warm.state_dict().items()})
@@ -243,5 +250,3 @@ def _to_cpu(batch: Batch) -> tuple:
 
 def _device_generator(generator: torch.Generator, device: torch.device) -> torch.Generator:
     return torch.Generator(device=device).manual_seed(generator.initial_seed())
-
-

@@ -1,8 +1,8 @@
 """The contract that every forecaster keeps: two doors, one model.
 
-``BaseForecaster`` reads frames and arrays into a ``Panel``, finds for each row of X the series and step that it asks
-for, and leaves the model itself to four hooks: ``_fit_panel``, ``_predict_future``, ``_predict_in_sample`` and
-``_quantiles_future``.
+``BaseForecaster`` reads frames and arrays into a ``Panel``, finds for each row of X the series and
+step that it asks for, and leaves the model itself to four hooks: ``_fit_panel``,
+``_predict_future``, ``_predict_in_sample`` and ``_quantiles_future``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from rnnforecast._validation import check_int, check_quantiles, check_real
+from rnnforecast.data.building import build_panel
 from rnnforecast.data.frames import numeric, read_table, read_targets
-from rnnforecast.data.panel import Panel, build_panel
+from rnnforecast.data.panel import Panel
 from rnnforecast.data.roles import resolve_roles
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters import _rows
@@ -29,9 +30,9 @@ __all__ = ["BaseForecaster"]
 class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
     """Base of all forecasters.
 
-    A subclass declares its own ``__init__`` with at least ``horizon, target, known, static, series_id, time,
-    freq`` and implements the hooks below. Its fitted attributes are returned by hooks as a dict, and set all at once,
-    so that an error never leaves a half-fitted estimator.
+    A subclass declares its own ``__init__`` with at least ``horizon, target, known, static,
+    series_id, time, freq`` and implements the hooks below. Its fitted attributes are returned by
+    hooks as a dict, and set all at once, so that an error never leaves a half-fitted estimator.
     """
 
     # declared for type checkers; every subclass' __init__ assigns them
@@ -87,7 +88,9 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
     def _quantiles_future(
         self, series: np.ndarray, n_steps: int, known: np.ndarray, levels: tuple[float, ...]
     ) -> np.ndarray:
-        """Quantile forecasts, shape (s, n_steps, n_targets, n_levels), not decreasing over levels."""
+        """Quantile forecasts, shape (s, n_steps, n_targets, n_levels), not decreasing over
+        levels.
+        """
 
     @abstractmethod
     def _quantiles_in_sample(
@@ -115,11 +118,11 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         Parameters
         ----------
         X : DataFrame, Series, 2-D array, or a frame that narwhals reads
-            One row per time step. A panel has a MultiIndex (series, time) or the columns named by ``series_id`` and
-            ``time``.
+            One row per time step. A panel has a MultiIndex (series, time) or the columns named by
+            ``series_id`` and ``time``.
         y : array-like, shape (n_rows,) or (n_rows, n_targets), optional
-            Targets. If given, every column of X is a covariate known in the future; if not, ``target`` names the
-            targets in X.
+            Targets. If given, every column of X is a covariate known in the future; if not,
+            ``target`` names the targets in X.
 
         Returns
         -------
@@ -162,7 +165,7 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
             common["feature_names_in_"] = np.asarray(table.columns, dtype=object)
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("_")]:
             delattr(self, name)
-        vars(self).update(common, **fitted)
+        self.__dict__.update(common, **fitted)
         return self
 
     def update(self, X: Any, y: Any = None) -> BaseForecaster:
@@ -180,11 +183,12 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         Raises
         ------
         DataError
-            If a row is not after the cutoff, or columns are missing; the estimator is then as it was.
+            If a row is not after the cutoff, or columns are missing; the estimator is then as it
+            was.
         """
         panel = self._extended(X, y)
         changed = self._update_panel(panel)
-        vars(self).update({"panel_": panel}, **changed)
+        self.__dict__.update({"panel_": panel}, **changed)
         return self
 
     def _extended(self, X: Any, y: Any) -> Panel:
@@ -215,7 +219,7 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         check_is_fitted(self, "panel_")
         return self.panel_.history(self.target_names_)
 
-    # -- the scikit-learn door ------------------------------------------------------------------------
+    # -- the scikit-learn door ---------------------------------------------------------------------
 
     def predict(self, X: Any = None) -> np.ndarray:
         """Forecast the rows of ``X``.
@@ -223,9 +227,10 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         Parameters
         ----------
         X : as in fit, optional
-            The rows to forecast; each row's step is taken from its time stamp, and rows of an array follow on from
-            the history. Target columns are ignored. None: the next ``horizon`` steps of every series in turn. Where
-            fit was given y apart from X, pandas' default index (0, 1, 2, ...) counts as no index.
+            The rows to forecast; each row's step is taken from its time stamp, and rows of an array
+            follow on from the history. Target columns are ignored. None: the next ``horizon`` steps
+            of every series in turn. Where fit was given y apart from X, pandas' default index (0,
+            1, 2, ...) counts as no index.
 
         Returns
         -------
@@ -237,7 +242,8 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         NotFittedError
             Before ``fit``.
         DataError
-            If a row lies before the training range or in a gap of it, or columns differ from ``fit``.
+            If a row lies before the training range or in a gap of it, or columns differ from
+            ``fit``.
         """
         rows = self._rows_of(X)
         out = rows.fill(
@@ -303,7 +309,7 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         """
         from rnnforecast.metrics import r2
 
-        return r2(self._truth(X, y), self.predict(X))
+        return float(r2(self._truth(X, y), self.predict(X)))
 
     def _truth(self, X: Any, y: Any = None) -> np.ndarray:
         """Truth of the rows of X, shape (n_rows,) or (n_rows, n_targets)."""
@@ -315,14 +321,15 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
             missing = [name for name in self.target_names_ if name not in frame.columns]
             if missing:
                 raise DataError(
-                    f"{owner}: score without y reads the truth from X, but column {missing[0]!r} is not there"
+                    f"{owner}: score without y reads the truth from X, but column {missing[0]!r} "
+                    f"is not there"
                 )
             values = numeric(owner, frame, self.target_names_)
         else:
             values, _, _ = read_targets(owner, y, len(table))
         return values[:, 0] if values.shape[1] == 1 else values
 
-    # -- the pandas door ----------------------------------------------------------------------------------
+    # -- the pandas door ---------------------------------------------------------------------------
 
     def forecast(
         self, X: Any = None, *, horizon: int | None = None, quantiles: Any = None
@@ -371,7 +378,7 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         )
         return pd.DataFrame(values.reshape(len(index), -1), index=index, columns=columns)
 
-    # -- reading X after fit ------------------------------------------------------------------------------
+    # -- reading X after fit -----------------------------------------------------------------------
 
     def _read_rows(self, X: Any, history: bool = False):
         """Read X and check its columns against those of fit."""
@@ -396,7 +403,7 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         series, steps = panel.locate(owner, table.keys)
         return Rows(series, steps, numeric(owner, table.frame, roles.known))
 
-    # -- scikit-learn ----------------------------------------------------------------------------------------
+    # -- scikit-learn ------------------------------------------------------------------------------
 
     def __sklearn_is_fitted__(self) -> bool:
         return "panel_" in vars(self)

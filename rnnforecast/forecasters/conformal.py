@@ -1,9 +1,10 @@
 """Split-conformal prediction intervals from errors at rolling origins.
 
-A forecaster that trained no quantiles takes its intervals from its own errors on rows that its weights did not see:
-the q-quantile of the forecast is the point plus the q-quantile of the signed errors, with the finite-sample
-correction of split conformal prediction (Lei et al. 2018, J. Am. Stat. Assoc. 113(523), section 2.2; for
-signed errors the two tails are corrected apart, as in Romano et al. 2019, NeurIPS 32, theorem 2).
+A forecaster that trained no quantiles takes its intervals from its own errors on rows that its
+weights did not see: the q-quantile of the forecast is the point plus the q-quantile of the signed
+errors, with the finite-sample correction of split conformal prediction (Lei et al. 2018, J. Am.
+Stat. Assoc. 113(523), section 2.2; for signed errors the two tails are corrected apart, as in
+Romano et al. 2019, NeurIPS 32, theorem 2).
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ def conformal_quantile(errors: np.ndarray, level: float) -> float:
     Returns
     -------
     float
-        Upper tails: the ceil((n + 1) level)-th smallest error; lower tails its mirror image. Where that rank is
-        outside 1..n (too few errors), the largest or smallest error. The median is the plain one.
+        Upper tails: the ceil((n + 1) level)-th smallest error; lower tails its mirror image. Where
+        that rank is outside 1..n (too few errors), the largest or smallest error. The median is the
+        plain one.
 
     Examples
     --------
@@ -70,8 +72,9 @@ class ConformalErrors:
     def offsets(self, n_steps: int, levels: tuple[float, ...]) -> np.ndarray:
         """What to add to the point forecast, in units of the scale.
 
-        A step with fewer than 20 errors borrows those of all steps. Steps beyond the calibrated ones widen by
-        (step / last) ** growth, where the growth is that of the calibrated errors (see :meth:`growth`).
+        A step with fewer than 20 errors borrows those of all steps. Steps beyond the calibrated
+        ones widen by (step / last) ** growth, where the growth is that of the calibrated errors
+        (see :meth:`growth`).
 
         Returns
         -------
@@ -97,8 +100,8 @@ class ConformalErrors:
         Returns
         -------
         ndarray, shape (n_targets,)
-            Slope of the log of the mean absolute error on the log of the step; 0.5 where only one step was
-            calibrated and nothing is known.
+            Slope of the log of the mean absolute error on the log of the step; 0.5 where only one
+            step was calibrated and nothing is known.
         """
         n_steps, n_targets = self.errors.shape[1:]
         if n_steps == 1:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import clone
 
 from rnnforecast._validation import check_choice, check_int, check_quantiles, check_real
 from rnnforecast.data.panel import Panel
@@ -16,7 +18,7 @@ from rnnforecast.forecasters._model import NetworkModel
 from rnnforecast.forecasters._plan import make_plan
 from rnnforecast.forecasters.base import BaseForecaster
 from rnnforecast.forecasters.conformal import ConformalErrors
-from rnnforecast.nn import CELLS
+from rnnforecast.nn import CELLS, ForecastNetwork
 from rnnforecast.outputs import LOSSES
 from rnnforecast.training import OPTIMIZERS, SCHEDULES, History
 
@@ -34,20 +36,21 @@ _SCALERS = ("window", "series", None)
 class DeepRNNForecaster(BaseForecaster):
     """Stacked recurrent network that forecasts all steps of the horizon at once.
 
-    One global model is trained over all series of a panel. The look-back window is normalised, read by recurrent layers, and
-    decoded into deviations from an anchor: a learnt mixture of the last value, the mean and the last season of the window,
-    so that the untrained network already is the best of these naive forecasts.
+    One global model is trained over all series of a panel. The look-back window is normalised, read
+    by recurrent layers, and decoded into deviations from an anchor: a learnt mixture of the last
+    value, the mean and the last season of the window, so that the untrained network already is the
+    best of these naive forecasts.
 
     Parameters
     ----------
     horizon : int, default 1
         Steps forecast at once. Longer forecasts roll on.
     lookback : int, optional
-        Rows that a forecast reads. None: two seasons or two horizons, whichever is longer, between 12 and 336, and at most half of
-        what the shortest series has beside one horizon.
+        Rows that a forecast reads. None: two seasons or two horizons, whichever is longer, between
+        12 and 336, and at most half of what the shortest series has beside one horizon.
     target, known, static : str or list of str, optional
-        Columns of X: targets, covariates known in the future, constants of each series. Without ``target`` (and without
-        y) every column left over is a target.
+        Columns of X: targets, covariates known in the future, constants of each series. Without
+        ``target`` (and without y) every column left over is a target.
     series_id, time : str, optional
         Columns that name the series and the time stamp, instead of an index.
     freq : str or DateOffset, optional
@@ -65,12 +68,14 @@ class DeepRNNForecaster(BaseForecaster):
     loss : {"mae", "mse", "huber"}, default "mae"
         Used where ``quantiles`` is None.
     quantiles : sequence of float, optional
-        Levels to train on the pinball loss; the median is added. They cannot cross. None: intervals are split-conformal.
+        Levels to train on the pinball loss; the median is added. They cannot cross. None: intervals
+        are split-conformal.
     scaler : {"window", "series", None}, default "window"
-        "series": each series by its mean and deviation over the rows of fit. "window": besides, each window by its own. None:
-        values as they are.
+        "series": each series by its mean and deviation over the rows of fit. "window": besides,
+        each window by its own. None: values as they are.
     seasonality : int, optional
-        Seasonal period in steps; 1 for none. None: from the calendar, else from the autocorrelation.
+        Seasonal period in steps; 1 for none. None: from the calendar, else from the
+        autocorrelation.
     max_epochs : int, default 30
         An epoch is one pass over the training windows, or 100 batches if that is less.
     batch_size : int, default 64
@@ -83,10 +88,12 @@ class DeepRNNForecaster(BaseForecaster):
     gradient_clip : float or None, default 1.0
         Largest norm of the gradient.
     early_stopping : bool, default True
-        Stop after ``patience`` epochs without a better loss on the validation rows, and keep the best weights.
+        Stop after ``patience`` epochs without a better loss on the validation rows, and keep the
+        best weights.
     validation_fraction : float, default 0.1
-        Share of the rows of each series, its last ones, that no weight is trained on (at least one horizon; none where a series
-        is too short for that). They stop the training early and calibrate intervals.
+        Share of the rows of each series, its last ones, that no weight is trained on (at least one
+        horizon; none where a series is too short for that). They stop the training early and
+        calibrate intervals.
     patience : int, default 8
     device : str, default "auto"
         "auto" takes CUDA, then MPS, then the CPU.
@@ -107,7 +114,8 @@ class DeepRNNForecaster(BaseForecaster):
     n_epochs_ : int
         Epochs trained.
     conformal_ : ConformalErrors
-        Errors at rolling origins over the validation rows (over the training rows where there are none).
+        Errors at rolling origins over the validation rows (over the training rows where there are
+        none).
     panel_, roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
         As of every forecaster.
 
@@ -199,7 +207,7 @@ class DeepRNNForecaster(BaseForecaster):
         self.warm_start = warm_start
         self.verbose = verbose
 
-    # -- fit -------------------------------------------------------------------------------------------
+    # -- fit ---------------------------------------------------------------------------------------
 
     def _check_params(self) -> None:
         super()._check_params()
@@ -268,7 +276,9 @@ class DeepRNNForecaster(BaseForecaster):
         """
         self._check_params()
         if "panel_" not in vars(self):
-            return self.set_params(max_epochs=1).fit(X, y)
+            first = clone(self).set_params(max_epochs=1).fit(X, y)  # keeps own parameters as set
+            vars(self).update({name: v for name, v in vars(first).items() if name.endswith("_")})
+            return self
         panel = self._extended(X, y)
         plan = make_plan(
             type(self).__name__,
@@ -280,13 +290,13 @@ class DeepRNNForecaster(BaseForecaster):
         )
         run = _training.prepare(self, panel, plan, self.network_, self.model_.units)
         history = run.fit(1, False, self.verbose)
-        vars(self).update({"panel_": panel, **self._finished(run, history)})
+        self.__dict__.update({"panel_": panel, **self._finished(run, history)})
         return self
 
-    # -- hooks of the contract ------------------------------------------------------------------------------
+    # -- hooks of the contract ---------------------------------------------------------------------
 
     @property
-    def network_(self) -> torch.nn.Module:
+    def network_(self) -> ForecastNetwork:
         """The trained torch module."""
         if "model_" not in vars(self):
             raise AttributeError(f"{type(self).__name__} has no network_ before fit")
@@ -319,8 +329,10 @@ class DeepRNNForecaster(BaseForecaster):
         trained = np.asarray(self.model_.output.levels)
         if levels[0] < trained[0] - 1e-9 or levels[-1] > trained[-1] + 1e-9:
             raise DataError(
-                f"{type(self).__name__}: quantiles {levels} reach beyond the trained ones, {tuple(trained)}: "
-                f"fit with quantiles= that span them, or with quantiles=None for conformal intervals"
+                f"{type(self).__name__}: quantiles {levels} reach beyond the trained ones, "
+                f"{tuple(trained)}: "
+                f"fit with quantiles= that span them, or with quantiles=None for conformal "
+                f"intervals"
             )
         right = np.clip(np.searchsorted(trained, levels), 1, len(trained) - 1)
         left = right - 1
@@ -344,9 +356,11 @@ class DeepRNNForecaster(BaseForecaster):
 
 
 def _with_defaults(**defaults: Any) -> Any:
-    """``DeepRNNForecaster.__init__`` with other defaults: the same explicit signature for scikit-learn."""
+    """``DeepRNNForecaster.__init__`` with other defaults: the same explicit signature for
+    scikit-learn.
+    """
     base = DeepRNNForecaster.__init__
-    init = type(base)(base.__code__, base.__globals__, base.__name__, None, base.__closure__)
+    init = FunctionType(base.__code__, base.__globals__, base.__name__, None, base.__closure__)
     init.__kwdefaults__ = {**(base.__kwdefaults__ or {}), **defaults}
     init.__annotations__ = base.__annotations__
     init.__qualname__ = base.__qualname__

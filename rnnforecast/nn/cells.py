@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class RecurrentLayer(nn.Module, ABC):
 class _TorchLayer(RecurrentLayer):
     """A layer of torch's own; its weights keep torch's names."""
 
-    module: type[nn.RNNBase]
+    module: Any  # nn.RNN, nn.LSTM or nn.GRU
 
     def __init__(self, input_size: int, hidden_size: int, bidirectional: bool = False):
         super().__init__(input_size, hidden_size, bidirectional)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class RecurrentStack(nn.Module):
         )
         self.dropout = SeededDropout(dropout)
         self.residual = residual
-        self.output_size = self.layers[-1].output_size
+        self.output_size = hidden_size * (2 if bidirectional else 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (batch, time, input_size).
@@ -86,11 +87,13 @@ class RecurrentStack(nn.Module):
         return x, self.dropout(last)
 
 
-def _ends(x: Tensor, layer: nn.Module) -> Tensor:
-    """What a skip adds to the last states: each direction's own end of ``x: (batch, time, size)``."""
+def _ends(x: Tensor, layer: Any) -> Tensor:
+    """What a skip adds to the last states: each direction's own end of ``x: (batch, time,
+    size)``.
+    """
     if not layer.bidirectional:
         return x[:, -1]
-    half = int(layer.hidden_size)
+    half = layer.hidden_size
     return torch.cat([x[:, -1, :half], x[:, 0, half:]], dim=-1)
 
 

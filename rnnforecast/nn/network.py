@@ -2,13 +2,17 @@
 
 In the unit of each series (standardised by constants from the training rows):
 
-1. the effect ``k(x_t)`` of the known covariates is taken off the targets, r_t = y_t - k(x_t): a step's covariates act
-   on that step alone, as in a regression with ARIMA errors, so that a forecast never needs the covariates of other
-   future rows;
-2. the window of r is shifted and scaled by its own statistics (reversible instance normalisation, Kim et al. 2022,
+1. the effect ``k(x_t)`` of the known covariates is taken off the targets, r_t = y_t - k(x_t): a
+step's covariates act
+   on that step alone, as in a regression with ARIMA errors, so that a forecast never needs the
+   covariates of other future rows;
+2. the window of r is shifted and scaled by its own statistics (reversible instance normalisation,
+Kim et al. 2022,
    eq. 1-2, with the mask), and encoded by a stack of recurrent layers;
-3. the forecast is an anchor (a learnt mixture of the window's last value, its mean and its last season) plus the
-   decoded deviation in the window's unit, plus ``k(x_h)`` and an interaction of x_h with the encoding.
+3. the forecast is an anchor (a learnt mixture of the window's last value, its mean and its last
+season) plus the
+   decoded deviation in the window's unit, plus ``k(x_h)`` and an interaction of x_h with the
+   encoding.
 """
 
 from __future__ import annotations
@@ -234,7 +238,9 @@ class ForecastNetwork(nn.Module):
 
 
 class CovariateEffect(nn.Module):
-    """k(x): what known covariates add to the targets of their own step, linear plus one hidden layer."""
+    """k(x): what known covariates add to the targets of their own step, linear plus one hidden
+    layer.
+    """
 
     def __init__(self, n_known: int, n_targets: int, hidden_size: int):
         super().__init__()

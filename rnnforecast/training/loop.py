@@ -1,7 +1,7 @@
 """The training loop: a function, with a handful of callbacks.
 
-It knows neither windows nor panels: it asks a source for batches and a loss for a scalar. Engines that spread the work
-over processes can stand behind the same two interfaces.
+It knows neither windows nor panels: it asks a source for batches and a loss for a scalar. Engines
+that spread the work over processes can stand behind the same two interfaces.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rnnforecast.exceptions import DivergedError
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "BatchSource", "Callback", "History", "Settings", "train"]
 
-# name -> optimiser; weight_decay is the L2 penalty of each (decoupled for adamw: Loshchilov & Hutter 2019)
+# name -> optimiser; weight_decay is the L2 penalty (decoupled in adamw: Loshchilov & Hutter 2019)
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -171,7 +171,8 @@ def train(
             history.best_epoch = epoch + 1
             if not math.isfinite(history.train_loss[-1]):
                 raise DivergedError(
-                    f"the training loss is {history.train_loss[-1]} in epoch {epoch + 1}: use a smaller lr "
+                    f"the training loss is {history.train_loss[-1]} in epoch {epoch + 1}: use a "
+                    f"smaller lr "
                     f"(now {settings.lr:g}) or gradient_clip (now {settings.gradient_clip})"
                 )
             reasons = [reason for w in watchers if (reason := w.on_epoch(network, history))]
@@ -185,6 +186,19 @@ def train(
         for watcher in watchers:
             watcher.on_end(network, history)
     return history
+
+
+def _check_finite(history: History, settings: Settings, validated: bool) -> None:
+    """Raise if the last epoch's losses or gradients overflowed: the weights after it are of no use."""
+    watched = {"training loss": history.train_loss[-1], "gradient norm": history.grad_norm[-1]}
+    if validated:
+        watched["validation loss"] = history.val_loss[-1]
+    for name, value in watched.items():
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"the {name} is {value} in epoch {len(history)}: use a smaller lr (now {settings.lr:g}) or "
+                f"gradient_clip (now {settings.gradient_clip})"
+            )
 
 
 def _optimizer(parameters: list, settings: Settings) -> torch.optim.Optimizer:

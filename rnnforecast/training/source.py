@@ -31,7 +31,8 @@ class Units:
     Attributes
     ----------
     target_loc, target_scale : ndarray, shape (n_series, n_targets)
-    past_loc, past_scale, known_loc, known_scale, static_loc, static_scale : ndarray, shape (n_columns,)
+    past_loc, past_scale, known_loc, known_scale, static_loc, static_scale : ndarray, shape
+    (n_columns,)
     """
 
     target_loc: np.ndarray
@@ -56,7 +57,9 @@ class Units:
 
 
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation by column, NaN left out; 0 and 1 where nothing is there to measure."""
+    """Mean and standard deviation by column, NaN left out; 0 and 1 where nothing is there to
+    measure.
+    """
     seen = ~np.isnan(values)
     count = np.maximum(seen.sum(0), 1)
     mean = np.sum(values, axis=0, where=seen, dtype=np.float64) / count
@@ -81,14 +84,10 @@ def measure_units(panel: Panel, per_series: bool = True) -> Units:
     if per_series:
         for i in range(panel.n_series):
             loc[i], scale[i] = _moments(panel.targets[panel.series(i)])
-    return Units(
-        loc, scale, *_moments(panel.past), *_moments(panel.known), *_moments(panel.static)
-    )
+    return Units(loc, scale, *_moments(panel.past), *_moments(panel.known), *_moments(panel.static))
 
 
-def to_inputs(
-    batch: WindowBatch, units: Units, device: torch.device, dtype: torch.dtype
-) -> Batch:
+def to_inputs(batch: WindowBatch, units: Units, device: torch.device, dtype: torch.dtype) -> Batch:
     """Scale gathered windows and make tensors of them."""
     loc = units.target_loc[batch.series][:, None]
     scale = units.target_scale[batch.series][:, None]
@@ -164,5 +163,3 @@ class WindowSource:
         for start in range(0, len(numbers), batch_size):
             part = numbers[start : start + batch_size]
             yield part, self.take(part)
-
-

@@ -1,0 +1,55 @@
+# make demo    its own environment, then examples/demo.py
+# make test    the same environment with the test extras, then lint, types and every test
+# make lint    style, format and types only
+# make clean   removes the environment and what the tools left behind
+
+BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+PYTHON := $(VENV)/bin/python
+# Every install is held to the versions known to work together.
+INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+REQUIREMENTS := pyproject.toml constraints.txt
+# Worker processes for pytest; one thread each, so that they do not fight over the cores.
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+$(PYTHON):
+	@test -n "$(BASE_PYTHON)" || { echo "Python 3.11 or later is needed, none was found" >&2; exit 1; }
+	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed, $(BASE_PYTHON) is older" >&2; exit 1; }
+	@echo "making $(VENV) with $(BASE_PYTHON)"
+	@$(BASE_PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo: $(REQUIREMENTS) | $(PYTHON)
+	@echo "installing rnnforecast[plot] into $(VENV) (minutes on the first run)"
+	@$(INSTALL) -e '.[plot]'
+	@touch $@
+
+$(VENV)/.installed-test: $(REQUIREMENTS) | $(PYTHON)
+	@echo "installing rnnforecast[test] into $(VENV) (minutes on the first run)"
+	@$(INSTALL) -e '.[test]'
+	@touch $@ $(VENV)/.installed-demo
+
+demo: $(VENV)/.installed-demo
+	@$(PYTHON) examples/demo.py
+
+lint: $(VENV)/.installed-test
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+
+# The tests run even where lint failed, so that one run tells everything; their closing line is last.
+test: $(VENV)/.installed-test
+	@status=0; \
+	$(MAKE) --no-print-directory lint || status=1; \
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(PYTHON) -m pytest -q -n $(JOBS) || status=1; \
+	exit $$status
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis demo_forecast.png
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,322 @@
+"""Regression with seasonal ARIMA errors for one series: estimation by statsmodels, and the fitted model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.linalg import LinAlgError, qr
+
+from rnnforecast.baselines._arima_space import ArimaSpace, Filtered
+from rnnforecast.baselines._local import LocalModel, leading_missing
+
+__all__ = ["ArimaModel", "Orders", "difference", "fit_arima"]
+
+
+@dataclass(frozen=True)
+class Orders:
+    """(p, d, q)(P, D, Q)[m] and the powers of time in the mean."""
+
+    p: int
+    d: int
+    q: int
+    seasonal_p: int
+    seasonal_d: int
+    seasonal_q: int
+    m: int
+    trend: tuple[int, ...]
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        return self.p, self.d, self.q
+
+    @property
+    def seasonal(self) -> tuple[int, int, int, int]:
+        return self.seasonal_p, self.seasonal_d, self.seasonal_q, self.m
+
+    @property
+    def n_arma(self) -> int:
+        return self.p + self.q + self.seasonal_p + self.seasonal_q
+
+    @property
+    def n_lost(self) -> int:
+        """Rows lost by differencing."""
+        return self.d + self.m * self.seasonal_d
+
+    def without_season(self) -> Orders:
+        return replace(self, seasonal_p=0, seasonal_d=0, seasonal_q=0, m=0).complete()
+
+    def without_arma(self) -> Orders:
+        return replace(self, p=0, q=0, seasonal_p=0, seasonal_q=0)
+
+    def without_differences(self) -> Orders:
+        return replace(self, d=0, seasonal_d=0).complete()
+
+    def complete(self) -> Orders:
+        """A series that is not differenced needs a constant."""
+        lost = self.d + self.seasonal_d == 0 and 0 not in self.trend
+        return replace(self, trend=(0, *self.trend)) if lost else self
+
+    def __str__(self) -> str:
+        text = f"ARIMA({self.p},{self.d},{self.q})"
+        if self.m > 1 and any(self.seasonal[:3]):
+            text += f"({self.seasonal_p},{self.seasonal_d},{self.seasonal_q})[{self.m}]"
+        names = {(): "", (0,): " with mean", (1,): " with drift", (0, 1): " with linear trend"}
+        if self.d + self.seasonal_d > 0 and self.trend == (1,):
+            return text + names[(1,)]
+        return text + names.get(self.trend, " with trend")
+
+
+@dataclass(frozen=True)
+class ArimaModel(LocalModel):
+    """A fitted regression with ARIMA errors, its filter standing at the end of the history.
+
+    Attributes
+    ----------
+    orders : Orders
+    arma : tuple of ndarray
+        Coefficients of ar, ma, seasonal ar and seasonal ma.
+    trend : ndarray, shape (n_trend,)
+        Coefficients of the powers of time in ``orders.trend``; row 0 is time 0.
+    beta : ndarray, shape (n_known,)
+        Coefficients of the covariates.
+    sigma : float
+        Standard deviation of the innovations.
+    offset, unit : float
+        The filter sees ``(y - regression - offset) / unit``.
+    n_rows : int
+        Rows of the history.
+    state, cov : ndarray
+        Predicted state of the first future row; empty before ``extended``.
+    """
+
+    orders: Orders
+    arma: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+    trend: np.ndarray
+    beta: np.ndarray
+    sigma: float
+    offset: float
+    unit: float
+    n_rows: int = 0
+    state: np.ndarray | None = None
+    cov: np.ndarray | None = None
+
+    def space(self) -> ArimaSpace:
+        """State space form of the errors."""
+        ar, ma, seasonal_ar, seasonal_ma = self.arma
+        o = self.orders
+        return ArimaSpace.build(ar, ma, seasonal_ar, seasonal_ma, o.d, o.seasonal_d, max(o.m, 1))
+
+    def _mean(self, start: int, n: int) -> np.ndarray:
+        """Trend and offset of rows start..start + n - 1."""
+        return time_powers(start, n, self.orders.trend) @ self.trend + self.offset
+
+    def effect(self, x):
+        return x @ self.beta if len(self.beta) else 0.0
+
+    def _filter(self, y: np.ndarray, x: np.ndarray, start: int) -> Filtered:
+        # a covariate may be missing only where the target is, where nothing is read
+        effect = np.nan_to_num(x) @ self.beta
+        errors = (y - effect - self._mean(start, len(y))) / self.unit
+        return self.space().filter(errors, self.state, self.cov)
+
+    def extended(self, y, x):
+        if not len(y):
+            return self
+        done = self._filter(y, x, self.n_rows)
+        return replace(self, n_rows=self.n_rows + len(y), state=done.state, cov=done.cov)
+
+    def future(self, n_steps):
+        done = self.space().filter(np.full(n_steps, np.nan), self.state, self.cov)
+        mean = done.mean * self.unit + self._mean(self.n_rows, n_steps)
+        return mean, self.sigma * np.sqrt(done.variance)
+
+    def in_sample(self, y, x):
+        fresh = replace(self, state=None, cov=None)
+        done = fresh._filter(y, x, 0)
+        errors = done.mean * self.unit
+        unknown = fresh.space().diffuse(done)
+        if unknown.any():
+            # the level is not known yet: the last observation, or the mean before the first one
+            seen = y - np.nan_to_num(x) @ self.beta - self._mean(0, len(y))
+            row = np.maximum.accumulate(np.where(np.isnan(seen), -1, np.arange(len(y))))
+            row = np.concatenate([[-1], row[:-1]])
+            last = np.where(row < 0, np.nanmean(seen), seen[row])
+            errors = np.where(unknown, last, errors)
+        return errors + self._mean(0, len(y)), self.sigma * np.sqrt(done.variance)
+
+    def describe(self):
+        return str(self.orders)
+
+
+def time_powers(start: int, n: int, powers: tuple[int, ...]) -> np.ndarray:
+    """Columns t**power of rows start..start + n - 1, shape (n, n_powers)."""
+    time = np.arange(start, start + n, dtype=np.float64)
+    return np.stack([time**power for power in powers], axis=1) if powers else np.empty((n, 0))
+
+
+def difference(values: np.ndarray, orders: Orders) -> np.ndarray:
+    """Differenced rows, shape (n_rows - n_lost, ...); NaN where a row involved is missing."""
+    for lag, times in ((1, orders.d), (orders.m, orders.seasonal_d)):
+        for _ in range(times):
+            values = values[lag:] - values[:-lag]
+    return values
+
+
+def _feasible(n_observed: int, rank: int, orders: Orders) -> Orders:
+    """Orders that so few rows can bear: without season, then without ARMA terms, then differences."""
+
+    def enough(candidate: Orders) -> bool:
+        free = candidate.n_arma + rank + len(candidate.trend) + 1
+        return n_observed - candidate.n_lost > free
+
+    if enough(orders) or (orders.n_arma == 0 and n_observed - orders.n_lost >= 2):
+        return orders
+    for smaller in (
+        orders.without_season(),
+        orders.without_season().without_arma(),
+    ):
+        if enough(smaller):
+            return smaller
+    smaller = orders.without_season().without_arma()
+    return smaller if n_observed - smaller.n_lost >= 2 else smaller.without_differences()
+
+
+def _independent(columns: np.ndarray) -> np.ndarray:
+    """Positions of linearly independent columns of unit size, in their order."""
+    if not columns.size:
+        return np.empty(0, dtype=np.int64)
+    _, r, pivot = qr(columns, mode="economic", pivoting=True)
+    size = np.abs(np.diag(r))
+    rank = int((size > 1e-9 * max(size[0], 1e-300)).sum())
+    return np.sort(pivot[:rank])
+
+
+def _spread(values: np.ndarray) -> float:
+    """Standard deviation of the observed values, or 0 if there is none to speak of."""
+    values = values[~np.isnan(values)]
+    if len(values) < 2:
+        return 0.0
+    spread = float(values.std())
+    return spread if spread > 1e-12 * max(float(np.abs(values).max()), 1e-300) else 0.0
+
+
+def fit_arima(
+    y: np.ndarray, x: np.ndarray, orders: Orders, method: str, maxiter: int
+) -> ArimaModel:
+    """Maximum likelihood fit to one series.
+
+    Parameters
+    ----------
+    y : ndarray, shape (n_rows,)
+        At least two observed values.
+    x : ndarray, shape (n_rows, n_known)
+        NaN only where ``y`` is NaN.
+    orders : Orders
+    method, maxiter
+        Optimiser of statsmodels and its limit of iterations.
+    """
+    first = leading_missing(y)
+    seen = ~np.isnan(y)
+    asked = orders
+    rank = len(_independent(_standard(np.nan_to_num(x[seen] - x[seen].mean(axis=0)))[0]))
+    orders = _feasible(int(seen.sum()), rank, orders)
+    columns = np.hstack([time_powers(0, len(y), orders.trend), np.where(np.isnan(x), 0.0, x)])
+    work_y, work_x = y[first:], columns[first:]
+    complete = not np.isnan(work_y).any()
+    differenced = difference(work_y, orders)
+    unit = _spread(differenced) or _spread(y) or 1.0
+    inside = ~np.isnan(differenced)
+    design, size = _standard(difference(work_x, orders), inside)
+    keep = _independent(design[inside])
+    if complete:
+        endog, exog, integrate = differenced / unit, design[:, keep], False
+    else:
+        endog, exog, integrate = work_y / unit, (work_x / size)[:, keep], orders.n_lost > 0
+    estimate = _estimate(endog, exog, orders, integrate, method, maxiter)
+    coefficients = np.zeros(columns.shape[1])
+    if estimate is None:
+        coefficients[:] = np.linalg.lstsq(design[inside], differenced[inside], rcond=None)[0] / size
+        rest = differenced[inside] - (design[inside] * size) @ coefficients
+        arma, sigma, converged = _zeros(orders), float(np.sqrt(np.mean(rest**2))), True
+        failed = asked.n_arma > 0 and orders == asked and _spread(differenced) > 0
+    else:
+        beta, arma, sigma, converged = estimate
+        coefficients[keep] = beta * unit / size[keep]
+        sigma *= unit
+        failed = False
+    n_trend = len(orders.trend)
+    base = y[first] - columns[first] @ coefficients if orders.n_lost else 0.0
+    note = ""
+    if failed:
+        note = "the likelihood could not be maximised; fitted without ARMA terms"
+    elif orders != asked:
+        note = f"too few rows for {asked}; fitted with fewer terms (order_ shows them)"
+    model = ArimaModel(
+        converged=converged,
+        note=note,
+        orders=orders,
+        arma=arma,
+        trend=coefficients[:n_trend],
+        beta=coefficients[n_trend:],
+        sigma=sigma,
+        offset=float(base),
+        unit=max(sigma, 1e-9 * unit),
+    )
+    return model.extended(y, x)
+
+
+def _standard(
+    columns: np.ndarray, inside: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Columns over their root mean square, and that size (1 for a column of zeros)."""
+    used = columns if inside is None else columns[inside]
+    size = np.sqrt(np.mean(used**2, axis=0)) if len(used) else np.ones(columns.shape[1])
+    size = np.where(size > 0, size, 1.0)
+    return columns / size, size
+
+
+def _zeros(orders: Orders) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    return (
+        np.zeros(orders.p),
+        np.zeros(orders.q),
+        np.zeros(orders.seasonal_p),
+        np.zeros(orders.seasonal_q),
+    )
+
+
+def _estimate(
+    y: np.ndarray, x: np.ndarray, orders: Orders, integrate: bool, method: str, maxiter: int
+) -> tuple[np.ndarray, Any, float, bool] | None:
+    """Coefficients, ARMA terms, sigma and convergence; None where least squares is all there is."""
+    n_observed = int((~np.isnan(y)).sum())
+    needs_search = orders.n_arma > 0 or integrate
+    if not needs_search or n_observed <= orders.n_arma + x.shape[1] + 1 or _spread(y) == 0:
+        return None
+    from statsmodels.tsa.statespace.sarimax import SARIMAX
+
+    d, seasonal_d = (orders.d, orders.seasonal_d) if integrate else (0, 0)
+    try:
+        model = SARIMAX(
+            y,
+            exog=x if x.shape[1] else None,
+            order=(orders.p, d, orders.q),
+            seasonal_order=(orders.seasonal_p, seasonal_d, orders.seasonal_q, orders.m),
+            trend="n",
+            concentrate_scale=True,
+        )
+        if not model.start_params.size:
+            params, converged = model.start_params, True
+        else:
+            result = model.fit(method=method, maxiter=maxiter, disp=0, cov_type="none")
+            params, converged = np.asarray(result.params), bool(result.mle_retvals["converged"])
+        scale = float(model.smooth(params, cov_type="none").scale)
+    except (LinAlgError, ValueError, IndexError, ZeroDivisionError):
+        return None
+    if not np.isfinite(params).all() or not np.isfinite(scale) or scale <= 0:
+        return None
+    k = x.shape[1]
+    cuts = np.cumsum([k, orders.p, orders.q, orders.seasonal_p])
+    beta, ar, ma, seasonal_ar, seasonal_ma = np.split(params, cuts)
+    return beta, (ar, ma, seasonal_ar, seasonal_ma), float(np.sqrt(scale)), converged

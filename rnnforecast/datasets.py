@@ -1,0 +1,449 @@
+"""Real data: small files that come with the package, and benchmark sets by download.
+
+``load_sp500``, ``load_nyc_weather`` and ``load_seattle_weather`` read files of the package itself,
+``load_co2`` and ``load_sunspots`` those of statsmodels; none needs a network. ``load_ett``,
+``load_m4`` and ``load_weather_benchmark`` look on disk first, then download.
+
+Values are what the sources give. Missing values and gaps are left as they are and described below.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rnnforecast._download import RemoteFile, fetch
+from rnnforecast.exceptions import DataError, RNNForecastError
+
+__all__ = [
+    "describe",
+    "load_co2",
+    "load_ett",
+    "load_m4",
+    "load_nyc_weather",
+    "load_seattle_weather",
+    "load_sp500",
+    "load_sunspots",
+    "load_weather_benchmark",
+]
+
+PathLike = str | os.PathLike[str]
+
+_ETT = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/1d16c8f4f943005d613b5bc962e9eeb06058cf07/"
+_M4 = "https://raw.githubusercontent.com/Mcompetitions/M4-methods/6c1067e5a57161249b17289a565178dc7a3fb3ca/"
+_PILE = "https://huggingface.co/datasets/AutonLab/Timeseries-PILE/resolve/4f619d258d378af8b55e7db88550249abff26e53/"
+
+
+def _remote(base: str, path: str, sha256: str, local: str | None = None, **more: Any) -> RemoteFile:
+    return RemoteFile(path=local or path, url=base + path, sha256=sha256, **more)
+
+
+_ETT_FILES = {
+    name: _remote(_ETT, f"ETT-small/{name}.csv", sha256)
+    for name, sha256 in {
+        "ETTh1": "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
+        "ETTh2": "a3dc2c597b9218c7ce1cd55eb77b283fd459a1d09d753063f944967dd6b9218b",
+        "ETTm1": "6ce1759b1a18e3328421d5d75fadcb316c449fcd7cec32820c8dafda71986c9e",
+    }.items()
+}
+_M4_FILES = {
+    group: (
+        _remote(_M4, f"Dataset/Train/{group}-train.csv", train),
+        _remote(_M4, f"Dataset/Test/{group}-test.csv", test),
+    )
+    for group, train, test in (
+        (
+            "Hourly",
+            "ea59b7783573c49077a835ab6465c7d66f1474783360f310988a9a737fbca62f",
+            "71a57fccb15e534d973626ada4fb87febf789e9317715b7cc6dd3b5f90db6f42",
+        ),
+        (
+            "Weekly",
+            "d478d3f6ed673e6ed3c2cb0fbed5425f72eedd51318ebebeb0b5ecfcefc37714",
+            "3b2bc4be8e636e802260dcd843ca3c5da40536a1fbe1ecb3229a97dae4f44688",
+        ),
+    )
+}
+_WEATHER_FILE = _remote(
+    _PILE,
+    "forecasting/autoformer/weather.csv",
+    "9b2b19b13e342d9c9b9c51620d42b4be232df7fba30e7f5c4968b7c79ab138ad",
+    local="weather/weather.csv",
+    # the copy with DOS line ends that is also in circulation
+    also=("34ee981d07313e51da2a50bb600072c8ae4a69cb4b0651f4cb93a069d7a2ba63",),
+)
+
+
+# Files of the package itself
+
+
+def _bundled(name: str) -> Any:
+    """Locate a bundled file: inside the installed package, or at the top of a source checkout."""
+    installed = files("rnnforecast") / "_datasets" / name
+    if installed.is_file():
+        return installed
+    checkout = Path(__file__).resolve().parent.parent / "datasets" / name
+    if checkout.is_file():
+        return checkout
+    raise RNNForecastError(
+        f"the data file {name} is missing from the installation: reinstall rnnforecast"
+    )
+
+
+@cache
+def _manifest() -> dict[str, dict[str, Any]]:
+    import json
+
+    return json.loads(_bundled("manifest.json").read_text(encoding="utf-8"))
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Tell where a bundled data set comes from and what its columns mean.
+
+    Parameters
+    ----------
+    name : {"sp500", "nyc_weather", "seattle_weather"}
+        Name of the data set: that of its ``load_`` function.
+
+    Returns
+    -------
+    dict
+        ``description``, ``source``, ``licence``, ``columns`` (name to meaning and unit), ``rows``,
+        ``file`` and ``sha256``.
+
+    Raises
+    ------
+    DataError
+        If there is no such data set.
+
+    Examples
+    --------
+    >>> from rnnforecast.datasets import describe
+    >>> describe("nyc_weather")["licence"]
+    'CC0-1.0'
+    >>> describe("nyc_weather")["columns"]["temp"]
+    'temperature, degrees Fahrenheit'
+    """
+    import copy
+
+    return copy.deepcopy(_lookup(name, _manifest(), "data set"))
+
+
+def _lookup(name: str, table: dict[str, Any], what: str) -> Any:
+    try:
+        return table[name]
+    except (KeyError, TypeError):
+        known = ", ".join(repr(key) for key in table)
+        raise DataError(f"there is no {what} {name!r}: choose one of {known}") from None
+
+
+def _read_bundled(name: str, **options: Any) -> pd.DataFrame:
+    with as_file(_bundled(_manifest()[name]["file"])) as path:
+        return _read_csv(path, **options)
+
+
+def _read_csv(path: Path, **options: Any) -> pd.DataFrame:
+    # round_trip: the float nearest to what the file says, on every platform
+    return pd.read_csv(path, float_precision="round_trip", **options)
+
+
+def load_sp500() -> pd.DataFrame:
+    """Daily prices and volume of the S&P 500 index, 1999 to 2018.
+
+    The index holds the 5,031 trading days of the New York Stock Exchange, so weekends and holidays
+    are absent and it has no regular frequency.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index ``date`` (5,031 days); columns ``open``, ``high``, ``low``, ``close`` (index points)
+        and ``volume`` (shares).
+
+    Examples
+    --------
+    >>> from rnnforecast.datasets import load_sp500
+    >>> load_sp500()["close"].tail(2)
+    date
+    2018-12-28    2485.739990
+    2018-12-31    2506.850098
+    Name: close, dtype: float64
+    """
+    return _read_bundled("sp500", index_col="date", parse_dates=["date"])
+
+
+def load_nyc_weather() -> pd.DataFrame:
+    """Hourly weather at the airports of New York (EWR, JFK, LGA) in 2013: a panel with gaps.
+
+    The times are UTC and carry no time zone. The source also gives local calendar columns, in which
+    the hour 01:00 of 3 November 2013 comes twice at every station, since clocks went back that
+    night, and 02:00 of 10 March is absent; in UTC every row has its own stamp, so no row was
+    dropped or made. For local time:
+    ``df.index.get_level_values("time").tz_localize("UTC").tz_convert("America/New_York")``.
+
+    Left as they are: 27 missing hours at EWR and 24 each at JFK and LGA, the longest five hours on
+    26 October and 3 November; NaN in ``temp``, ``dewp`` and ``humid`` (1 row), ``wind_speed`` (4),
+    ``wind_dir`` (460), ``pressure`` (2,729) and ``wind_gust`` (20,778: no gust was reported); and
+    one wind speed that cannot be true, 1,048 mph at EWR on 12 February, 08:00.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index ``(station, time)`` (26,115 rows, sorted and unique); columns ``temp``, ``dewp``
+        (degrees Fahrenheit), ``humid`` (percent), ``wind_dir`` (degrees), ``wind_speed``,
+        ``wind_gust`` (miles per hour), ``precip`` (inches), ``pressure`` (millibars), ``visib``
+        (miles).
+
+    Examples
+    --------
+    >>> from rnnforecast.datasets import load_nyc_weather
+    >>> weather = load_nyc_weather()
+    >>> weather.groupby("station").size().to_dict()
+    {'EWR': 8703, 'JFK': 8706, 'LGA': 8706}
+    >>> weather.loc[("EWR", "2013-11-03 05:00") : ("EWR", "2013-11-03 07:00"), "temp"].to_list()
+    [51.98, 50.0, 51.08]
+    """
+    frame = _read_bundled("nyc_weather", parse_dates=["time"])
+    numbers = frame.columns.difference(["station", "time"])
+    return frame.astype(dict.fromkeys(numbers, float)).set_index(["station", "time"])
+
+
+def load_seattle_weather() -> pd.DataFrame:
+    """Daily weather in Seattle, 2012 to 2015, without gaps.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index ``date`` (1,461 days, frequency ``D``); columns ``precipitation`` (millimetres),
+        ``temp_max``, ``temp_min`` (degrees Celsius), ``wind`` (metres per second) and ``weather``
+        (a word: drizzle, fog, rain, snow or sun).
+
+    Examples
+    --------
+    >>> from rnnforecast.datasets import load_seattle_weather
+    >>> load_seattle_weather().iloc[0].to_dict()
+    {'precipitation': 0.0, 'temp_max': 12.8, 'temp_min': 5.0, 'wind': 4.7, 'weather': 'drizzle'}
+    """
+    frame = _read_bundled("seattle_weather", index_col="date", parse_dates=["date"])
+    return frame.asfreq("D")
+
+
+# Files of statsmodels
+
+
+def load_co2() -> pd.DataFrame:
+    """Weekly atmospheric CO2 at Mauna Loa, 1958 to 2001, as statsmodels ships it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index ``date`` (2,284 Saturdays, frequency ``W-SAT``); column ``co2`` (parts per million),
+        of which 59 values are missing.
+
+    Examples
+    --------
+    >>> from rnnforecast.datasets import load_co2
+    >>> load_co2()["co2"].head(2).to_list()
+    [316.1, 317.3]
+    """
+    from statsmodels.datasets import co2
+
+    return co2.load_pandas().data.rename_axis("date")
+
+
+def load_sunspots() -> pd.DataFrame:
+    """Yearly mean sunspot numbers, 1700 to 2008, as statsmodels ships them.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index ``date`` (309 first days of a year, frequency ``YS-JAN``); column ``sunspots``.
+
+    Examples
+    --------
+    >>> from rnnforecast.datasets import load_sunspots
+    >>> load_sunspots()["sunspots"].tail(2).to_list()
+    [7.5, 2.9]
+    """
+    from statsmodels.datasets import sunspots
+
+    data = sunspots.load_pandas().data
+    first = int(data["YEAR"].iloc[0])
+    index = pd.date_range(f"{first}-01-01", periods=len(data), freq="YS", name="date")
+    return pd.DataFrame({"sunspots": data["SUNACTIVITY"].to_numpy(float)}, index=index)
+
+
+# Files that are found on disk or downloaded
+
+
+def load_ett(
+    name: str = "ETTh1",
+    *,
+    data_home: PathLike | None = None,
+    download: bool = True,
+    verbose: bool = False,
+) -> pd.DataFrame:
+    """Electricity transformer temperature: two transformers in China, July 2016 to June 2018.
+
+    Zhou et al. 2021, Informer, AAAI. The data carry the licence CC BY-ND 4.0.
+
+    Parameters
+    ----------
+    name : {"ETTh1", "ETTh2", "ETTm1"}, default="ETTh1"
+        Transformer 1 or 2, by the hour (``h``, 17,420 rows) or the quarter hour (``m``, 69,680).
+    data_home : path-like or None, default=None
+        Folder that has the file, or is to get it. By default the folder named by the environment
+        variable ``RNNFORECAST_DATA``, else ``~/.cache/rnnforecast``.
+    download : bool, default=True
+        Whether to download a file that is not there.
+    verbose : bool, default=False
+        Whether a download shows a progress bar.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index ``date`` (frequency ``h`` or ``15min``); columns ``HUFL``, ``HULL``, ``MUFL``,
+        ``MULL``, ``LUFL``, ``LULL`` (loads) and ``OT`` (oil temperature, degrees Celsius).
+
+    Raises
+    ------
+    DataError
+        If the name is unknown or the file on disk is not the published one.
+    RNNForecastError
+        If the file is not there and cannot be downloaded.
+
+    Examples
+    --------
+    >>> from rnnforecast.datasets import load_ett
+    >>> load_ett("ETTh1").shape  # doctest: +SKIP
+    (17420, 7)
+    """
+    file = _lookup(name, _ETT_FILES, "ETT file")
+    path = fetch(file, data_home, download=download, verbose=verbose)
+    frame = _read_csv(path, index_col="date", parse_dates=["date"])
+    return frame.asfreq("15min" if name.startswith("ETTm") else "h")
+
+
+def load_m4(
+    group: str = "Hourly",
+    *,
+    data_home: PathLike | None = None,
+    download: bool = True,
+    verbose: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Series of the M4 competition, with the part that was to be forecast.
+
+    Makridakis, Spiliotis and Assimakopoulos 2020, International Journal of Forecasting 36.
+
+    Parameters
+    ----------
+    group : {"Hourly", "Weekly"}, default="Hourly"
+        Hourly: 414 series of 700 or 960 points, horizon 48. Weekly: 359 series, horizon 13.
+    data_home, download, verbose
+        As for :func:`load_ett`.
+
+    Returns
+    -------
+    train, test : pandas.DataFrame
+        Index ``(series, time)``, series in the order of the file; column ``y``. The files
+        carry no dates: time counts steps from 0 within a series, and that of ``test`` goes on where
+        ``train`` ends.
+
+    Raises
+    ------
+    DataError
+        If the group is unknown or a file on disk is not the published one.
+    RNNForecastError
+        If a file is not there and cannot be downloaded.
+
+    Examples
+    --------
+    >>> from rnnforecast.datasets import load_m4
+    >>> train, test = load_m4("Hourly")  # doctest: +SKIP
+    >>> len(test) // 48  # doctest: +SKIP
+    414
+    """
+    both = _lookup(group, _M4_FILES, "M4 group")
+    train, test = (
+        _wide_rows(fetch(file, data_home, download=download, verbose=verbose)) for file in both
+    )
+    if list(train) != list(test):
+        raise DataError(f"the M4 {group} files do not name the same series in the same order")
+    start = {name: len(values) for name, values in train.items()}
+    return _stack(train, dict.fromkeys(train, 0)), _stack(test, start)
+
+
+def _wide_rows(path: Path) -> dict[str, np.ndarray]:
+    """Read one series a row, its id first and its end padded with empty cells."""
+    frame = _read_csv(path, index_col=0)
+    rows = frame.to_numpy(float)
+    lengths = rows.shape[1] - np.argmax(~np.isnan(rows[:, ::-1]), axis=1)
+    return {
+        str(name): row[:length]
+        for name, row, length in zip(frame.index, rows, lengths, strict=True)
+    }
+
+
+def _stack(series: dict[str, np.ndarray], start: dict[str, int]) -> pd.DataFrame:
+    lengths = np.array([len(values) for values in series.values()])
+    times = np.concatenate([np.arange(len(v)) + start[name] for name, v in series.items()])
+    # Levels by hand keep the order of the file and the index sorted at once.
+    index = pd.MultiIndex(
+        levels=[pd.Index(list(series), dtype=object), pd.RangeIndex(times.max() + 1)],
+        codes=[np.repeat(np.arange(len(series)), lengths), times],
+        names=["series", "time"],
+    )
+    return pd.DataFrame({"y": np.concatenate(list(series.values()))}, index=index)
+
+
+def load_weather_benchmark(
+    *,
+    data_home: PathLike | None = None,
+    download: bool = True,
+    verbose: bool = False,
+) -> pd.DataFrame:
+    """Weather in Jena in 2020, every ten minutes: the long-term forecasting benchmark.
+
+    Measured by the Max Planck Institute for Biogeochemistry; in use since Wu et al. 2021,
+    Autoformer, NeurIPS. Values are left as they are, so that scores compare with published ones: 81
+    cells are -9999 where a sensor failed, the stamp 2020-05-12 06:00 comes twice, and one
+    step is 100 minutes long. A forecaster refuses the doubled stamp: take
+    ``df[~df.index.duplicated()].replace(-9999, np.nan)`` or number the rows.
+
+    Parameters
+    ----------
+    data_home, download, verbose
+        As for :func:`load_ett`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index ``date`` (52,696 stamps); 21 columns named with their units, the last ``OT``. The
+        units of three names, garbled in the file, are restored.
+
+    Raises
+    ------
+    DataError
+        If the file on disk is not the published one.
+    RNNForecastError
+        If the file is not there and cannot be downloaded.
+
+    Examples
+    --------
+    >>> from rnnforecast.datasets import load_weather_benchmark
+    >>> load_weather_benchmark().shape  # doctest: +SKIP
+    (52696, 21)
+    """
+    path = fetch(_WEATHER_FILE, data_home, download=download, verbose=verbose)
+    frame = _read_csv(path, index_col="date", parse_dates=["date"], encoding="utf-8")
+    bad = "\N{REPLACEMENT CHARACTER}"
+    frame.columns = [
+        name.replace(f"{bad}mol/m{bad}", "µmol/m²").replace(f"m{bad}", "m²")
+        for name in frame.columns
+    ]
+    return frame

@@ -1,0 +1,261 @@
+"""Errors of point forecasts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rnnforecast.metrics._arrays import (
+    Scores,
+    average_outputs,
+    check_pair,
+    check_weight,
+    observed_mean,
+)
+
+__all__ = ["mae", "mape", "mse", "r2", "rmse", "smape"]
+
+
+def _prepare(metric: str, y_true: Any, y_pred: Any, sample_weight: Any):
+    """Truth, forecast, mask of the observed, weights: (rows, outputs) three times, (rows,)."""
+    true, pred = check_pair(metric, y_true, y_pred)
+    weight = check_weight(metric, sample_weight, len(true))
+    return true, pred, ~np.isnan(true), weight
+
+
+def mae(
+    y_true: Any,
+    y_pred: Any,
+    *,
+    sample_weight: Any = None,
+    multioutput: str = "uniform_average",
+) -> Scores:
+    """Mean absolute error.
+
+    Parameters
+    ----------
+    y_true : array-like, shape (n,), (n, targets) or (windows, horizon, targets)
+        Truth. NaN means unobserved: the position does not count.
+    y_pred : array-like, same shape
+        Forecast, row for row.
+    sample_weight : array-like, shape (n,), default=None
+        Weights of the rows.
+    multioutput : {"uniform_average", "raw_values"}, default="uniform_average"
+        The mean over the targets that were observed at all, or one value for each target.
+
+    Returns
+    -------
+    float, or ndarray of shape (targets,)
+        In the unit of the data, 0 at best; NaN where nothing was observed.
+
+    Raises
+    ------
+    DataError
+        If shapes or pandas labels differ, values are infinite, or a forecast is NaN where the truth
+        was observed.
+
+    Examples
+    --------
+    >>> mae([1.0, 2.0, float("nan")], [1.5, 2.0, 9.0])
+    0.25
+    """
+    true, pred, observed, weight = _prepare("mae", y_true, y_pred, sample_weight)
+    return average_outputs("mae", observed_mean(np.abs(true - pred), observed, weight), multioutput)
+
+
+def mse(
+    y_true: Any,
+    y_pred: Any,
+    *,
+    sample_weight: Any = None,
+    multioutput: str = "uniform_average",
+) -> Scores:
+    """Mean squared error.
+
+    Parameters
+    ----------
+    y_true, y_pred, sample_weight, multioutput
+        As in `mae`.
+
+    Returns
+    -------
+    float, or ndarray of shape (targets,)
+        In the squared unit of the data, 0 at best; NaN where nothing was observed.
+
+    Raises
+    ------
+    DataError
+        As in `mae`.
+
+    Examples
+    --------
+    >>> mse([1.0, 2.0], [1.5, 2.0])
+    0.125
+    """
+    true, pred, observed, weight = _prepare("mse", y_true, y_pred, sample_weight)
+    return average_outputs("mse", observed_mean((true - pred) ** 2, observed, weight), multioutput)
+
+
+def rmse(
+    y_true: Any,
+    y_pred: Any,
+    *,
+    sample_weight: Any = None,
+    multioutput: str = "uniform_average",
+) -> Scores:
+    """Root mean squared error, of each target by itself and then averaged.
+
+    Parameters
+    ----------
+    y_true, y_pred, sample_weight, multioutput
+        As in `mae`.
+
+    Returns
+    -------
+    float, or ndarray of shape (targets,)
+        In the unit of the data, 0 at best; NaN where nothing was observed.
+
+    Raises
+    ------
+    DataError
+        As in `mae`.
+
+    Examples
+    --------
+    >>> rmse([1.0, 2.0], [4.0, 6.0])
+    3.5355339059327378
+    """
+    true, pred, observed, weight = _prepare("rmse", y_true, y_pred, sample_weight)
+    scores = np.sqrt(observed_mean((true - pred) ** 2, observed, weight))
+    return average_outputs("rmse", scores, multioutput)
+
+
+def mape(
+    y_true: Any,
+    y_pred: Any,
+    *,
+    sample_weight: Any = None,
+    multioutput: str = "uniform_average",
+) -> Scores:
+    """Mean absolute percentage error, in percent.
+
+    Parameters
+    ----------
+    y_true, y_pred, sample_weight, multioutput
+        As in `mae`.
+
+    Returns
+    -------
+    float, or ndarray of shape (targets,)
+        Percent, 0 at best; NaN where nothing was observed. A truth of zero counts as the smallest
+        positive step of float64 (as in scikit-learn), which makes the result huge: use `smape` or
+        `mase` for data that touch zero.
+
+    Raises
+    ------
+    DataError
+        As in `mae`.
+
+    Notes
+    -----
+    Hyndman & Koehler (2006), "Another look at measures of forecast accuracy", section 2.2; 100
+    times `sklearn.metrics.mean_absolute_percentage_error`.
+
+    Examples
+    --------
+    >>> mape([10.0, 20.0], [11.0, 18.0])
+    10.0
+    """
+    true, pred, observed, weight = _prepare("mape", y_true, y_pred, sample_weight)
+    size = np.maximum(np.abs(np.where(observed, true, 1.0)), np.finfo(np.float64).eps)
+    scores = 100.0 * observed_mean(np.abs(true - pred) / size, observed, weight)
+    return average_outputs("mape", scores, multioutput)
+
+
+def smape(
+    y_true: Any,
+    y_pred: Any,
+    *,
+    sample_weight: Any = None,
+    multioutput: str = "uniform_average",
+) -> Scores:
+    """Symmetric mean absolute percentage error of the M4 competition, from 0 to 200 percent.
+
+    The mean of ``200 |y - f| / (|y| + |f|)``; a position where truth and forecast are both zero
+    counts 0.
+
+    Parameters
+    ----------
+    y_true, y_pred, sample_weight, multioutput
+        As in `mae`.
+
+    Returns
+    -------
+    float, or ndarray of shape (targets,)
+        Percent between 0 and 200, 0 at best; NaN where nothing was observed.
+
+    Raises
+    ------
+    DataError
+        As in `mae`.
+
+    Notes
+    -----
+    Makridakis, Spiliotis & Assimakopoulos (2020), "The M4 Competition: 100,000 time series and 61
+    forecasting methods".
+
+    Examples
+    --------
+    >>> smape([10.0, 0.0, 1.0], [30.0, 0.0, -1.0])
+    100.0
+    """
+    true, pred, observed, weight = _prepare("smape", y_true, y_pred, sample_weight)
+    size = np.abs(true) + np.abs(pred)
+    ratio = np.divide(np.abs(true - pred), size, out=np.zeros_like(size), where=size > 0)
+    return average_outputs("smape", 200.0 * observed_mean(ratio, observed, weight), multioutput)
+
+
+def r2(
+    y_true: Any,
+    y_pred: Any,
+    *,
+    sample_weight: Any = None,
+    multioutput: str = "uniform_average",
+) -> Scores:
+    """Coefficient of determination over what was observed.
+
+    Equals `sklearn.metrics.r2_score` where nothing is NaN: 1 for a perfect forecast, 0 for the mean
+    of the truth, negative below. For a constant truth it is 1 if the forecast is exact, else 0.
+
+    Parameters
+    ----------
+    y_true, y_pred, sample_weight, multioutput
+        As in `mae`.
+
+    Returns
+    -------
+    float, or ndarray of shape (targets,)
+        At most 1, the greater the better; NaN where fewer than two values were observed.
+
+    Raises
+    ------
+    DataError
+        As in `mae`.
+
+    Examples
+    --------
+    >>> r2([1.0, 2.0, float("nan"), 3.0], [1.0, 2.0, 7.0, 2.0])
+    0.5
+    """
+    true, pred, observed, weight = _prepare("r2", y_true, y_pred, sample_weight)
+    centre = observed_mean(true, observed, weight)
+    residual = observed_mean((true - pred) ** 2, observed, weight)
+    spread = observed_mean((true - centre) ** 2, observed, weight)
+    # a constant truth is seen by its range: its centred sum may be rounding noise above zero
+    top = np.where(observed, true, -np.inf).max(axis=0)
+    varies = (np.where(observed, true, np.inf).min(axis=0) < top) & (spread > 0)
+    ratio = np.divide(residual, spread, out=np.ones_like(spread), where=varies)
+    scores = np.where(varies, 1.0 - ratio, np.where(residual == 0, 1.0, 0.0))
+    scores[observed.sum(axis=0) < 2] = np.nan
+    return average_outputs("r2", scores, multioutput)

@@ -1,0 +1,362 @@
+"""Scores of quantile and interval forecasts."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rnnforecast._validation import check_real
+from rnnforecast.exceptions import DataError
+from rnnforecast.metrics._arrays import (
+    Scores,
+    average_outputs,
+    check_pair,
+    check_weight,
+    observed_mean,
+    to_rows,
+)
+from rnnforecast.metrics._scaled import by_series, naive_scale
+
+__all__ = [
+    "coverage",
+    "coverage_error",
+    "interval_score",
+    "interval_width",
+    "pinball_loss",
+    "scaled_pinball_loss",
+]
+
+
+def _levels(metric: str, quantile: Any) -> np.ndarray:
+    levels = np.atleast_1d(np.asarray(quantile, dtype=np.float64))
+    if levels.ndim != 1 or not ((levels > 0) & (levels < 1)).all():
+        raise DataError(
+            f"{metric}: quantile must be one number or a list of numbers strictly between 0 and 1. "
+            f"Got {quantile!r}"
+        )
+    return levels
+
+
+def _from_columns(metric: str, y_true: Any, y_pred: pd.DataFrame) -> tuple[np.ndarray, list]:
+    """Values (n, targets, quantiles) and levels of a frame with columns (target, quantile)."""
+    levels = list(dict.fromkeys(y_pred.columns.get_level_values(-1)))
+    targets = list(dict.fromkeys(y_pred.columns.droplevel(-1)))
+    if isinstance(y_true, pd.DataFrame) and set(y_true.columns) == set(targets):
+        targets = list(y_true.columns)
+    wanted = [(target, level) for target in targets for level in levels]
+    if len(wanted) != y_pred.shape[1]:
+        raise DataError(f"{metric}: every target of y_pred must have the same quantiles")
+    return y_pred[wanted].to_numpy().reshape(len(y_pred), len(targets), len(levels)), levels
+
+
+def _pinball_by_output(
+    metric: str, y_true: Any, y_pred: Any, quantile: Any, sample_weight: Any
+) -> np.ndarray:
+    """Pinball loss averaged over rows and quantiles, (targets,)."""
+    true = to_rows(metric, "y_true", y_true)
+    values = y_pred
+    if isinstance(y_pred, pd.DataFrame) and y_pred.columns.nlevels == 2 and quantile is None:
+        values, quantile = _from_columns(metric, y_true, y_pred)
+    if quantile is None:
+        raise DataError(f"{metric}: name the quantile(s) that y_pred holds with quantile=")
+    levels = _levels(metric, quantile)
+    values = np.asarray(values, dtype=np.float64)
+    if values.size != true.size * len(levels) or values.shape[0] != np.shape(y_true)[0]:
+        raise DataError(
+            f"{metric}: y_true of shape {np.shape(y_true)} and {len(levels)} quantiles need y_pred "
+            f"with a last axis of {len(levels)}. Got shape {values.shape}"
+        )
+    values = values.reshape(*true.shape, len(levels))
+    weight = check_weight(metric, sample_weight, len(true))
+    loss = np.zeros(true.shape[1])
+    for position, level in enumerate(levels):
+        _, pred = check_pair(metric, true, values[..., position])
+        error = true - pred
+        # Koenker & Bassett 1978: the check function
+        loss += observed_mean(
+            np.maximum(level * error, (level - 1) * error), ~np.isnan(true), weight
+        )
+    return loss / len(levels)
+
+
+def pinball_loss(
+    y_true: Any,
+    y_pred: Any,
+    quantile: Any = None,
+    *,
+    sample_weight: Any = None,
+    multioutput: str = "uniform_average",
+) -> Scores:
+    """Pinball (quantile) loss, the mean over rows and quantiles.
+
+    Parameters
+    ----------
+    y_true : array-like, shape (n,) or (n, targets)
+        Truth; NaN does not count.
+    y_pred : array-like, shape of y_true, or with a last axis of quantiles
+        Forecast of one quantile, or of several. A DataFrame with columns (target, quantile), which
+        is what ``forecast(quantiles=...)`` returns, names its own quantiles.
+    quantile : float or sequence of float, default=None
+        Levels between 0 and 1; needed unless the columns of ``y_pred`` say them.
+    sample_weight : array-like, shape (n,), default=None
+        Weights of the rows.
+    multioutput : {"uniform_average", "raw_values"}, default="uniform_average"
+        The mean over the targets, or one value for each.
+
+    Returns
+    -------
+    float, or ndarray of shape (targets,)
+        In the unit of the data, 0 at best; half the mean absolute error for the median.
+
+    Raises
+    ------
+    DataError
+        If shapes do not agree or a level is not between 0 and 1.
+
+    Notes
+    -----
+    Koenker & Bassett (1978), "Regression quantiles"; equals `sklearn.metrics.mean_pinball_loss`.
+
+    Examples
+    --------
+    >>> pinball_loss([1.0, 2.0], [2.0, 2.0], 0.75)
+    0.125
+    >>> pinball_loss([1.0, 2.0], [[0.0, 2.0], [2.0, 2.0]], [0.25, 0.75])
+    0.125
+    """
+    scores = _pinball_by_output("pinball_loss", y_true, y_pred, quantile, sample_weight)
+    return average_outputs("pinball_loss", scores, multioutput)
+
+
+def scaled_pinball_loss(
+    y_true: Any,
+    y_pred: Any,
+    y_train: Any,
+    quantile: Any = None,
+    *,
+    seasonality: int = 1,
+    multioutput: str = "uniform_average",
+) -> Scores:
+    """Pinball loss over the naive error in training: the mean scaled quantile loss of M5.
+
+    Parameters
+    ----------
+    y_true, y_pred, quantile, multioutput
+        As in `pinball_loss`. With a MultiIndex (series, time) every series is scored on its own
+        scale and the mean over series is taken.
+    y_train, seasonality
+        As in `mase`.
+
+    Returns
+    -------
+    float, or ndarray of shape (targets,)
+        0 at best; NaN where nothing was observed or the training data are constant.
+
+    Raises
+    ------
+    DataError
+        As in `pinball_loss` and `mase`.
+
+    Notes
+    -----
+    Makridakis et al. (2022), "The M5 uncertainty competition: Results, findings and conclusions"
+    (there with a seasonality of 1).
+
+    Examples
+    --------
+    >>> scaled_pinball_loss([1.0, 2.0], [2.0, 2.0], [0.0, 2.0, 4.0], 0.75)
+    0.0625
+    """
+    if isinstance(y_train, (pd.Series, pd.DataFrame)) and isinstance(y_train.index, pd.MultiIndex):
+        values: Any = y_pred
+        if isinstance(y_pred, pd.DataFrame) and y_pred.columns.nlevels == 2 and quantile is None:
+            if isinstance(y_pred.index, pd.MultiIndex):
+                y_pred = y_pred.reindex(y_true.index)
+            values, quantile = _from_columns("scaled_pinball_loss", y_true, y_pred)
+        metric = partial(
+            scaled_pinball_loss,
+            quantile=quantile,
+            seasonality=seasonality,
+            multioutput=multioutput,
+        )
+        return by_series(metric, y_true, values, y_train)
+    scores = _pinball_by_output("scaled_pinball_loss", y_true, y_pred, quantile, None)
+    scale = naive_scale(y_train, seasonality=seasonality, metric="scaled_pinball_loss")
+    if len(scale) != len(scores):
+        raise DataError(
+            f"scaled_pinball_loss: y_true has {len(scores)} targets and y_train {len(scale)}: they "
+            f"must agree"
+        )
+    return average_outputs("scaled_pinball_loss", scores / scale, multioutput)
+
+
+def _bounds(metric: str, y_true: Any, lower: Any, upper: Any):
+    true, low = check_pair(metric, y_true, lower, "lower")
+    _, high = check_pair(metric, y_true, upper, "upper")
+    crossed = (low > high) & ~np.isnan(true)
+    if crossed.any():
+        row = int(np.flatnonzero(crossed.any(axis=1))[0])
+        raise DataError(
+            f"{metric}: lower is above upper at {int(crossed.sum())} positions, the first in row "
+            f"{row}: are the two swapped?"
+        )
+    return true, low, high
+
+
+def coverage(
+    y_true: Any, lower: Any, upper: Any, *, multioutput: str = "uniform_average"
+) -> Scores:
+    """Share of the truth that lies in its interval, the ends included.
+
+    Parameters
+    ----------
+    y_true : array-like, shape (n,) or (n, targets)
+        Truth; NaN does not count.
+    lower, upper : array-like, same shape
+        Ends of the intervals.
+    multioutput : {"uniform_average", "raw_values"}, default="uniform_average"
+        The mean over the targets, or one value for each.
+
+    Returns
+    -------
+    float, or ndarray of shape (targets,)
+        Between 0 and 1; NaN where nothing was observed.
+
+    Raises
+    ------
+    DataError
+        If shapes differ or a lower end is above its upper end.
+
+    Examples
+    --------
+    >>> coverage([1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0], [3.0, 3.0, 3.0, 3.0])
+    0.75
+    """
+    true, low, high = _bounds("coverage", y_true, lower, upper)
+    inside = (true >= low) & (true <= high)
+    scores = observed_mean(inside.astype(np.float64), ~np.isnan(true))
+    return average_outputs("coverage", scores, multioutput)
+
+
+def coverage_error(
+    y_true: Any,
+    lower: Any,
+    upper: Any,
+    nominal: float = 0.9,
+    *,
+    multioutput: str = "uniform_average",
+) -> Scores:
+    """Distance of the empirical coverage from the nominal one.
+
+    Parameters
+    ----------
+    y_true, lower, upper, multioutput
+        As in `coverage`.
+    nominal : float, default=0.9
+        Coverage that the intervals were made for, between 0 and 1.
+
+    Returns
+    -------
+    float, or ndarray of shape (targets,)
+        ``|coverage - nominal|``, 0 at best.
+
+    Raises
+    ------
+    DataError
+        As in `coverage`, or if ``nominal`` is not between 0 and 1.
+
+    Examples
+    --------
+    >>> coverage_error([1.0, 2.0], [0.0, 0.0], [3.0, 3.0], nominal=0.75)
+    0.25
+    """
+    check_real("coverage_error", "nominal", nominal, 0.0, 1.0, closed="neither")
+    share = np.asarray(coverage(y_true, lower, upper, multioutput="raw_values"))
+    return average_outputs("coverage_error", np.abs(share - nominal), multioutput)
+
+
+def interval_width(lower: Any, upper: Any, *, multioutput: str = "uniform_average") -> Scores:
+    """Mean width of intervals: of two forecasts with the right coverage, the narrower is better.
+
+    Parameters
+    ----------
+    lower, upper : array-like, shape (n,) or (n, targets)
+        Ends of the intervals; pairs with a NaN do not count.
+    multioutput : {"uniform_average", "raw_values"}, default="uniform_average"
+        The mean over the targets, or one value for each.
+
+    Returns
+    -------
+    float, or ndarray of shape (targets,)
+        In the unit of the data.
+
+    Raises
+    ------
+    DataError
+        If shapes differ or a lower end is above its upper end.
+
+    Examples
+    --------
+    >>> interval_width([0.0, 1.0], [2.0, 2.0])
+    1.5
+    """
+    low = to_rows("interval_width", "lower", lower)
+    high = to_rows("interval_width", "upper", upper)
+    if low.shape != high.shape:
+        raise DataError(
+            f"interval_width: lower and upper must have the same shape: got {np.shape(lower)} and "
+            f"{np.shape(upper)}"
+        )
+    width = high - low
+    if (width < 0).any():
+        raise DataError("interval_width: lower is above upper: are the two swapped?")
+    return average_outputs("interval_width", observed_mean(width, ~np.isnan(width)), multioutput)
+
+
+def interval_score(
+    y_true: Any,
+    lower: Any,
+    upper: Any,
+    nominal: float = 0.9,
+    *,
+    multioutput: str = "uniform_average",
+) -> Scores:
+    """Winkler's interval score: the width, and a penalty for every truth outside.
+
+    Parameters
+    ----------
+    y_true, lower, upper, multioutput
+        As in `coverage`.
+    nominal : float, default=0.9
+        Coverage that the intervals were made for, between 0 and 1.
+
+    Returns
+    -------
+    float, or ndarray of shape (targets,)
+        In the unit of the data, lower is better. A proper score: it is least for the true
+        quantiles.
+
+    Raises
+    ------
+    DataError
+        As in `coverage`, or if ``nominal`` is not between 0 and 1.
+
+    Notes
+    -----
+    Winkler (1972); Gneiting & Raftery (2007), "Strictly proper scoring rules, prediction, and
+    estimation", equation 43.
+
+    Examples
+    --------
+    >>> interval_score([1.0, 5.0], [0.0, 0.0], [2.0, 4.0], nominal=0.5)
+    5.0
+    """
+    check_real("interval_score", "nominal", nominal, 0.0, 1.0, closed="neither")
+    true, low, high = _bounds("interval_score", y_true, lower, upper)
+    outside = np.maximum(low - true, 0.0) + np.maximum(true - high, 0.0)
+    # Gneiting & Raftery 2007, eq. 43 with alpha = 1 - nominal
+    score = (high - low) + 2.0 / (1.0 - nominal) * outside
+    return average_outputs("interval_score", observed_mean(score, ~np.isnan(true)), multioutput)

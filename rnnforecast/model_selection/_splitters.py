@@ -1,0 +1,167 @@
+"""Cross-validation over time for panels of series."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import BaseCrossValidator
+
+from rnnforecast._validation import check_int
+from rnnforecast.exceptions import DataError
+from rnnforecast.model_selection._rows import Rows, read_rows
+
+__all__ = ["PanelTimeSeriesSplit"]
+
+_OWNER = "PanelTimeSeriesSplit"
+
+
+class PanelTimeSeriesSplit(BaseCrossValidator):
+    """Time series cross-validation that splits a panel on its unique time stamps.
+
+    In every fold all training rows, of whatever series, come before all test rows. scikit-learn's
+    `TimeSeriesSplit` splits on row numbers: on the stacked rows of a panel it trains on one series
+    and tests on another over the same dates, which is leakage. For a single series both give the
+    same folds.
+
+    Parameters
+    ----------
+    n_splits : int, default=5
+        Number of folds.
+    max_train_size : int, default=None
+        Most time stamps in a training set; None keeps all the past.
+    test_size : int, default=None
+        Time stamps in a test set; None takes ``n_stamps // (n_splits + 1)``.
+    gap : int, default=0
+        Time stamps left out between training and test.
+    series_id : str, default=None
+        Column with the name of the series.
+    time : str, default=None
+        Column with the time stamps.
+
+    Notes
+    -----
+    The series and the time of a row come from the columns named here, else from a MultiIndex
+    (series, time), else from the index: dates, periods or integers. Rows need no order. Arrays, and
+    frames with another kind of index, are taken row by row, as in `TimeSeriesSplit`.
+
+    A series without a single training row in a fold has no past to be forecast from: its rows are
+    left out of that fold's test set.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> index = pd.MultiIndex.from_product([["a", "b"], range(4)], names=["series", "time"])
+    >>> panel = pd.DataFrame({"y": range(8)}, index=index)
+    >>> for train, test in PanelTimeSeriesSplit(n_splits=2, test_size=1).split(panel):
+    ...     print(train, test)
+    [0 1 4 5] [2 6]
+    [0 1 2 4 5 6] [3 7]
+    """
+
+    def __init__(
+        self,
+        n_splits: int = 5,
+        *,
+        max_train_size: int | None = None,
+        test_size: int | None = None,
+        gap: int = 0,
+        series_id: Any = None,
+        time: Any = None,
+    ):
+        self.n_splits = n_splits
+        self.max_train_size = max_train_size
+        self.test_size = test_size
+        self.gap = gap
+        self.series_id = series_id
+        self.time = time
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """Number of folds.
+
+        Parameters
+        ----------
+        X, y, groups : object
+            Ignored, there for scikit-learn's sake.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        DataError
+            If ``n_splits`` is not a positive integer.
+        """
+        check_int(_OWNER, "n_splits", self.n_splits)
+        return int(self.n_splits)
+
+    def split(
+        self, X: Any, y: Any = None, groups: Any = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Row numbers of the training and test sets.
+
+        Parameters
+        ----------
+        X : DataFrame, Series or array-like, n rows
+            Rows to split.
+        y : object
+            Ignored.
+        groups : object
+            Ignored, with a warning: the series of a row comes from the data.
+
+        Yields
+        ------
+        train, test : ndarray of int
+            Row numbers, ascending.
+
+        Raises
+        ------
+        DataError
+            If there are too few time stamps, or a parameter is out of its range.
+        """
+        if groups is not None:
+            warnings.warn(f"the groups parameter is ignored by {_OWNER}", UserWarning, stacklevel=2)
+        rows = read_rows(_OWNER, X, self.series_id, self.time)
+        return self._folds(rows, *self._sizes(len(rows.stamps)))
+
+    def _sizes(self, n_stamps: int) -> tuple[int, int]:
+        """The number of folds and the stamps in a test set, checked."""
+        n_splits = self.get_n_splits()
+        check_int(_OWNER, "max_train_size", self.max_train_size, none=True)
+        check_int(_OWNER, "test_size", self.test_size, none=True)
+        check_int(_OWNER, "gap", self.gap, minimum=0)
+        test_size = self.test_size or n_stamps // (n_splits + 1)
+        if n_splits + 1 > n_stamps:
+            raise DataError(
+                f"{_OWNER}: n_splits={n_splits} needs at least {n_splits + 1} time stamps, got "
+                f"{n_stamps}: use fewer splits"
+            )
+        if n_stamps - self.gap - test_size * n_splits <= 0:
+            raise DataError(
+                f"{_OWNER}: n_splits={n_splits} test sets of {test_size} and gap={self.gap} leave "
+                f"no training data in {n_stamps} time stamps: use fewer splits, a smaller "
+                f"test_size or a smaller gap"
+            )
+        return n_splits, test_size
+
+    def _folds(
+        self, rows: Rows, n_splits: int, test_size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        n_stamps = len(rows.stamps)
+        for start in range(n_stamps - n_splits * test_size, n_stamps, test_size):
+            end = start - self.gap
+            first = 0 if self.max_train_size is None else max(0, end - self.max_train_size)
+            in_train = (rows.time >= first) & (rows.time < end)
+            in_test = (rows.time >= start) & (rows.time < start + test_size)
+            if rows.series is not None:
+                known = np.bincount(rows.series[in_train], minlength=len(rows.ids)) > 0
+                in_test &= known[rows.series]
+            if not in_train.any() or not in_test.any():
+                raise DataError(
+                    f"{_OWNER}: the fold that tests from {rows.stamps[start]} on has no series "
+                    f"with both training and test rows: use fewer splits or a larger test_size"
+                )
+            yield np.flatnonzero(in_train), np.flatnonzero(in_test)
