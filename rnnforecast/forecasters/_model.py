@@ -19,7 +19,7 @@ from rnnforecast.training.source import Units, to_inputs
 
 __all__ = ["NetworkModel"]
 
-_CHUNK = 512  # windows in one pass
+_CHUNK_NUMBERS = 1 << 22  # hidden states in one pass: bounds the memory of a forecast
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,12 @@ class NetworkModel:
     def horizon(self) -> int:
         return self.network.spec.horizon
 
+    @property
+    def _chunk(self) -> int:
+        """Windows in one pass."""
+        each = self.lookback * self.network.spec.hidden_size
+        return min(max(_CHUNK_NUMBERS // each, 16), 512)
+
     def future(
         self, panel: Panel, series: np.ndarray, n_steps: int, known: np.ndarray
     ) -> np.ndarray:
@@ -52,10 +58,10 @@ class NetworkModel:
         ndarray, shape (n_series, n_steps, n_targets, n_params)
         """
         parts = []
-        for start in range(0, len(series), _CHUNK):
-            chunk = series[start : start + _CHUNK]
+        for start in range(0, len(series), self._chunk):
+            chunk = series[start : start + self._chunk]
             inputs = self._inputs(panel, chunk, panel.lengths[chunk])
-            future = self._tensor(self.units.known(known[start : start + _CHUNK]))
+            future = self._tensor(self.units.known(known[start : start + self._chunk]))
             values = self._roll(inputs, n_steps, future)
             parts.append(self.units.restore(values.cpu().numpy().astype(np.float64), chunk))
         return np.concatenate(parts)
@@ -65,8 +71,8 @@ class NetworkModel:
     ) -> np.ndarray:
         """One-step forecasts of rows of the history: (n, n_targets, n_params)."""
         parts = []
-        for start in range(0, len(series), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for start in range(0, len(series), self._chunk):
+            part = slice(start, start + self._chunk)
             inputs = self._inputs(panel, series[part], positions[part])
             future = self._tensor(self.units.known(known[part]))[:, None]
             values = self._roll(inputs, 1, future).cpu().numpy().astype(np.float64)

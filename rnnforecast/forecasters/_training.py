@@ -83,7 +83,7 @@ class Run:
         validate = None
         callbacks: list[Callback] = []
         if len(self.validation.windows):
-            held = [b for _, b in self.validation.evenly(_VALIDATION_WINDOWS, 256)]
+            held = [b for _, b in self.validation.evenly(_VALIDATION_WINDOWS, self.source.batch_size)]
 
             def validate(network):
                 losses = [self.loss(network, b).item() * len(b.truth) for b in held]
@@ -114,7 +114,7 @@ class Run:
         """
         source = self.validation if len(self.validation.windows) else self.source
         errors = []
-        for _, batch in source.evenly(_CALIBRATION_WINDOWS, 512):
+        for _, batch in source.evenly(_CALIBRATION_WINDOWS, self.source.batch_size):
             point = self.output.point(self._forecast(self.network, batch))
             errors.append((batch.truth - point).cpu().numpy().astype(np.float64))
         return np.concatenate(errors)
@@ -235,7 +235,7 @@ def _spec(forecaster: Any, panel: Panel, plan: Plan, output: Output) -> NetworkS
 def _start_at_best_anchor(network: ForecastNetwork, source: WindowSource) -> None:
     """Begin with the anchor that errs least at each step over training windows."""
     total = torch.zeros_like(network.anchor_logits)
-    for _, batch in source.evenly(512, 512):
+    for _, batch in source.evenly(512, source.batch_size):
         batch = Batch(*_to_cpu(batch))
         anchors = network.normalise(batch.inputs.targets).anchors
         error = (anchors - batch.truth[..., None]).abs()
