@@ -61,6 +61,6 @@ def check_quantiles(owner: str, quantiles: Any) -> tuple[float, ...]:
         raise DataError(
             f"{owner}: quantiles must be a list of numbers between 0 and 1. Got {quantiles!r}"
         ) from None
-    if not levels or not (levels[0] > 0 and levels[-1] < 1):
+    if not levels or not all(0 < level < 1 for level in levels):  # NaN too
         raise DataError(f"{owner}: quantiles must be strictly between 0 and 1. Got {quantiles!r}")
     return levels

@@ -112,9 +112,9 @@ class EtsModel(LocalModel):
                 continue
             # with e = y - mean the updates are the same for additive and multiplicative errors
             by_season = _ratio(error, s) if seasonal == "mul" else error
-            by_base = _ratio(error, base) if seasonal == "mul" else error
             level, slope = base + alpha * by_season, phi * slope + beta * by_season
-            season[phase] = s + gamma * by_base
+            # over the new level, as the parameters were estimated by statsmodels (the table has the old base)
+            season[phase] = s + gamma * (_ratio(error, level) if seasonal == "mul" else error)
         end = replace(
             self,
             level=level,
@@ -219,9 +219,9 @@ class EtsModel(LocalModel):
             out[t] = mean + error
             with np.errstate(all="ignore"):
                 by_season = np.where(s != 0, error / s, 0.0) if mul else error
-                by_base = np.where(base != 0, error / base, 0.0) if mul else error
-            level, slope = base + self.alpha * by_season, self.phi * slope + self.beta * by_season
-            season[phase] = s + self.gamma * by_base
+                level, slope = base + self.alpha * by_season, self.phi * slope + self.beta * by_season
+                by_level = np.where(level != 0, error / level, 0.0) if mul else error
+            season[phase] = s + self.gamma * by_level
         return out
 
     def describe(self):

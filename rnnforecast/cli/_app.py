@@ -268,7 +268,7 @@ def main(args: Sequence[str] | None = None) -> None:
             _forget_stdout()
             status = 1
         except click.ClickException as error:
-            if not arguments or type(error).__name__ == "NoArgsIsHelpError":
+            if isinstance(error, click.exceptions.NoArgsIsHelpError):
                 click.echo(error.format_message(), err=True)
                 raise SystemExit(2) from None
             message, status = error.format_message(), 2

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import validate_data
 
 from rnnforecast.data.building import build_panel
-from rnnforecast.data.frames import Keys, Table, _to_pandas, numeric, read_table
+from rnnforecast.data.frames import Keys, Table, to_pandas, numeric, read_table
 from rnnforecast.data.panel import Panel, group_rows
 from rnnforecast.exceptions import DataError, NotFittedError
 
@@ -51,7 +51,7 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if fitted:
             self._check_fitted()
         if not isinstance(X, (pd.DataFrame, pd.Series)):
-            frame, is_array = _to_pandas(self._owner, X)
+            frame, is_array = to_pandas(self._owner, X)
             X = frame.to_numpy() if is_array else frame
         keys = (getattr(self, "series_id", None), getattr(self, "time", None))
         table = read_table(self._owner, X, *keys)
@@ -76,7 +76,7 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         self._check_fitted()
         if not isinstance(X, (pd.DataFrame, pd.Series)):
-            frame, is_array = _to_pandas(self._owner, X)
+            frame, is_array = to_pandas(self._owner, X)
             X = frame.to_numpy() if is_array else frame
         keys = (getattr(self, "series_id", None), getattr(self, "time", None))
         if isinstance(X, pd.DataFrame) and isinstance(X.index, pd.MultiIndex):

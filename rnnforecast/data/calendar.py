@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rnnforecast.data._season import DAY, season_of_interval, season_of_offset
 from rnnforecast.exceptions import DataError
 
 __all__ = ["Calendar", "default_seasonality", "infer_calendar"]
 
-_DAY = 86_400_000_000_000  # nanoseconds
-_WEEK = 7 * _DAY
+_WEEK = 7 * DAY  # nanoseconds
 
 
 def _nanoseconds(stamps: pd.DatetimeIndex) -> np.ndarray:
@@ -97,7 +97,7 @@ class PeriodCalendar(Calendar):
 
     @property
     def season(self):
-        return _season_of_offset(self.freq)
+        return season_of_offset(self.freq)
 
     def __repr__(self):
         return f"period {self.freq.freqstr}"
@@ -135,10 +135,10 @@ class FixedCalendar(Calendar):
 
     @property
     def season(self):
-        return _season_of_interval(self.interval)
+        return season_of_interval(self.interval)
 
     def __repr__(self):
-        return f"every {pd.Timedelta(self.interval)}"
+        return f"every {_short(self.interval)}"
 
 
 class OffsetCalendar(Calendar):
@@ -175,7 +175,7 @@ class OffsetCalendar(Calendar):
 
     @property
     def season(self):
-        return _season_of_offset(self.offset)
+        return season_of_offset(self.offset)
 
     def __repr__(self):
         return f"pandas offset {self.offset.freqstr!r}"
@@ -193,7 +193,7 @@ class WeeklyCalendar(Calendar):
     """
 
     own_grid = True
-    _MONDAY = 4 * _DAY  # 1970-01-05
+    _MONDAY = 4 * DAY  # 1970-01-05
 
     def __init__(self, slots: np.ndarray, tz: Any = None):
         self.slots = np.asarray(slots, dtype=np.int64)
@@ -229,7 +229,7 @@ class WeeklyCalendar(Calendar):
 
     @property
     def season(self):
-        days = len(np.unique(self.slots // _DAY))
+        days = len(np.unique(self.slots // DAY))
         per_day = len(self.slots) / days
         return days if per_day == 1 else round(per_day)
 
@@ -251,7 +251,7 @@ class IrregularCalendar(FixedCalendar):
         return 1
 
     def __repr__(self):
-        return f"irregular stamps, {pd.Timedelta(self.interval)} apart in the median"
+        return f"irregular stamps, {_short(self.interval)} apart in the median"
 
 
 def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
@@ -284,7 +284,7 @@ def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
     --------
     >>> import pandas as pd
     >>> infer_calendar(pd.date_range("2024-01-01", periods=4, freq="h"))
-    every 0 days 01:00:00
+    every 1h
     """
     if isinstance(stamps, pd.PeriodIndex):
         return PeriodCalendar(stamps.freq if freq is None else freq)
@@ -332,7 +332,9 @@ def _infer_datetime(stamps: pd.DatetimeIndex) -> Calendar:
     weekly = _weekly_pattern(wall)
     if weekly is not None:
         return WeeklyCalendar(weekly, tz)
-    for local in (False, True):
+    # whole days are counted on the local clock, which has days of 23 and 25 hours; hours are not
+    whole_days = _mode(np.diff(_nanoseconds(wall))) % DAY == 0
+    for local in (whole_days, not whole_days):
         count = _nanoseconds(wall if local else stamps)
         gaps = np.diff(count)
         interval = int(_mode(gaps))
@@ -357,7 +359,7 @@ def _from_offset(freq: Any, tz: Any, wall: bool = True) -> Calendar:
     if isinstance(offset, pd.offsets.Week) and offset.weekday is not None:
         return FixedCalendar(offset.n * _WEEK, tz, wall=tz is not None)
     if isinstance(offset, pd.offsets.Day):
-        return FixedCalendar(offset.n * _DAY, tz, wall=tz is not None)
+        return FixedCalendar(offset.n * DAY, tz, wall=tz is not None)
     if isinstance(offset, pd.offsets.Tick):
         return FixedCalendar(pd.Timedelta(offset).value, tz)
     business = isinstance(
@@ -368,7 +370,7 @@ def _from_offset(freq: Any, tz: Any, wall: bool = True) -> Calendar:
 
 def _anchored_with_gaps(wall: pd.DatetimeIndex) -> str | None:
     """A monthly, quarterly or yearly offset that every stamp is on, coarsest first."""
-    if np.median(np.diff(_nanoseconds(wall))) < 27 * _DAY or not (wall == wall.normalize()).all():
+    if np.median(np.diff(_nanoseconds(wall))) < 27 * DAY or not (wall == wall.normalize()).all():
         return None
     quarters = [f"{q}-{m}" for q in ("QS", "QE") for m in ("JAN", "FEB", "MAR")]
     years = [f"{y}-{m}" for y in ("YS", "YE") for m in ("JAN", "DEC")]
@@ -384,7 +386,7 @@ def _weekly_pattern(wall: pd.DatetimeIndex) -> np.ndarray | None:
     count = _nanoseconds(wall)
     interval = int(_mode(np.diff(count)))
     weeks = (count[-1] - count[0]) / _WEEK
-    if interval > _DAY or weeks < 3:
+    if interval > DAY or weeks < 3:
         return None
     slots, seen = np.unique((count - WeeklyCalendar._MONDAY) % _WEEK, return_counts=True)
     slots = slots[seen >= 0.5 * np.median(seen)]
@@ -402,6 +404,12 @@ def _localize(stamps: pd.DatetimeIndex, tz: Any) -> pd.DatetimeIndex:
 def _with_freq(stamps: pd.DatetimeIndex) -> pd.DatetimeIndex:
     inferred = _infer_freq(stamps) if len(stamps) >= 3 else None
     return stamps if inferred is None else pd.DatetimeIndex(stamps, freq=inferred)
+
+
+def _short(interval: int) -> str:
+    """An interval as pandas writes it in a frequency, with the number: 1h, 7D."""
+    name = pd.tseries.frequencies.to_offset(pd.Timedelta(interval)).freqstr
+    return name if name[0].isdigit() else f"1{name}"
 
 
 def _mode(values: np.ndarray) -> int:
@@ -423,30 +431,3 @@ def default_seasonality(calendar: Calendar) -> int:
     12
     """
     return calendar.season
-
-
-def _season_of_interval(interval: int) -> int:
-    if interval >= 360 * _DAY:
-        return 1
-    if interval >= 7 * _DAY:
-        return max(round(365.25 * _DAY / interval), 1)
-    for cycle in (_DAY, _WEEK) if interval >= 60_000_000_000 else (3_600_000_000_000, _DAY):
-        if cycle % interval == 0 and cycle > interval:
-            return cycle // interval
-    return 1
-
-
-def _season_of_offset(offset: Any) -> int:
-    if isinstance(offset, pd.offsets.Tick):
-        return _season_of_interval(pd.Timedelta(offset).value)
-    name = offset.name.split("-")[0]
-    per_year = {"W": 52, "SME": 24, "SMS": 24}
-    if isinstance(offset, pd.offsets.CustomBusinessDay):
-        return max(sum(offset.calendar.weekmask) // offset.n, 1)
-    for prefix, season in (("B", 5), ("D", 7), ("C", 5)):
-        if name == prefix:
-            return max(season // offset.n, 1)
-    for prefix, season in (("BM", 12), ("M", 12), ("BQ", 4), ("Q", 4), ("CBM", 12)):
-        if name.startswith(prefix):
-            return max(season // offset.n, 1)
-    return max(per_year.get(name, 1) // offset.n, 1)

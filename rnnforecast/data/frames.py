@@ -96,7 +96,7 @@ def read_table(owner: str, X: Any, series_id: Any = None, time: Any = None) -> T
     DataError, ValueError, TypeError
         If ``X`` is sparse, complex, one-dimensional (as an array), empty, or lacks a named column.
     """
-    frame, is_array = _to_pandas(owner, X)
+    frame, is_array = to_pandas(owner, X)
     if frame.shape[1] == 0:
         raise DataError(
             f"Found array with 0 feature(s) (shape={frame.shape}) while a minimum of 1 is required "
@@ -122,7 +122,7 @@ def read_table(owner: str, X: Any, series_id: Any = None, time: Any = None) -> T
     return Table(frame.drop(columns=drop) if drop else frame, keys, columns, is_array)
 
 
-def _to_pandas(owner: str, X: Any) -> tuple[pd.DataFrame, bool]:
+def to_pandas(owner: str, X: Any) -> tuple[pd.DataFrame, bool]:
     if isinstance(X, pd.DataFrame):
         return X, False
     if isinstance(X, pd.Series):
@@ -149,7 +149,14 @@ def _from_narwhals(X: Any) -> pd.DataFrame | None:
     if not isinstance(native, nw.DataFrame):
         return None
     # column by column: needs no pyarrow for polars
-    return pd.DataFrame({name: native[name].to_numpy() for name in native.columns}, copy=False)
+    return pd.DataFrame({name: _column(native[name]) for name in native.columns}, copy=False)
+
+
+def _column(series: Any) -> Any:
+    """Values of a narwhals series; time stamps keep their zone, which NumPy has no room for."""
+    zone = getattr(series.dtype, "time_zone", None)
+    values = series.to_numpy()
+    return values if zone is None else pd.DatetimeIndex(values, tz="UTC").tz_convert(zone)
 
 
 def _keys(owner: str, frame: pd.DataFrame, series_id: Any, time: Any, is_array: bool) -> Keys:
@@ -185,7 +192,7 @@ def _multiindex_keys(index: pd.MultiIndex) -> Keys:
     names = tuple(index.names)
     if index.nlevels == 2:
         series, ids = index.codes[0], index.levels[0]
-        present = np.bincount(series, minlength=len(ids)) > 0
+        present = _present(series, len(ids))
         if not present.all():
             renumber = np.cumsum(present) - 1
             series, ids = renumber[series], ids[present]
@@ -193,6 +200,14 @@ def _multiindex_keys(index: pd.MultiIndex) -> Keys:
         series, unique = pd.factorize(index.droplevel(-1))
         ids = pd.MultiIndex.from_tuples(unique, names=names[:-1])
     return Keys(np.asarray(series), ids, np.asarray(index.codes[-1]), levels, names, len(index))
+
+
+def _present(codes: np.ndarray, n: int) -> np.ndarray:
+    """Which of the codes 0..n-1 occur; in pieces, since indexing widens small integers to 64 bits."""
+    present = np.zeros(n, dtype=bool)
+    for start in range(0, len(codes), 1 << 18):
+        present[codes[start : start + (1 << 18)]] = True
+    return present
 
 
 def _parse_time(owner: str, column: pd.Series, name: Any) -> pd.Index:

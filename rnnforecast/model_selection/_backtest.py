@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.base import clone
 
 from rnnforecast._validation import check_int, check_quantiles, check_real
-from rnnforecast.data.frames import _to_pandas, read_table, read_targets
+from rnnforecast.data.frames import to_pandas, read_table, read_targets
 from rnnforecast.exceptions import DataError, RNNForecastError
 from rnnforecast.metrics._unwrap import interval_of, quantiles_of
 from rnnforecast.model_selection._models import (
@@ -77,7 +77,7 @@ class Plan:
 
 def read_data(df: Any, y: Any, series_id: Any, time: Any) -> Data:
     """Any input as frame, y and keys."""
-    frame, is_array = _to_pandas(_OWNER, df)
+    frame, is_array = to_pandas(_OWNER, df)
     table = read_table(_OWNER, frame, series_id, time)
     if y is not None:
         values, names, index = read_targets(_OWNER, y, len(frame))

@@ -101,8 +101,19 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
     """Fill all parameters from ``generator``, as torch's defaults do from the global one.
 
     Recurrent weights and biases and linear weights: uniform within ±1/sqrt(hidden size or inputs).
-    The modules may then adjust their own through ``reset(generator)``.
+    The modules may then adjust their own through ``reset(generator)``; a module with parameters of
+    another kind must fill them there.
+
+    Raises
+    ------
+    TypeError
+        If a parameter or buffer is filled by nobody.
     """
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    floating = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
+    with torch.no_grad():
+        for _, tensor in floating:
+            tensor.fill_(torch.nan)  # on an empty tensor, what nobody fills would be chance
     for module in network.modules():
         if isinstance(module, nn.RNNBase):
             bound = 1 / math.sqrt(module.hidden_size)
@@ -117,6 +128,11 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
         reset = getattr(module, "reset", None)
         if callable(reset):
             reset(generator)
+    for name, tensor in floating:
+        if torch.isnan(tensor).any():
+            raise TypeError(
+                f"nothing initialises {name!r}: give its module a method reset(generator) that does"
+            )
 
 
 def set_generator(network: nn.Module, generator: torch.Generator | None) -> None:

@@ -152,7 +152,7 @@ def train(
     Raises
     ------
     DivergedError
-        If an epoch's loss is not finite.
+        If an epoch's loss, gradient norm or validation loss is not finite.
     """
     history = History()
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -169,12 +169,7 @@ def train(
                 history.val_loss.append(math.nan if validate is None else validate(network))
             history.seconds.append(time.perf_counter() - start)
             history.best_epoch = epoch + 1
-            if not math.isfinite(history.train_loss[-1]):
-                raise DivergedError(
-                    f"the training loss is {history.train_loss[-1]} in epoch {epoch + 1}: use a "
-                    f"smaller lr "
-                    f"(now {settings.lr:g}) or gradient_clip (now {settings.gradient_clip})"
-                )
+            _check_finite(history, settings, validate is not None)
             reasons = [reason for w in watchers if (reason := w.on_epoch(network, history))]
             if reasons:
                 history.stop_reason = reasons[0]
@@ -189,15 +184,15 @@ def train(
 
 
 def _check_finite(history: History, settings: Settings, validated: bool) -> None:
-    """Raise if the last epoch's losses or gradients overflowed: the weights after it are of no use."""
+    """Raise if the last epoch's losses or gradients overflowed: its weights are of no use."""
     watched = {"training loss": history.train_loss[-1], "gradient norm": history.grad_norm[-1]}
     if validated:
         watched["validation loss"] = history.val_loss[-1]
     for name, value in watched.items():
         if not math.isfinite(value):
             raise DivergedError(
-                f"the {name} is {value} in epoch {len(history)}: use a smaller lr (now {settings.lr:g}) or "
-                f"gradient_clip (now {settings.gradient_clip})"
+                f"the {name} is {value} in epoch {len(history)}: use a smaller lr "
+                f"(now {settings.lr:g}) or gradient_clip (now {settings.gradient_clip})"
             )
 
 

@@ -1,0 +1,164 @@
+"""Exponential smoothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from rnnforecast._validation import check_choice, check_int
+from rnnforecast.baselines._ets_fit import fit_ets
+from rnnforecast.baselines._ets_model import EtsModel
+from rnnforecast.baselines._local import LocalForecaster
+from rnnforecast.data.panel import Panel
+from rnnforecast.exceptions import DataError
+
+__all__ = ["ETSForecaster"]
+
+
+class ETSForecaster(LocalForecaster):
+    """Exponential smoothing (error, trend, seasonal), by maximum likelihood.
+
+    Parameters
+    ----------
+    error : {"auto", "add", "mul"}, default "auto"
+        "auto" is multiplicative where the season is, else additive.
+    trend : {"auto", "add", None}, default "auto"
+    damped_trend : {"auto", True, False}, default "auto"
+        Whether the trend fades.
+    seasonal : {"auto", "add", "mul", None}, default "auto"
+    seasonality : int, optional
+        Steps in a season; None: the usual one of the calendar, 1 (no season) for integers and arrays.
+    maxiter : int, default 1000
+        Limit of iterations of the optimiser.
+    horizon : int, default 1
+        Steps of ``forecast()`` and ``predict()``.
+    target, known, static, series_id, time, freq
+        Roles of the columns, as in every forecaster. Covariates are ignored.
+    n_jobs : int, optional
+        Number of processes over the series of a panel; None is 1.
+
+    Attributes
+    ----------
+    form_ : str, or frame (series × target)
+        Chosen form, e.g. "ETS(A,Ad,N)".
+    params_ : Series, or frame (series × target) of Series
+        Smoothing parameters and the standard deviation of the errors.
+    converged_ : bool, or frame (series × target)
+    seasonality_ : int
+    models_ : list of list
+        Parameters and end state of each series and target.
+
+    Raises
+    ------
+    DataError
+        In ``fit``, if a multiplicative component was asked for and the series has values of 0 or below, or
+        missing values inside; or a series has fewer than two observed values.
+
+    Notes
+    -----
+    "auto" compares forms by the corrected AIC (Hyndman, Koehler, Ord & Snyder 2008, section 7.1): first the season (none,
+    additive, and multiplicative with multiplicative errors where all values are positive), then the trend
+    (none, additive, damped). Seasons longer than 12 steps are compared with heuristic initial states; the chosen
+    form is then estimated in full. A series with too few rows for a form is fitted with a simpler one; where the form was
+    asked for by name, a warning tells.
+
+    Estimates are statsmodels': ``ETSModel``, or, where values are missing, the linear Gaussian
+    ``statespace.ExponentialSmoothing`` (additive components), whose Kalman filter skips them. Nothing is filled:
+    a missing row leaves the state uncertain and the interval wider; a multiplicative form passes over it. Intervals
+    are exact and normal for additive components; else quantiles of 5000 simulated paths, always the same draws.
+    ``update`` runs the recursion on and keeps the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> index = pd.date_range("2020-01-01", periods=48, freq="MS")
+    >>> rows = np.random.default_rng(0).normal(size=48) + 10 * np.sin(np.arange(48) * np.pi / 6)
+    >>> fc = ETSForecaster(horizon=3).fit(pd.DataFrame({"y": rows}, index=index))
+    >>> fc.form_
+    'ETS(A,N,A)[12]'
+    """
+
+    def __init__(
+        self,
+        *,
+        error: str = "auto",
+        trend: str | None = "auto",
+        damped_trend: bool | str = "auto",
+        seasonal: str | None = "auto",
+        seasonality: int | None = None,
+        maxiter: int = 1000,
+        horizon: int = 1,
+        target: Any = None,
+        known: Any = None,
+        static: Any = None,
+        series_id: Any = None,
+        time: Any = None,
+        freq: Any = None,
+        n_jobs: int | None = None,
+    ):
+        self.error = error
+        self.trend = trend
+        self.damped_trend = damped_trend
+        self.seasonal = seasonal
+        self.seasonality = seasonality
+        self.maxiter = maxiter
+        self.horizon = horizon
+        self.target = target
+        self.known = known
+        self.static = static
+        self.series_id = series_id
+        self.time = time
+        self.freq = freq
+        self.n_jobs = n_jobs
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        owner = type(self).__name__
+        check_choice(owner, "error", self.error, ("auto", "add", "mul"))
+        check_choice(owner, "trend", self.trend, ("auto", "add", None))
+        check_choice(owner, "damped_trend", self.damped_trend, ("auto", True, False))
+        check_choice(owner, "seasonal", self.seasonal, ("auto", "add", "mul", None))
+        check_int(owner, "maxiter", self.maxiter)
+        if self.damped_trend is True and self.trend is None:
+            raise DataError(
+                f"{owner}: damped_trend=True needs a trend: pass trend='add'. Got trend=None"
+            )
+
+    def _local_fit(self, panel: Panel, seasonality: int) -> tuple[Callable, dict[str, Any]]:
+        if self.seasonal in ("add", "mul") and seasonality < 2:
+            raise DataError(
+                f"{type(self).__name__}: seasonal={self.seasonal!r} needs a season of 2 or more steps, and the "
+                f"calendar has none: pass seasonality=, e.g. seasonality=12. Got {seasonality}"
+            )
+        options = {
+            "error": self.error,
+            "trend": self.trend,
+            "damped": self.damped_trend,
+            "seasonal": self.seasonal,
+            "m": seasonality,
+            "maxiter": int(self.maxiter),
+        }
+        return fit_ets, options
+
+    @property
+    def form_(self) -> Any:
+        """Chosen form, as text, or a frame (series × target)."""
+        return self._per_series(lambda model: str(model.form), "form_")
+
+    @property
+    def params_(self) -> Any:
+        """Smoothing parameters: a Series, or a frame (series × target) of them."""
+        return self._per_series(_parameters, "params_")
+
+
+def _parameters(model: EtsModel) -> pd.Series:
+    names = {"smoothing_level": model.alpha}
+    if model.form.trend:
+        names["smoothing_trend"] = model.beta
+    if model.form.seasonal:
+        names["smoothing_seasonal"] = model.gamma
+    if model.form.damped:
+        names["damping_trend"] = model.phi
+    return pd.Series({**names, "sigma": model.sigma}, dtype="float64")

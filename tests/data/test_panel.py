@@ -1,0 +1,422 @@
+"""Frames read into panels: what goes in comes back, whatever it was written on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from scipy import sparse
+
+from rnnforecast.data.building import build_panel
+from rnnforecast.data.frames import numeric, read_table, read_targets
+from rnnforecast.data.roles import resolve_roles
+from rnnforecast.exceptions import DataError
+
+OWNER = "Someone"
+
+
+def panel_of(X, *, targets=None, past=(), known=(), static=(), series_id=None, time=None, freq=None):
+    table = read_table(OWNER, X, series_id, time)
+    targets = list(table.frame.columns) if targets is None else targets
+    parts = [numeric(OWNER, table.frame, list(c)) for c in (targets, past, known, static)]
+    return build_panel(OWNER, table.keys, *parts, freq)
+
+
+def long_frame(lengths, freq="h", seed=0):
+    """Series of several lengths below one another, with one column that names its row."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for k, n in enumerate(lengths):
+        stamps = pd.date_range("2024-01-01", periods=n, freq=freq) + k * pd.Timedelta(1, "D")
+        parts.append(
+            pd.DataFrame(
+                {
+                    "id": f"s{k}",
+                    "when": stamps,
+                    "y": rng.normal(size=n),
+                    "x": rng.normal(size=n),
+                    "area": float(10 + k),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+ROLES = {"targets": ["y"], "known": ["x"], "static": ["area"]}
+
+
+def check_against(panel, frame):
+    """Every series of ``panel`` holds the rows of ``frame``, in time order."""
+    assert sorted(panel.ids) == sorted(frame["id"].unique())
+    for i, name in enumerate(panel.ids):
+        own = frame[frame["id"] == name].sort_values("when")
+        np.testing.assert_array_equal(panel.targets[panel.series(i), 0], own["y"])
+        np.testing.assert_array_equal(panel.known[panel.series(i), 0], own["x"])
+        np.testing.assert_array_equal(panel.static[i], own["area"].unique())
+        assert list(panel.time_index(i)) == list(own["when"])
+        assert panel.last(i) == own["when"].iloc[-1]
+
+
+# -- every way to write a panel down ------------------------------------------------------------
+
+
+def interleaved(frame, seed=1):
+    """Rows shuffled between series, each series still in time order."""
+    order = np.random.default_rng(seed).permutation(len(frame))
+    names = frame["id"].to_numpy()[order]
+    place = np.empty(len(frame), dtype=int)
+    for name in frame["id"].unique():
+        place[np.flatnonzero(names == name)] = np.flatnonzero(frame["id"] == name)
+    return frame.iloc[place]
+
+
+FORMS = {
+    "columns": lambda f: (f, {"series_id": "id", "time": "when"}),
+    "columns interleaved": lambda f: (interleaved(f), {"series_id": "id", "time": "when"}),
+    "multiindex": lambda f: (f.set_index(["id", "when"]), {}),
+    "multiindex interleaved": lambda f: (interleaved(f).set_index(["id", "when"]), {}),
+    "multiindex with a categorical level": lambda f: (
+        f.assign(id=f["id"].astype("category")).set_index(["id", "when"]),
+        {},
+    ),
+    "index of time, column of series": lambda f: (f.set_index("when"), {"series_id": "id"}),
+    "index level of time by name": lambda f: (
+        f.set_index("when"),
+        {"series_id": "id", "time": "when"},
+    ),
+    "texts as stamps": lambda f: (
+        f.assign(when=f["when"].astype(str)),
+        {"series_id": "id", "time": "when"},
+    ),
+    "polars": lambda f: (pl.from_pandas(f), {"series_id": "id", "time": "when"}),
+    "polars lazy": lambda f: (pl.from_pandas(f).lazy(), {"series_id": "id", "time": "when"}),
+    "pyarrow": lambda f: (pa.Table.from_pandas(f), {"series_id": "id", "time": "when"}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_series(form):
+    frame = long_frame([30, 41, 26])
+    X, keys = FORMS[form](frame)
+    panel = panel_of(X, **ROLES, **keys)
+    check_against(panel, frame)
+    assert panel.is_panel
+    assert panel.absent is None
+
+
+def test_series_stand_in_order_of_appearance_and_unused_levels_are_no_series():
+    frame = long_frame([20, 20, 20]).set_index(["id", "when"])
+    part = pd.concat([frame.loc[["s2"]], frame.loc[["s0"]]])
+    panel = panel_of(part, **ROLES)
+    assert list(panel.ids) == ["s2", "s0"]
+    rest = frame[frame.index.get_level_values(0) != "s1"]  # the level s1 is still in the index
+    assert "s1" in rest.index.levels[0]
+    assert list(panel_of(rest, **ROLES).ids) == ["s0", "s2"]
+
+
+def test_three_levels_are_series_of_pairs():
+    frame = long_frame([20, 25]).assign(site=["a"] * 20 + ["b"] * 25)
+    panel = panel_of(frame.set_index(["site", "id", "when"]), **ROLES)
+    assert list(panel.ids) == [("a", "s0"), ("b", "s1")]
+    future = panel.join_index([panel.future_index(i, 2) for i in range(2)], range(2))
+    assert future.names == ["site", "id", "when"]
+    assert future[0][:2] == ("a", "s0")
+    assert future[0][2] == frame["when"].iloc[19] + pd.Timedelta(1, "h")
+
+
+def test_zones_survive_polars_and_pyarrow():
+    stamps = pd.date_range("2024-03-09", periods=60, freq="h", tz="America/New_York")
+    frame = pd.DataFrame({"when": stamps, "y": np.arange(60.0)})
+    for X in (frame, pl.from_pandas(frame), pa.Table.from_pandas(frame)):
+        panel = panel_of(X, time="when")
+        assert list(panel.time_index(0)) == list(stamps)
+        assert str(panel.time_index(0).tz) == "America/New_York"
+
+
+def test_nulls_are_unobserved():
+    values = [1, None, 3, 4]
+    for X in (
+        pd.DataFrame({"y": pd.array(values, dtype="Int64")}),
+        pl.DataFrame({"y": values}),
+        pa.table({"y": values}),
+        pd.DataFrame({"y": values}, dtype=object),
+    ):
+        np.testing.assert_array_equal(panel_of(X).targets[:, 0], [1, np.nan, 3, 4])
+
+
+# -- gaps -----------------------------------------------------------------------------------------
+
+
+def test_gaps_become_unobserved_rows_that_are_not_history():
+    frame = long_frame([40, 30])
+    kept = frame.drop(index=[3, 4, 20, 45])
+    panel = panel_of(kept, **ROLES, series_id="id", time="when")
+    np.testing.assert_array_equal(panel.lengths, [40, 30])
+    np.testing.assert_array_equal(np.flatnonzero(panel.absent), [3, 4, 20, 45])
+    expected = frame["y"].to_numpy(copy=True)
+    expected[[3, 4, 20, 45]] = np.nan
+    np.testing.assert_array_equal(panel.targets[:, 0], expected)
+    np.testing.assert_array_equal(np.isnan(panel.known[:, 0]), panel.absent)
+    history = panel.history(["y"])
+    assert list(history.index) == list(zip(kept["id"], kept["when"]))
+    np.testing.assert_array_equal(history["y"], kept["y"])
+
+
+def test_an_unobserved_value_is_history_and_a_gap_is_not():
+    index = pd.date_range("2024-01-01", periods=30, freq="h")
+    frame = pd.DataFrame({"y": np.arange(30.0)}, index=index)
+    hidden = frame.mask(frame["y"] == 5)
+    assert panel_of(hidden).history(["y"]).index.equals(index)
+    assert len(panel_of(frame.drop(index[5])).history(["y"])) == 29
+
+
+def test_no_row_is_invented_on_a_trading_calendar():
+    days = pd.bdate_range("2024-01-02", periods=80).delete([9, 30])
+    panel = panel_of(pd.DataFrame({"y": np.arange(78.0)}, index=days))
+    assert len(panel.targets) == 78
+    assert panel.absent is None
+    assert panel.time_index(0).equals(days)
+
+
+def test_series_of_another_frequency_are_named():
+    frame = long_frame([60, 20])
+    frame.loc[frame["id"] == "s1", "when"] = pd.date_range("2024-01-02", periods=20, freq="17min")
+    with pytest.raises(DataError, match="'s1'.*is not on the grid"):
+        panel_of(frame, **ROLES, series_id="id", time="when")
+
+
+def test_a_sparse_grid_is_refused_rather_than_filled():
+    stamps = pd.DatetimeIndex(["1970-01-01", "2024-01-01"])
+    with pytest.raises(DataError, match="pass freq="):
+        panel_of(pd.DataFrame({"y": [1.0, 2.0]}, index=stamps), freq="s")
+
+
+# -- where rows are --------------------------------------------------------------------------------
+
+
+def test_locate_against_positions_counted_by_hand():
+    frame = long_frame([40, 30])
+    past = frame[(frame["id"] == "s0") & (frame.index < 33) | (frame["id"] == "s1")]
+    past = past[past.index < 60]
+    panel = panel_of(past, **ROLES, series_id="id", time="when")
+    order = np.random.default_rng(2).permutation(len(frame))
+    keys = read_table(OWNER, frame.iloc[order], "id", "when").keys
+    series, steps = panel.locate(OWNER, keys)
+    np.testing.assert_array_equal(panel.ids[series], frame["id"].iloc[order])
+    within = frame.groupby("id").cumcount().iloc[order].to_numpy()
+    last = np.where(frame["id"].iloc[order] == "s0", 32, 19)
+    np.testing.assert_array_equal(steps, within - last)
+
+
+def test_locate_names_what_is_wrong():
+    index = pd.date_range("2024-01-01", periods=40, freq="h")
+    frame = pd.DataFrame({"y": np.arange(40.0)}, index=index)
+    panel = panel_of(frame.iloc[10:30].drop(index[15]))
+
+    def locate(part, target=panel):
+        return target.locate(OWNER, read_table(OWNER, part).keys)
+
+    with pytest.raises(DataError, match="before the training range.*TimeSeriesSplit.*KFold"):
+        locate(frame.iloc[:5])
+    with pytest.raises(DataError, match="inside the training range.*TimeSeriesSplit"):
+        locate(frame.iloc[[15]])
+    with pytest.raises(DataError, match="time zone"):
+        locate(frame.tz_localize("UTC").iloc[35:])
+    with pytest.raises(DataError, match="kind seen in fit"):
+        locate(frame.reset_index(drop=True))
+    many = panel_of(long_frame([30, 30]), **ROLES, series_id="id", time="when")
+    with pytest.raises(DataError, match="names no series"):
+        locate(frame, many)
+    stranger = long_frame([30, 30]).replace({"id": {"s1": "new"}}).set_index(["id", "when"])
+    with pytest.raises(DataError, match="series 'new' was not in the data passed to fit"):
+        locate(stranger, many)
+    monthly = panel_of(pd.DataFrame({"y": range(9)}, index=pd.period_range("2024", periods=9, freq="M")))
+    with pytest.raises(DataError, match=r"period\[M\].*period\[D\]"):
+        locate(
+            pd.DataFrame({"y": [0]}, index=pd.period_range("2024-10-01", periods=1, freq="D")),
+            monthly,
+        )
+
+
+def test_stamps_of_another_zone_are_the_same_instant():
+    index = pd.date_range("2024-03-01", periods=40, freq="h", tz="Europe/Berlin")
+    panel = panel_of(pd.DataFrame({"y": np.arange(30.0)}, index=index[:30]))
+    later = pd.DataFrame({"y": np.zeros(10)}, index=index[30:].tz_convert("UTC"))
+    _, steps = panel.locate(OWNER, read_table(OWNER, later).keys)
+    np.testing.assert_array_equal(steps, np.arange(1, 11))
+
+
+# -- copies and views --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sorted_floats_are_read_without_a_copy(dtype):
+    values = np.random.default_rng(0).normal(size=(60, 2)).astype(dtype)
+    index = pd.MultiIndex.from_product(
+        [["a", "b"], pd.date_range("2024-01-01", periods=30, freq="h")]
+    )
+    frame = pd.DataFrame(values, index=index, columns=["y", "z"], copy=False)
+    panel = panel_of(frame)
+    assert panel.targets.dtype == dtype
+    assert np.shares_memory(panel.targets, values)
+    own = panel.owned()
+    assert not np.shares_memory(own.targets, values)
+    np.testing.assert_array_equal(own.targets, values)
+    array = panel_of(values)
+    assert np.shares_memory(array.targets, values)
+
+
+def test_head_is_a_panel_of_the_first_rows():
+    frame = long_frame([40, 30]).drop(index=[3, 50])
+    panel = panel_of(frame, **ROLES, series_id="id", time="when")
+    head = panel.head(np.array([10, 17]))
+    first = frame.groupby("id").apply(
+        lambda part: part[part["when"] < part["when"].min() + pd.Timedelta({0: 10, 1: 17}[int(part.name[1])], "h")],
+        include_groups=False,
+    )
+    assert list(head.history(["y"])["y"]) == list(first["y"])
+    assert head.last(1) == panel.time_index(1)[16]
+
+
+# -- refusals ----------------------------------------------------------------------------------------
+
+
+def test_unsorted_and_repeated_stamps_name_series_and_stamp():
+    frame = long_frame([30, 30])
+    swapped = frame.copy()
+    swapped.loc[[40, 41], "when"] = swapped.loc[[41, 40], "when"].to_numpy()
+    with pytest.raises(DataError, match=r"series 's1'.*not sorted.*sort_index"):
+        panel_of(swapped, **ROLES, series_id="id", time="when")
+    twice = frame.copy()
+    twice.loc[41, "when"] = twice.loc[40, "when"]
+    with pytest.raises(DataError, match=r"series 's1'.*2024-01-02 10:00:00 appears more than once"):
+        panel_of(twice, **ROLES, series_id="id", time="when")
+    stacked = frame.set_index("when")[["y"]].sort_index()
+    with pytest.raises(DataError, match="series_id= or a MultiIndex"):
+        panel_of(stacked)
+
+
+def test_static_columns_must_be_constant_and_there():
+    frame = long_frame([30, 30])
+    for value in (3.0, np.nan):
+        broken = frame.copy()
+        broken.loc[30, "area"] = value
+        with pytest.raises(DataError, match="static column of series 's1'"):
+            panel_of(broken, **ROLES, series_id="id", time="when")
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "text"),
+    [
+        (None, DataError, "Got None"),
+        (np.zeros(5), ValueError, "Expected 2D array, got 1D"),
+        (np.zeros((0, 3)), ValueError, "0 sample"),
+        (np.zeros((3, 0)), ValueError, "0 feature"),
+        (pd.DataFrame({"y": []}), DataError, "0 sample"),
+        (pd.DataFrame(index=range(4)), DataError, "0 feature"),
+        (sparse.csr_matrix(np.eye(4)), TypeError, "[Ss]parse"),
+        (np.eye(4) + 1j, ValueError, "Complex data not supported"),
+        (pd.DataFrame({"y": [1j, 2]}), DataError, "Complex data not supported"),
+        (pd.DataFrame({"y": ["a", "b"]}), DataError, "column 'y' has dtype object.*OneHotEncoder"),
+        (pd.DataFrame({"y": ["1", "2"]}), DataError, "column 'y' has dtype object"),
+        (pd.DataFrame({"y": pd.Categorical(["a", "b"])}), DataError, "dtype category"),
+        (
+            pd.DataFrame({"y": pd.date_range("2024", periods=3)}),
+            DataError,
+            "dtype datetime64.*expected numbers",
+        ),
+        (pd.DataFrame({"y": [1.0, np.inf]}), DataError, "infinity.*column 'y', row 1.*NaN"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), DataError, "'a' appears more than once"),
+        (pd.DataFrame({"y": [1.0, 2.0]}, index=[0.0, 1.0]), DataError, "float64.*pd.to_datetime"),
+        (pd.DataFrame({"y": [1.0, 2.0]}, index=["a", "b"]), DataError, "time="),
+        (
+            pd.DataFrame({"y": [1.0, 2.0]}, index=pd.DatetimeIndex(["2024-01-01", pd.NaT])),
+            DataError,
+            "NaT",
+        ),
+        (
+            pd.DataFrame(
+                {"y": [1.0, 2.0]},
+                index=pd.MultiIndex.from_arrays([["a", None], pd.date_range("2024", periods=2)]),
+            ),
+            DataError,
+            "missing values",
+        ),
+    ],
+)
+def test_unusable_input_is_refused(X, error, text):
+    with pytest.raises(error, match=text):
+        panel_of(X)
+
+
+def test_key_columns_are_checked():
+    frame = long_frame([20, 20])
+    with pytest.raises(DataError, match="time='date' is not a column.*'when'"):
+        panel_of(frame, series_id="id", time="date")
+    with pytest.raises(DataError, match="'id'.*missing"):
+        panel_of(frame.assign(id=frame["id"].where(frame.index != 3)), series_id="id", time="when")
+    with pytest.raises(DataError, match="'when'.*missing"):
+        panel_of(frame.assign(when=frame["when"].where(frame.index != 3)), series_id="id", time="when")
+    with pytest.raises(DataError, match="cannot be read as time stamps"):
+        panel_of(frame.assign(when=["2024-01-01"] * 39 + ["soon"]), series_id="id", time="when")
+
+
+def test_read_targets():
+    values, names, index = read_targets(OWNER, [1, 2, 3], 3)
+    assert names == ["y"]
+    assert index is None
+    np.testing.assert_array_equal(values, [[1], [2], [3]])
+    frame = pd.DataFrame({"a": [1.0, np.nan], "b": [3, 4]}, index=[7, 8])
+    values, names, index = read_targets(OWNER, frame, 2)
+    assert names == ["a", "b"]
+    assert list(index) == [7, 8]
+    np.testing.assert_array_equal(values, frame)
+    assert read_targets(OWNER, pl.Series("load", [1.0, 2.0]), 2)[1] == ["load"]
+    with pytest.raises(DataError, match="X has 5 rows, y has 2"):
+        read_targets(OWNER, frame, 5)
+    with pytest.raises(DataError, match="1-D or 2-D"):
+        read_targets(OWNER, np.zeros((2, 2, 2)), 2)
+    with pytest.raises(DataError, match="infinity"):
+        read_targets(OWNER, [np.inf, 1.0], 2)
+
+
+# -- roles --------------------------------------------------------------------------------------------
+
+
+def roles_of(y_names=None, target=None, known=None, static=None):
+    table = read_table(OWNER, pd.DataFrame(np.zeros((3, 4)), columns=list("abcd")))
+    return resolve_roles(OWNER, table, y_names, target, known, static)
+
+
+def test_roles():
+    roles = roles_of()
+    assert (roles.targets, roles.known, roles.past) == (list("abcd"), [], [])
+    roles = roles_of(target="b", known=["c"])
+    assert (roles.targets, roles.known, roles.past) == (["b"], ["c"], ["a", "d"])
+    roles = roles_of(known=["c"], static="a")
+    assert (roles.targets, roles.known, roles.static) == (["b", "d"], ["c"], ["a"])
+    roles = roles_of(y_names=["y"])
+    assert (roles.targets, roles.known, roles.separate_y) == (["y"], list("abcd"), True)
+    # the target left in X beside y is no covariate
+    roles = roles_of(y_names=["y"], target="b", static="d")
+    assert (roles.known, roles.static) == (["a", "c"], ["d"])
+    for text in ("b", "c", "'a', 'd'"):
+        assert text in str(roles_of(target="b", known=["c"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"target": "z"}, "target column 'z' is not in X; the columns are"),
+        ({"known": ["z"]}, "known column 'z' is not in X"),
+        ({"static": "z"}, "static column 'z'"),
+        ({"target": "a", "known": "a"}, "'a' is named as target and as known"),
+        ({"y_names": ["a"]}, "'a' is in X and in y.*drop it"),
+        ({"known": list("abcd")}, "no target column is left"),
+    ],
+)
+def test_roles_that_cannot_be(options, text):
+    with pytest.raises(DataError, match=text):
+        roles_of(**options)
