@@ -11,7 +11,7 @@ from scipy.linalg import LinAlgError, qr
 from rnnforecast.baselines._arima_space import ArimaSpace, Filtered
 from rnnforecast.baselines._local import LocalModel, leading_missing
 
-__all__ = ["ArimaModel", "Orders", "difference", "fit_arima"]
+__all__ = ["ArimaModel", "Orders", "difference", "fit_arima", "independent"]
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _feasible(n_observed: int, rank: int, orders: Orders) -> Orders:
     return smaller if n_observed - smaller.n_lost >= 2 else smaller.without_differences()
 
 
-def _independent(columns: np.ndarray) -> np.ndarray:
+def independent(columns: np.ndarray) -> np.ndarray:
     """Positions of linearly independent columns of unit size, in their order."""
     if not columns.size:
         return np.empty(0, dtype=np.int64)
@@ -220,7 +220,7 @@ def fit_arima(
     first = leading_missing(y)
     seen = ~np.isnan(y)
     asked = orders
-    rank = len(_independent(_standard(np.nan_to_num(x[seen] - x[seen].mean(axis=0)))[0]))
+    rank = len(independent(_standard(np.nan_to_num(x[seen] - x[seen].mean(axis=0)))[0]))
     orders = _feasible(int(seen.sum()), rank, orders)
     columns = np.hstack([time_powers(0, len(y), orders.trend), np.where(np.isnan(x), 0.0, x)])
     work_y, work_x = y[first:], columns[first:]
@@ -229,7 +229,7 @@ def fit_arima(
     unit = _spread(differenced) or _spread(y) or 1.0
     inside = ~np.isnan(differenced)
     design, size = _standard(difference(work_x, orders), inside)
-    keep = _independent(design[inside])
+    keep = independent(design[inside])
     if complete:
         endog, exog, integrate = differenced / unit, design[:, keep], False
     else:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.linalg import LinAlgError
 
+from rnnforecast.baselines._ets_gaps import maximise
 from rnnforecast.baselines._ets_model import EtsForm, EtsModel
 from rnnforecast.baselines._local import leading_missing
 from rnnforecast.exceptions import DataError
@@ -74,12 +77,17 @@ def fit_ets(
     n = int((~np.isnan(inner)).sum())
     positive = lowest > 0 and complete
     seasons, trends = _candidates(error, trend, damped, seasonal, m, positive)
-    form, note = _choose(scaled, n, m, seasons, trends, maxiter)
-    estimate = _estimate(scaled, form, "estimated", maxiter)
+
+    @cache
+    def estimated(form: EtsForm, start: str) -> Estimate | None:
+        return _estimate(scaled, form, start, maxiter)
+
+    form, note = _choose(estimated, len(scaled), n, m, seasons, trends)
+    estimate = estimated(form, "estimated")
     if estimate is None:
         plain = EtsForm("add", None, False, None, 1)
         note = f"{form} could not be fitted; fitted as {plain}"
-        form, estimate = plain, _estimate(scaled, plain, "estimated", maxiter)
+        form, estimate = plain, estimated(plain, "estimated")
     if estimate is None:
         raise DataError(
             "exponential smoothing could not be fitted: use another forecaster, or drop this series"
@@ -125,12 +133,12 @@ def _candidates(
 
 
 def _choose(
-    y: np.ndarray,
+    estimated: Callable,
+    n_rows: int,
     n: int,
     m: int,
     seasons: list[tuple[str, str | None]],
     trends: list[tuple[str | None, bool]],
-    maxiter: int,
 ) -> tuple[EtsForm, str]:
     """Form of the least AICc: the season first, with the simplest trend, then the trend."""
 
@@ -138,17 +146,17 @@ def _choose(
         return EtsForm(season[0], *trend, season[1], m if season[1] else 1)
 
     def possible(candidate: EtsForm) -> bool:
-        return n > candidate.n_parameters + 1 and (not candidate.seasonal or len(y) >= 2 * m)
+        return n > candidate.n_parameters + 1 and (not candidate.seasonal or n_rows >= 2 * m)
 
     asked = form(seasons[0], trends[0])
     usable = [s for s in seasons if possible(form(s, trends[0]))]
     if not usable:
         usable = [(seasons[0][0], None)]
-    long = m > _LONG_SEASON and len(y) >= 10 + 2 * (m // 2)
+    long = m > _LONG_SEASON and n_rows >= 10 + 2 * (m // 2)
     start = "heuristic" if long else "estimated"
-    season = _least(y, n, [(s, form(s, trends[0])) for s in usable], start, maxiter)
+    season = _least(estimated, n, [(s, form(s, trends[0])) for s in usable], start)
     able = [t for t in trends if possible(form(season, t))] or [(None, False)]
-    trend = _least(y, n, [(t, form(season, t)) for t in able], start, maxiter)
+    trend = _least(estimated, n, [(t, form(season, t)) for t in able], start)
     chosen = form(season, trend)
     # alternatives left out under "auto" are the rule; a form that was asked for is not
     reduced = (len(seasons) == 1 and chosen.seasonal != asked.seasonal) or (
@@ -158,13 +166,13 @@ def _choose(
     return chosen, note
 
 
-def _least(y: np.ndarray, n: int, options: list, start: str, maxiter: int):
+def _least(estimated: Callable, n: int, options: list, start: str):
     """The option whose form has the least corrected AIC (Hyndman et al. 2008, section 7.1)."""
     if len(options) == 1:
         return options[0][0]
     scores = []
     for _, form in options:
-        estimate = _estimate(y, form, start, maxiter)
+        estimate = estimated(form, start)
         k = form.n_parameters
         if estimate is None or n - k - 1 <= 0:
             scores.append(np.inf)
@@ -223,56 +231,15 @@ def _initial(state: np.ndarray, form: EtsForm) -> tuple[float, float, np.ndarray
 
 
 def _with_gaps(y: np.ndarray, form: EtsForm, start: str, maxiter: int) -> Estimate:
-    """The linear Gaussian form, whose Kalman filter skips missing rows.
-
-    The best initial states for given smoothing parameters are cheap once and dear in every step of a search,
-    so that with long seasons the two are found in turns.
-    """
-    from statsmodels.tsa.statespace.exponential_smoothing import ExponentialSmoothing
-
-    parts = {
-        "trend": form.trend is not None,
-        "damped_trend": form.damped,
-        "seasonal": form.m if form.seasonal else None,
-    }
-    options = {"maxiter": maxiter, "disp": False, "cov_type": "none"}
-    model = ExponentialSmoothing(y, initialization_method="concentrated", **parts)
-    if form.m <= _LONG_SEASON:
-        result = model.fit(**options)
-        converged = bool(result.mle_retvals["converged"])
-    else:
-        params = model.start_params
-        for _ in range(1 if start == "heuristic" else 3):
-            state = np.asarray(model.smooth(params, cov_type="none").initial_state)
-            known = ExponentialSmoothing(
-                y,
-                initialization_method="known",
-                initial_level=state[0],
-                initial_trend=state[1] if form.trend else None,
-                initial_seasonal=state[-form.m :],
-                **parts,
-            )
-            found = known.fit(start_params=params, **options)
-            params = np.asarray(found.params)
-            converged = bool(found.mle_retvals["converged"])
-        result = model.smooth(params, cov_type="none")
-    params = dict(zip(model.param_names, np.asarray(result.params), strict=True))
-    state = np.asarray(result.initial_state)
-    if form.seasonal:  # there the latest season comes first
-        state = np.concatenate([state[: -form.m], state[-form.m :][::-1]])
-    level, slope, season = _initial(state, form)
+    # the initial states are always the best ones
+    smoothing, best, converged = maximise(y, form, maxiter)
     return Estimate(
-        (
-            float(params["smoothing_level"]),
-            float(params.get("smoothing_trend", 0.0)),
-            float(params.get("smoothing_seasonal", 0.0)),
-            float(params.get("damping_trend", 1.0)),
-        ),
-        level,
-        slope,
-        season,
-        float(result.llf),
-        float(np.sqrt(result.scale)),
+        smoothing,
+        float(best.state[0]),
+        float(best.state[1]),
+        best.state[2:],
+        best.log_likelihood,
+        best.sigma,
         converged,
     )
 

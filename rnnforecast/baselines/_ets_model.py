@@ -12,7 +12,7 @@ import numpy as np
 
 from rnnforecast.baselines._local import LocalModel
 
-__all__ = ["EtsForm", "EtsModel"]
+__all__ = ["EtsForm", "EtsModel", "transition"]
 
 _N_PATHS = 5000
 _FORGOTTEN = 1e-10  # a state variance below this (in units of the error's) is none
@@ -128,39 +128,12 @@ class EtsModel(LocalModel):
     def _uncertain(
         self, cov: np.ndarray | None, phase: int, missing: bool
     ) -> tuple[np.ndarray, float, np.ndarray | None]:
-        """Kalman step of the linear form where the state is not known exactly.
-
-        In the innovations form ``y_t = w' x_(t-1) + e_t``, ``x_t = F x_(t-1) + g e_t`` (Hyndman et al. 2008,
-        eq. 3.1) a missing y_t leaves e_t unknown, and so the state uncertain (ibid., chapter 12).
-
-        Returns
-        -------
-        gain : ndarray, shape (2 + m,)
-        variance : float
-            Of the one-step error, over sigma².
-        cov : ndarray, shape (2 + m, 2 + m), or None once the state is known again
-        """
-        n = 2 + len(self.season)
-        cov = np.zeros((n, n)) if cov is None else cov
-        w, g = np.zeros(n), np.zeros(n)
+        """``transition`` of the row at ``phase``."""
+        w, g = np.zeros(2 + len(self.season)), np.zeros(2 + len(self.season))
         w[:2], g[:2] = (1.0, self.phi), (self.alpha, self.beta)
         if self.form.seasonal:
             w[2 + phase], g[2 + phase] = 1.0, self.gamma
-        forward = self._transition(cov)
-        variance = float(w @ cov @ w) + 1.0
-        cov_next = self._transition(forward.T) + np.outer(g, g)
-        if missing:
-            return np.zeros(n), variance, cov_next
-        gain = (forward @ w + g) / variance
-        cov_next -= np.outer(gain, gain) * variance
-        return gain, variance, cov_next if np.abs(cov_next).max() > _FORGOTTEN else None
-
-    def _transition(self, values: np.ndarray) -> np.ndarray:
-        """F times ``values``: the slope moves into the level; seasons keep their phase."""
-        out = values.copy()
-        out[0] += self.phi * values[1]
-        out[1] *= self.phi
-        return out
+        return transition(cov, w, g, self.phi, missing)
 
     # -- LocalModel -------------------------------------------------------------------------------
 
@@ -226,6 +199,57 @@ class EtsModel(LocalModel):
 
     def describe(self):
         return str(self.form)
+
+
+def transition(
+    cov: np.ndarray | None,
+    w: np.ndarray,
+    g: np.ndarray,
+    phi: float,
+    missing: bool,
+    tolerance: float = _FORGOTTEN,
+) -> tuple[np.ndarray, float, np.ndarray | None]:
+    """Kalman step of the linear form where the state is not known exactly.
+
+    In the innovations form ``y_t = w' x_(t-1) + e_t``, ``x_t = F x_(t-1) + g e_t`` (Hyndman et al. 2008,
+    eq. 3.1) a missing y_t leaves e_t unknown, and so the state uncertain (ibid., chapter 12).
+
+    Parameters
+    ----------
+    cov : ndarray, shape (2 + m, 2 + m), or None for a known state
+        Of level, slope and the season by phase, over sigma².
+    w, g : ndarray, shape (2 + m,)
+    phi : float
+    missing : bool
+    tolerance : float
+        Below this the covariance counts as none.
+
+    Returns
+    -------
+    gain : ndarray, shape (2 + m,)
+    variance : float
+        Of the one-step error, over sigma².
+    cov : ndarray or None
+        After the row.
+    """
+    n = len(w)
+    cov = np.zeros((n, n)) if cov is None else cov
+    forward = _move(cov, phi)
+    variance = float(w @ cov @ w) + 1.0
+    after = _move(forward.T, phi) + np.outer(g, g)
+    if missing:
+        return np.zeros(n), variance, after
+    gain = (forward @ w + g) / variance
+    after -= np.outer(gain, gain) * variance
+    return gain, variance, after if np.abs(after).max() > tolerance else None
+
+
+def _move(values: np.ndarray, phi: float) -> np.ndarray:
+    """F times ``values``: the slope moves into the level; seasons keep their phase."""
+    out = values.copy()
+    out[0] += phi * values[1]
+    out[1] *= phi
+    return out
 
 
 def _ratio(a: float, b: float) -> float:

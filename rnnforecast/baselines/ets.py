@@ -64,10 +64,10 @@ class ETSForecaster(LocalForecaster):
     form is then estimated in full. A series with too few rows for a form is fitted with a simpler one; where the form was
     asked for by name, a warning tells.
 
-    Estimates are statsmodels': ``ETSModel``, or, where values are missing, the linear Gaussian
-    ``statespace.ExponentialSmoothing`` (additive components), whose Kalman filter skips them. Nothing is filled:
-    a missing row leaves the state uncertain and the interval wider; a multiplicative form passes over it. Intervals
-    are exact and normal for additive components; else quantiles of 5000 simulated paths, always the same draws.
+    Estimates are those of statsmodels' ``ETSModel``. Where values are missing between observed ones, additive forms
+    are estimated by an exact likelihood that skips them (ibid., chapter 12). Nothing is filled: a missing row leaves
+    the state uncertain and the interval wider; a multiplicative form passes over it. Intervals are exact and
+    normal for additive components; else quantiles of 5000 simulated paths, always the same draws.
     ``update`` runs the recursion on and keeps the parameters.
 
     Examples

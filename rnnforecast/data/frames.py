@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_array
 
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Keys", "Table", "numeric", "read_table", "read_targets"]
+__all__ = ["Keys", "Table", "numeric", "read_table", "read_targets", "to_pandas"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,13 @@ def read_table(owner: str, X: Any, series_id: Any = None, time: Any = None) -> T
 
 
 def to_pandas(owner: str, X: Any) -> tuple[pd.DataFrame, bool]:
+    """Any frame, series or 2-D array as a DataFrame, and whether it was an array.
+
+    Raises
+    ------
+    DataError, ValueError, TypeError
+        As :func:`read_table`.
+    """
     if isinstance(X, pd.DataFrame):
         return X, False
     if isinstance(X, pd.Series):
