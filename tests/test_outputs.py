@@ -28,9 +28,7 @@ def with_missing(seed=0, shape=(6, 4, 2)):
         ("mse", mean_squared_error),
         (
             "huber",
-            lambda t, f: np.mean(
-                [0.5 * e**2 if abs(e) <= 1 else abs(e) - 0.5 for e in t - f]
-            ),
+            lambda t, f: np.mean([0.5 * e**2 if abs(e) <= 1 else abs(e) - 0.5 for e in t - f]),
         ),
     ],
 )

@@ -67,7 +67,9 @@ def test_quantiles_come_back_sorted_and_once():
     assert check_quantiles("Someone", np.array([0.2])) == (0.2,)
 
 
-@pytest.mark.parametrize("value", [[], [0.0, 0.5], [0.5, 1.0], [-0.1], ["a"], 0.5, [None], [0.1, np.nan, 0.5]])
+@pytest.mark.parametrize(
+    "value", [[], [0.0, 0.5], [0.5, 1.0], [-0.1], ["a"], 0.5, [None], [0.1, np.nan, 0.5]]
+)
 def test_unusable_quantiles(value):
     with pytest.raises(DataError, match="Someone: quantiles must be"):
         check_quantiles("Someone", value)

@@ -1,4 +1,4 @@
-"""Classical forecasters with the contract of every other forecaster: naive, ARIMA, ETS and Theta."""
+"""Classical forecasters with the same contract as all others: naive, ARIMA, ETS and Theta."""
 
 from rnnforecast.baselines.arima import ARIMAForecaster
 from rnnforecast.baselines.auto_arima import AutoARIMAForecaster

@@ -1,4 +1,4 @@
-"""Regression with seasonal ARIMA errors for one series: estimation by statsmodels, and the fitted model."""
+"""Regression with seasonal ARIMA errors for one series: estimation, and the fitted model."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class Orders:
         return self.d + self.m * self.seasonal_d
 
     def without_season(self) -> Orders:
-        return replace(self, seasonal_p=0, seasonal_d=0, seasonal_q=0, m=0).complete()
+        smaller = replace(self, seasonal_p=0, seasonal_d=0, seasonal_q=0, m=0)
+        return smaller.complete() if self.seasonal_d else smaller
 
     def without_arma(self) -> Orders:
         return replace(self, p=0, q=0, seasonal_p=0, seasonal_q=0)
@@ -165,22 +166,18 @@ def difference(values: np.ndarray, orders: Orders) -> np.ndarray:
 
 
 def _feasible(n_observed: int, rank: int, orders: Orders) -> Orders:
-    """Orders that so few rows can bear: without season, then without ARMA terms, then differences."""
+    """Orders that so few rows can bear: no season, then no ARMA terms, then no differences."""
 
     def enough(candidate: Orders) -> bool:
         free = candidate.n_arma + rank + len(candidate.trend) + 1
         return n_observed - candidate.n_lost > free
 
-    if enough(orders) or (orders.n_arma == 0 and n_observed - orders.n_lost >= 2):
-        return orders
-    for smaller in (
-        orders.without_season(),
-        orders.without_season().without_arma(),
-    ):
-        if enough(smaller):
-            return smaller
-    smaller = orders.without_season().without_arma()
-    return smaller if n_observed - smaller.n_lost >= 2 else smaller.without_differences()
+    plain = orders.without_season()
+    for candidate in (orders, plain, plain.without_arma()):
+        least_squares = candidate.n_arma == 0 and n_observed - candidate.n_lost >= 2
+        if enough(candidate) or least_squares:
+            return candidate
+    return plain.without_arma().without_differences()
 
 
 def independent(columns: np.ndarray) -> np.ndarray:
@@ -217,42 +214,40 @@ def fit_arima(
     method, maxiter
         Optimiser of statsmodels and its limit of iterations.
     """
-    first = leading_missing(y)
-    seen = ~np.isnan(y)
-    asked = orders
-    rank = len(independent(_standard(np.nan_to_num(x[seen] - x[seen].mean(axis=0)))[0]))
+    first, seen, asked = leading_missing(y), ~np.isnan(y), orders
+    rank = len(independent(_standard(x[seen] - x[seen].mean(axis=0))[0]))
     orders = _feasible(int(seen.sum()), rank, orders)
     columns = np.hstack([time_powers(0, len(y), orders.trend), np.where(np.isnan(x), 0.0, x)])
     work_y, work_x = y[first:], columns[first:]
-    complete = not np.isnan(work_y).any()
     differenced = difference(work_y, orders)
     unit = _spread(differenced) or _spread(y) or 1.0
     inside = ~np.isnan(differenced)
     design, size = _standard(difference(work_x, orders), inside)
-    keep = independent(design[inside])
-    if complete:
-        endog, exog, integrate = differenced / unit, design[:, keep], False
+    if np.isnan(work_y).any() and orders.n_lost:
+        # a missing row would take its neighbours with it when differencing: the filter does it
+        level, size = _standard(work_x - work_x[seen[first:]].mean(axis=0), seen[first:])
+        keep = independent(level[seen[first:]])
+        scaled = (work_y - work_y[0]) / unit
+        estimate = _estimate(scaled, level[:, keep], orders, True, method, maxiter)
     else:
-        endog, exog, integrate = work_y / unit, (work_x / size)[:, keep], orders.n_lost > 0
-    estimate = _estimate(endog, exog, orders, integrate, method, maxiter)
+        keep = independent(design[inside])
+        scaled = differenced / unit
+        estimate = _estimate(scaled, design[:, keep], orders, False, method, maxiter)
     coefficients = np.zeros(columns.shape[1])
+    note = "" if orders == asked else f"too few rows for {asked}; fitted as {orders}"
     if estimate is None:
-        coefficients[:] = np.linalg.lstsq(design[inside], differenced[inside], rcond=None)[0] / size
-        rest = differenced[inside] - (design[inside] * size) @ coefficients
-        arma, sigma, converged = _zeros(orders), float(np.sqrt(np.mean(rest**2))), True
-        failed = asked.n_arma > 0 and orders == asked and _spread(differenced) > 0
+        part = difference(work_x, orders)[inside] / size
+        solution = np.linalg.lstsq(part, differenced[inside], rcond=None)[0]
+        coefficients[:] = solution / size
+        rest = differenced[inside] - part @ solution
+        spread = float(np.sqrt(np.mean(rest**2))) if len(rest) else _spread(y)
+        estimate = solution, _zeros(orders), spread / unit, True
+        if orders == asked and orders.n_arma and _spread(differenced):
+            note = "the likelihood could not be maximised; the ARMA terms are 0"
     else:
-        beta, arma, sigma, converged = estimate
-        coefficients[keep] = beta * unit / size[keep]
-        sigma *= unit
-        failed = False
+        coefficients[keep] = estimate[0] * unit / size[keep]
+    _, arma, sigma, converged = estimate
     n_trend = len(orders.trend)
-    base = y[first] - columns[first] @ coefficients if orders.n_lost else 0.0
-    note = ""
-    if failed:
-        note = "the likelihood could not be maximised; fitted without ARMA terms"
-    elif orders != asked:
-        note = f"too few rows for {asked}; fitted with fewer terms (order_ shows them)"
     model = ArimaModel(
         converged=converged,
         note=note,
@@ -260,9 +255,9 @@ def fit_arima(
         arma=arma,
         trend=coefficients[:n_trend],
         beta=coefficients[n_trend:],
-        sigma=sigma,
-        offset=float(base),
-        unit=max(sigma, 1e-9 * unit),
+        sigma=sigma * unit,
+        offset=float(y[first] - columns[first] @ coefficients) if orders.n_lost else 0.0,
+        unit=max(sigma, 1e-9) * unit,
     )
     return model.extended(y, x)
 

@@ -1,8 +1,9 @@
 """The state space form of a seasonal ARIMA with known parameters: filter and forecast.
 
-The ARMA part of the differenced series is in Harvey's form (Durbin & Koopman 2012, Time Series Analysis by
-State Space Methods, 2nd ed., eqs 3.17 and 3.20), and the differences are undone by states that hold the last values of
-the series, from a diffuse start (ibid., section 3.4). Variances are in units of the innovation variance.
+The ARMA part of the differenced series is in Harvey's form (Durbin & Koopman 2012, Time Series
+Analysis by State Space Methods, 2nd ed., eqs 3.17 and 3.20), and the differences are undone by
+states that hold the last values of the series, from a diffuse start (ibid., section 3.4). Variances
+are in units of the innovation variance.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class ArimaSpace:
     Attributes
     ----------
     ar : ndarray, shape (k,)
-        phi_1..phi_k of the expanded (seasonal times plain) AR polynomial, zeros up to the state's size.
+        phi_1..phi_k of the expanded (seasonal times plain) AR polynomial, zeros up to the state's
+        size.
     ma : ndarray, shape (k - 1,)
         theta_1..theta_(k-1), expanded alike.
     diff : ndarray, shape (n_diff,)

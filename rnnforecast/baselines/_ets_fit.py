@@ -73,16 +73,17 @@ def fit_ets(
     unit = float(np.nanstd(inner))
     if unit <= 1e-12 * max(float(np.nanmax(np.abs(inner))), 1e-300):
         return _constant(float(inner[0]), first).extended(y[first:], x)
-    scaled = inner / unit
+    center = float(np.nanmean(inner))  # additive forms do not mind, and their numbers stay small
     n = int((~np.isnan(inner)).sum())
     positive = lowest > 0 and complete
     seasons, trends = _candidates(error, trend, damped, seasonal, m, positive)
 
     @cache
     def estimated(form: EtsForm, start: str) -> Estimate | None:
-        return _estimate(scaled, form, start, maxiter)
+        rows = inner - center if form.linear else inner
+        return _estimate(rows / unit, form, start, maxiter)
 
-    form, note = _choose(estimated, len(scaled), n, m, seasons, trends)
+    form, note = _choose(estimated, len(inner), n, m, seasons, trends)
     estimate = estimated(form, "estimated")
     if estimate is None:
         plain = EtsForm("add", None, False, None, 1)
@@ -92,7 +93,8 @@ def fit_ets(
         raise DataError(
             "exponential smoothing could not be fitted: use another forecaster, or drop this series"
         )
-    return _model(form, estimate, unit, first, note).extended(y[first:], x)
+    model = _model(form, estimate, unit, center if form.linear else 0.0, first, note)
+    return model.extended(y[first:], x)
 
 
 def _check_multiplicative(error: str, seasonal: str | None, lowest: float, complete: bool) -> None:
@@ -101,12 +103,13 @@ def _check_multiplicative(error: str, seasonal: str | None, lowest: float, compl
         return
     if lowest <= 0:
         raise DataError(
-            f"{name}='mul' needs values above 0: use {name}='add' or 'auto'. Got a value of {lowest:g}"
+            f"{name}='mul' needs values above 0: use {name}='add' or 'auto'. "
+            f"Got a value of {lowest:g}"
         )
     if not complete:
         raise DataError(
-            f"{name}='mul' cannot be estimated with missing values (NaN) between observed ones: use "
-            f"error='add' with seasonal='add' or None, or fill them yourself before fit"
+            f"{name}='mul' cannot be estimated with missing values (NaN) between observed ones: "
+            f"use error='add' with seasonal='add' or None, or fill them yourself before fit"
         )
 
 
@@ -223,7 +226,7 @@ def _complete(y: np.ndarray, form: EtsForm, start: str, maxiter: int) -> Estimat
 
 
 def _initial(state: np.ndarray, form: EtsForm) -> tuple[float, float, np.ndarray]:
-    """Level, slope and season of statsmodels' initial state vector, the season's first row first."""
+    """Level, slope and season (by row) of statsmodels' initial state vector."""
     slope = float(state[1]) if form.trend else 0.0
     if form.seasonal:
         return float(state[0]), slope, np.array(state[-form.m :], dtype=np.float64)
@@ -244,12 +247,14 @@ def _with_gaps(y: np.ndarray, form: EtsForm, start: str, maxiter: int) -> Estima
     )
 
 
-def _model(form: EtsForm, found: Estimate, unit: float, first: int, note: str) -> EtsModel:
+def _model(
+    form: EtsForm, found: Estimate, unit: float, center: float, first: int, note: str
+) -> EtsModel:
     """The model before its first observed row, on the scale of the data."""
     alpha, beta, gamma, phi = found.smoothing
     additive = form.seasonal != "mul"
     season = np.roll(found.season * (unit if additive else 1.0), first % form.m)
-    start = found.level * unit, found.slope * unit, season
+    start = found.level * unit + center, found.slope * unit, season
     return EtsModel(
         converged=found.converged,
         note=note,
@@ -270,7 +275,7 @@ def _model(form: EtsForm, found: Estimate, unit: float, first: int, note: str) -
 
 
 def _constant(value: float, first: int) -> EtsModel:
-    """A series that never changed: its level, without error; the next change is taken up in half."""
+    """A series that never changed: its level, without error; half of a change is taken up."""
     form = EtsForm("add", None, False, None, 1)
     found = Estimate((0.5, 0.0, 0.0, 1.0), value, 0.0, np.zeros(1), 0.0, 0.0, True)
-    return _model(form, found, 1.0, first, "")
+    return _model(form, found, 1.0, 0.0, first, "")

@@ -1,9 +1,10 @@
 """Likelihood of additive exponential smoothing with missing values.
 
-statsmodels has two routes. ``ETSModel`` takes no NaN. ``statespace.ExponentialSmoothing`` does, but its "concentrated"
-initial states are not the best ones then, and estimating them all by search is slow for long seasons. The
-innovations are linear in the initial state, so least squares gives it at once (Hyndman, Koehler, Ord & Snyder
-2008, section 5.1; with the weights of the missing rows, chapter 12).
+statsmodels has two routes. ``ETSModel`` takes no NaN. ``statespace.ExponentialSmoothing`` does, but
+its "concentrated" initial states are not the best ones then, and estimating them all by search is
+slow for long seasons. The innovations are linear in the initial state, so least squares gives it at
+once (Hyndman, Koehler, Ord & Snyder 2008, section 5.1; with the weights of the missing rows,
+chapter 12).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def profile(
     """Likelihood of ``y``, shape (n_rows,), at ``smoothing`` = (alpha, beta, gamma, phi)."""
     m, phi = form.m, smoothing[3]
     n = 2 + m
-    # column 0 starts from the state 0 and reads y; column 1 + j starts from unit vector j and reads zeros
+    # column 0 starts from the state 0 and reads y; column 1 + j from unit vector j, reading 0
     states = np.hstack([np.zeros((n, 1)), np.eye(n)])
     reads = np.zeros(1 + n)
     errors, variance = np.empty((len(y), 1 + n)), np.ones(len(y))

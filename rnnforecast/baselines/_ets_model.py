@@ -1,7 +1,8 @@
 """Exponential smoothing with known parameters: recursions, forecasts and their distribution.
 
-Equations of Hyndman, Koehler, Ord & Snyder (2008), Forecasting with Exponential Smoothing, table 2.2 and
-2.3: level l, trend b, season s by phase; ``base = l + phi b`` and the mean is base, base + s or base s.
+Equations of Hyndman, Koehler, Ord & Snyder (2008), Forecasting with Exponential Smoothing, table
+2.2 and 2.3: level l, trend b, season s by phase; ``base = l + phi b`` and the mean is base, base +
+s or base s.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class EtsModel(LocalModel):
     season : ndarray, shape (m,)
         At the end of the history.
     cov : ndarray or None
-        Covariance of (level, slope, season) in units of the error variance, after missing rows; None for 0.
+        Covariance of (level, slope, season) in units of the error variance, after missing rows;
+        None for 0.
     n_rows : int
     """
 
@@ -113,7 +115,7 @@ class EtsModel(LocalModel):
             # with e = y - mean the updates are the same for additive and multiplicative errors
             by_season = _ratio(error, s) if seasonal == "mul" else error
             level, slope = base + alpha * by_season, phi * slope + beta * by_season
-            # over the new level, as the parameters were estimated by statsmodels (the table has the old base)
+            # over the new level, as in statsmodels' estimation (the table has the old base)
             season[phase] = s + gamma * (_ratio(error, level) if seasonal == "mul" else error)
         end = replace(
             self,
@@ -192,7 +194,10 @@ class EtsModel(LocalModel):
             out[t] = mean + error
             with np.errstate(all="ignore"):
                 by_season = np.where(s != 0, error / s, 0.0) if mul else error
-                level, slope = base + self.alpha * by_season, self.phi * slope + self.beta * by_season
+                level, slope = (
+                    base + self.alpha * by_season,
+                    self.phi * slope + self.beta * by_season,
+                )
                 by_level = np.where(level != 0, error / level, 0.0) if mul else error
             season[phase] = s + self.gamma * by_level
         return out
@@ -211,8 +216,8 @@ def transition(
 ) -> tuple[np.ndarray, float, np.ndarray | None]:
     """Kalman step of the linear form where the state is not known exactly.
 
-    In the innovations form ``y_t = w' x_(t-1) + e_t``, ``x_t = F x_(t-1) + g e_t`` (Hyndman et al. 2008,
-    eq. 3.1) a missing y_t leaves e_t unknown, and so the state uncertain (ibid., chapter 12).
+    In the innovations form ``y_t = w' x_(t-1) + e_t``, ``x_t = F x_(t-1) + g e_t`` (Hyndman et al.
+    2008, eq. 3.1) a missing y_t leaves e_t unknown, and so the state uncertain (ibid., chapter 12).
 
     Parameters
     ----------

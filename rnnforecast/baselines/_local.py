@@ -1,8 +1,8 @@
 """Models that are fitted to each series and each target alone.
 
-A family is one ``LocalModel`` (what was learnt of one series, small and picklable, its filter standing at
-the end of the history) and one ``LocalForecaster`` that says how to fit it. The walk over series and targets, joblib,
-covariates, warnings and the hooks of ``BaseForecaster`` are here.
+A family is one ``LocalModel`` (what was learnt of one series, small and picklable, its filter
+standing at the end of the history) and one ``LocalForecaster`` that says how to fit it. The walk
+over series and targets, joblib, covariates, warnings and the hooks of ``BaseForecaster`` are here.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class LocalModel(ABC):
         return 0.0
 
     def quantiles(self, n_steps: int, levels: tuple[float, ...]) -> np.ndarray:
-        """Quantiles of the next steps without covariates, (n_steps, n_levels); normal by default."""
+        """Quantiles of the next steps without covariates, (n_steps, n_levels); normal here."""
         return _normal(*self.future(n_steps), levels)
 
 
@@ -110,7 +110,7 @@ class LocalForecaster(BaseForecaster):
         """A module-level function ``fit(y, x, **options) -> LocalModel`` and its options."""
 
     def _season(self, panel: Panel) -> int:
-        """Seasonal period: the parameter, or the usual one of the calendar (1 without a calendar)."""
+        """Seasonal period: the parameter, or the usual one of the calendar (1 without one)."""
         given = getattr(self, "seasonality", None)
         if given is not None:
             return int(given)
@@ -232,16 +232,17 @@ class LocalForecaster(BaseForecaster):
                 k = int(np.argmax(seen < 2))
                 count = "no observed value" if seen[k] == 0 else "1 sample (n_samples=1)"
                 raise DataError(
-                    f"{owner}: {_label(panel, i, k)} has {count}; at least 2 observed values are needed: "
-                    f"pass more rows, or leave this series out"
+                    f"{owner}: {_label(panel, i, k)} has {count}; at least 2 observed "
+                    f"values are needed: pass more rows, or leave this series out"
                 )
         self._check_covariates(panel, np.zeros(panel.n_series, dtype=np.int64))
 
     def _check_covariates(self, panel: Panel, start: np.ndarray) -> None:
-        """Raise where a target is observed but a covariate is not, from row start[i] of series i."""
+        """Raise where a target is observed and a covariate is not, from row start[i] on."""
         if not self._uses_known or not panel.known.shape[1]:
             return
-        bad = np.isnan(panel.known) & panel.mask.any(axis=1)[:, None]
+        observed = np.asarray(panel.mask.any(axis=1))
+        bad = np.isnan(panel.known) & observed[:, None]
         if not bad.any():
             return
         for i in range(panel.n_series):
@@ -250,9 +251,9 @@ class LocalForecaster(BaseForecaster):
                 row, column = np.argwhere(rows)[0]
                 row += int(start[i])
                 raise DataError(
-                    f"{type(self).__name__}: {panel.label(i)}: known covariate number {column + 1} is missing "
-                    f"(NaN) at row {panel.time_index(i)[int(row)]}: fill it or drop the row first, as a "
-                    f"regression cannot use it"
+                    f"{type(self).__name__}: {panel.label(i)}: known covariate number "
+                    f"{column + 1} is missing (NaN) at row {panel.time_index(i)[int(row)]}: fill "
+                    f"it or drop the row first, as a regression cannot use it"
                 )
 
     # -- scikit-learn -----------------------------------------------------------------------------
@@ -271,7 +272,7 @@ class LocalForecaster(BaseForecaster):
         return [shown + more, *super()._describe()]
 
     def _per_series(self, value: Callable[[Any], Any], name: str) -> Any:
-        """A fitted value of every model: itself for one model, a frame (series × target) for more."""
+        """A fitted value of every model: itself for one, a frame (series × target) for more."""
         if "models_" not in vars(self):
             raise AttributeError(f"{type(self).__name__} has no {name} before fit")
         values = [[value(model) for model in models] for models in self.models_]

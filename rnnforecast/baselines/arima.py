@@ -32,10 +32,16 @@ class ArimaBase(LocalForecaster):
         if missing.any():
             row, column = np.argwhere(missing)[0]
             raise DataError(
-                f"{type(self).__name__}: known covariate {self.roles_.known[column]!r} is missing (NaN) in "
-                f"row {row} of X: fill it first, as a regression cannot use it"
+                f"{type(self).__name__}: known covariate {self.roles_.known[column]!r} is "
+                f"missing (NaN) in row {row} of X: fill it first, as a regression cannot use it"
             )
         return rows
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        # scikit-learn's X is covariates, and a regression takes none missing; targets may be
+        tags.input_tags.allow_nan = False
+        return tags
 
     @property
     def order_(self) -> Any:
@@ -77,8 +83,8 @@ class ARIMAForecaster(ArimaBase):
     seasonal_order : tuple of 3 or 4 ints, default (0, 0, 0, 0)
         (P, D, Q) or (P, D, Q, m). Without m, or with m = 0, the season is ``seasonality``.
     trend : {None, "n", "c", "t", "ct"}, default None
-        Mean of the series: nothing, a constant, a linear trend in time, or both. None: a constant unless
-        the series is differenced. With one difference, "t" is a drift.
+        Mean of the series: nothing, a constant, a linear trend in time, or both. None: a constant
+        unless the series is differenced. With one difference, "t" is a drift.
     seasonality : int, optional
         Steps in a season; None: the usual one of the calendar, 1 for integers and arrays.
     method : {"lbfgs", "bfgs", "nm", "powell", "cg"}, default "lbfgs"
@@ -88,8 +94,8 @@ class ARIMAForecaster(ArimaBase):
     horizon : int, default 1
         Steps of ``forecast()`` and ``predict()``.
     target, known, static, series_id, time, freq
-        Roles of the columns, as in every forecaster. Known covariates enter linearly, each row's own
-        values in its own mean; past-only and static ones are ignored.
+        Roles of the columns, as in every forecaster. Known covariates enter linearly, each row's
+        own values in its own mean; past-only and static ones are ignored.
     n_jobs : int, optional
         Number of processes over the series of a panel; None is 1.
 
@@ -107,20 +113,21 @@ class ARIMAForecaster(ArimaBase):
     Raises
     ------
     DataError
-        In ``fit``, if a covariate is NaN where the target is observed, or a series has fewer than two
-        observed values.
+        In ``fit``, if a covariate is NaN where the target is observed, or a series has fewer than
+        two observed values.
 
     Notes
     -----
-    The model is ``y_t = trend_t + beta' x_t + u_t`` with u a seasonal ARIMA (Box, Jenkins, Reinsel & Ljung 2015,
-    Time Series Analysis, 5th ed., eq. 9.1.4 for u). Parameters come from statsmodels' ``SARIMAX`` on the scaled and,
-    where no value is missing, differenced series; a missing target is skipped by the Kalman filter.
-    Intervals are normal, from the state space form with the parameters taken as known.
+    The model is ``y_t = trend_t + beta' x_t + u_t`` with u a seasonal ARIMA (Box, Jenkins, Reinsel
+    & Ljung 2015, Time Series Analysis, 5th ed., eq. 9.1.4 for u). Parameters come from statsmodels'
+    ``SARIMAX`` on the scaled and, where no value is missing, differenced series; a missing target
+    is skipped by the Kalman filter. Intervals are normal, from the state space form with the
+    parameters taken as known.
 
-    A series with too few rows for its parameters is fitted without the season, then without the ARMA terms, then
-    without differences; a warning names it and ``order_`` shows what was used. ``update`` runs
-    the filter on and keeps the parameters. In-sample rows whose level is not identified yet (the
-    first ``d + D m``) get the last value, the very first one the mean.
+    A series with too few rows for its parameters is fitted without the season, then without the
+    ARMA terms, then without differences; a warning names it and ``order_`` shows what was used.
+    ``update`` runs the filter on and keeps the parameters. In-sample rows whose level is not
+    identified yet (the first ``d + D m``) get the last value, the very first one the mean.
 
     Examples
     --------
@@ -179,9 +186,9 @@ class ARIMAForecaster(ArimaBase):
         gone = [power for power in _TRENDS[self.trend or "n"] if power < lost]
         if gone:
             raise DataError(
-                f"{owner}: trend {self.trend!r} has a term that {lost} difference(s) remove: expected only "
-                f"powers of time from {lost} on; use trend={'t' if lost == 1 else 'n'!r}. Got d={self.order[1]}, "
-                f"D={self.seasonal_order[1]}"
+                f"{owner}: trend={self.trend!r} has a term that differencing removes: with "
+                f"d + D = {lost} expected {'t' if lost == 1 else 'n'!r} or None. "
+                f"Got d={self.order[1]}, D={self.seasonal_order[1]}"
             )
 
     def _season(self, panel: Panel) -> int:
@@ -194,8 +201,9 @@ class ARIMAForecaster(ArimaBase):
         seasonal = seasonal_p + seasonal_d + seasonal_q > 0
         if seasonal and seasonality < 2:
             raise DataError(
-                f"{type(self).__name__}: seasonal_order {tuple(self.seasonal_order)} needs a season of 2 or more "
-                f"steps, and the calendar has none: pass seasonality=, e.g. seasonality=12. Got {seasonality}"
+                f"{type(self).__name__}: seasonal_order={tuple(self.seasonal_order)} needs a "
+                f"season of 2 or more steps, and the calendar has none: pass seasonality=, e.g. "
+                f"seasonality=12. Got {seasonality}"
             )
         auto = (0,) if d + seasonal_d == 0 else ()
         trend = auto if self.trend is None else _TRENDS[self.trend]

@@ -17,6 +17,7 @@ from rnnforecast.exceptions import optional_import
 __all__ = ["AutoARIMAForecaster"]
 
 _CRITERIA = ("aicc", "aic", "bic")
+_FAR = 1000.0  # size of the values over their steps
 _TOO_SHORT = 5  # observed rows below which no order is chosen
 
 
@@ -44,14 +45,17 @@ def fit_auto_arima(
     if len(part) < _TOO_SHORT or np.ptp(part) == 0:
         return fit_arima(y, x, plain, "lbfgs", maxiter)
     keep = independent(x[start:stop] - x[start:stop].mean(axis=0))
-    found = _choose(part, x[start:stop][:, keep], m, settings)
+    # far from 0, in its own steps, the level would swamp statsforecast's diffuse start
+    step = float(np.median(np.abs(np.diff(part)))) or float(part.std())
+    far = bool(np.abs(part).max() > _FAR * step)
+    found = _choose(part - part[0] if far else part, x[start:stop][:, keep], m, settings)
     if found is None:
         return fit_arima(y, x, plain, "lbfgs", maxiter)
     orders, coefficients, sigma2 = found
     whole = stop - start == int((~np.isnan(y)).sum())
     usable = np.isfinite([*coefficients.values(), sigma2]).all() and sigma2 >= 0
-    if not whole or not usable:
-        return fit_arima(y, x, orders, "lbfgs", maxiter)
+    if not whole or not usable or (far and not orders.n_lost):
+        return fit_arima(y, x, orders.complete() if far else orders, "lbfgs", maxiter)
     return _model(y, x, keep, orders, coefficients, sigma2)
 
 
@@ -79,9 +83,7 @@ def _choose(
     coefficients = {name: float(value) for name, value in fitted["coef"].items()}
     trend = (0,) * ("intercept" in coefficients) + (1,) * ("drift" in coefficients)
     seasonal = seasonal_p + seasonal_d + seasonal_q > 0
-    orders = Orders(
-        p, d, q, seasonal_p, seasonal_d, seasonal_q, period if seasonal else 0, trend
-    )
+    orders = Orders(p, d, q, seasonal_p, seasonal_d, seasonal_q, period if seasonal else 0, trend)
     return orders, coefficients, float(fitted["sigma2"])
 
 
@@ -136,7 +138,8 @@ class AutoARIMAForecaster(ArimaBase):
     Parameters
     ----------
     seasonality : int, optional
-        Steps in a season; None: the usual one of the calendar, 1 (no season) for integers and arrays.
+        Steps in a season; None: the usual one of the calendar, 1 (no season) for integers and
+        arrays.
     d, D : int, optional
         Differences and seasonal differences; None: by unit root tests.
     max_p, max_q, max_P, max_Q : int, default 5, 5, 2, 2
@@ -150,8 +153,8 @@ class AutoARIMAForecaster(ArimaBase):
     horizon : int, default 1
         Steps of ``forecast()`` and ``predict()``.
     target, known, static, series_id, time, freq
-        Roles of the columns, as in every forecaster. Known covariates enter linearly, each row's own values in
-        its own mean; past-only and static ones are ignored.
+        Roles of the columns, as in every forecaster. Known covariates enter linearly, each row's
+        own values in its own mean; past-only and static ones are ignored.
     n_jobs : int, optional
         Number of processes over the series of a panel; None is 1.
 
@@ -175,11 +178,12 @@ class AutoARIMAForecaster(ArimaBase):
 
     Notes
     -----
-    The search is that of Hyndman & Khandakar (2008), Journal of Statistical Software 27(3), as in R's auto.arima. With a
-    complete series the coefficients are statsforecast's; forecasts, intervals, in-sample values and ``update`` run
-    through the same state space form as ``ARIMAForecaster``. With missing values inside, the orders are chosen on the
-    longest stretch without them, and the parameters are then estimated as in ``ARIMAForecaster`` from all
-    rows. A constant series, or one with fewer than five rows, gets its mean.
+    The search is that of Hyndman & Khandakar (2008), Journal of Statistical Software 27(3), as in
+    R's auto.arima. With a complete series the coefficients are statsforecast's; forecasts,
+    intervals, in-sample values and ``update`` run through the same state space form as
+    ``ARIMAForecaster``. With missing values inside, the orders are chosen on the longest stretch
+    without them, and the parameters are then estimated as in ``ARIMAForecaster`` from all rows. A
+    constant series, or one with fewer than five rows, gets its mean.
 
     Examples
     --------

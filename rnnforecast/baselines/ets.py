@@ -29,7 +29,8 @@ class ETSForecaster(LocalForecaster):
         Whether the trend fades.
     seasonal : {"auto", "add", "mul", None}, default "auto"
     seasonality : int, optional
-        Steps in a season; None: the usual one of the calendar, 1 (no season) for integers and arrays.
+        Steps in a season; None: the usual one of the calendar, 1 (no season) for integers and
+        arrays.
     maxiter : int, default 1000
         Limit of iterations of the optimiser.
     horizon : int, default 1
@@ -53,22 +54,24 @@ class ETSForecaster(LocalForecaster):
     Raises
     ------
     DataError
-        In ``fit``, if a multiplicative component was asked for and the series has values of 0 or below, or
-        missing values inside; or a series has fewer than two observed values.
+        In ``fit``, if a multiplicative component was asked for and the series has values of 0 or
+        below, or missing values inside; or a series has fewer than two observed values.
 
     Notes
     -----
-    "auto" compares forms by the corrected AIC (Hyndman, Koehler, Ord & Snyder 2008, section 7.1): first the season (none,
-    additive, and multiplicative with multiplicative errors where all values are positive), then the trend
-    (none, additive, damped). Seasons longer than 12 steps are compared with heuristic initial states; the chosen
-    form is then estimated in full. A series with too few rows for a form is fitted with a simpler one; where the form was
-    asked for by name, a warning tells.
+    "auto" compares forms by the corrected AIC (Hyndman, Koehler, Ord & Snyder 2008, section 7.1):
+    first the season (none, additive, and multiplicative with multiplicative errors where all values
+    are positive), then the trend (none, additive, damped). Seasons longer than 12 steps are
+    compared with heuristic initial states; the chosen form is then estimated in full. A series with
+    too few rows for a form is fitted with a simpler one; where the form was asked for by name, a
+    warning tells.
 
-    Estimates are those of statsmodels' ``ETSModel``. Where values are missing between observed ones, additive forms
-    are estimated by an exact likelihood that skips them (ibid., chapter 12). Nothing is filled: a missing row leaves
-    the state uncertain and the interval wider; a multiplicative form passes over it. Intervals are exact and
-    normal for additive components; else quantiles of 5000 simulated paths, always the same draws.
-    ``update`` runs the recursion on and keeps the parameters.
+    Estimates are those of statsmodels' ``ETSModel``. Where values are missing between observed
+    ones, additive forms are estimated by an exact likelihood that skips them (ibid., chapter 12).
+    Nothing is filled: a missing row leaves the state uncertain and the interval wider; a
+    multiplicative form passes over it. Intervals are exact and normal for additive components; else
+    quantiles of 5000 simulated paths, always the same draws. ``update`` runs the recursion on and
+    keeps the parameters.
 
     Examples
     --------
@@ -129,8 +132,9 @@ class ETSForecaster(LocalForecaster):
     def _local_fit(self, panel: Panel, seasonality: int) -> tuple[Callable, dict[str, Any]]:
         if self.seasonal in ("add", "mul") and seasonality < 2:
             raise DataError(
-                f"{type(self).__name__}: seasonal={self.seasonal!r} needs a season of 2 or more steps, and the "
-                f"calendar has none: pass seasonality=, e.g. seasonality=12. Got {seasonality}"
+                f"{type(self).__name__}: seasonal={self.seasonal!r} needs a season of 2 or more "
+                f"steps, and the calendar has none: pass seasonality=, e.g. "
+                f"seasonality=12. Got {seasonality}"
             )
         options = {
             "error": self.error,

@@ -112,7 +112,7 @@ def _before(y: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _deviation(errors: np.ndarray, n_parameters: int = 0) -> float:
-    """Root of the mean square of the observed errors (Hyndman & Athanasopoulos 2021, section 5.4)."""
+    """Root mean square of the observed errors (Hyndman & Athanasopoulos 2021, section 5.4)."""
     errors = errors[~np.isnan(errors)]
     if not len(errors):
         return 0.0
@@ -156,11 +156,11 @@ class NaiveForecaster(LocalForecaster):
     Parameters
     ----------
     strategy : {"last", "seasonal", "drift"}, default "last"
-        Repeat the last observed value; the last observed value of the same phase of the season; or go on
-        from the last value with the mean change of the training rows.
+        Repeat the last observed value; the last observed value of the same phase of the season; or
+        go on from the last value with the mean change of the training rows.
     seasonality : int, optional
-        Steps in a season for ``strategy="seasonal"``. None: the usual one of the calendar (24 for hours, 7 for days,
-        12 for months), 1 for integers and arrays; stored as ``seasonality_``.
+        Steps in a season for ``strategy="seasonal"``. None: the usual one of the calendar (24 for
+        hours, 7 for days, 12 for months), 1 for integers and arrays; stored as ``seasonality_``.
     horizon : int, default 1
         Steps of ``forecast()`` and ``predict()``.
     target, known, static, series_id, time, freq
@@ -176,11 +176,12 @@ class NaiveForecaster(LocalForecaster):
 
     Notes
     -----
-    Missing values are skipped: the last *observed* value counts, and the interval widens with the steps since then.
-    Intervals are normal with the standard deviations of Hyndman & Athanasopoulos (2021), Forecasting:
-    Principles and Practice, 3rd ed., table 5.2: ``sigma sqrt(h)``, ``sigma sqrt(k + 1)`` with k complete seasons
-    before step h, and ``sigma sqrt(h (1 + h / (T - 1)))``. A phase of the season that was never observed gets the last
-    value. In-sample rows before the first observation get the mean. ``update`` keeps sigma and the drift.
+    Missing values are skipped: the last *observed* value counts, and the interval widens with the
+    steps since then. Intervals are normal with the standard deviations of Hyndman & Athanasopoulos
+    (2021), Forecasting: Principles and Practice, 3rd ed., table 5.2: ``sigma sqrt(h)``, ``sigma
+    sqrt(k + 1)`` with k complete seasons before step h, and ``sigma sqrt(h (1 + h / (T - 1)))``. A
+    phase of the season that was never observed gets the last value. In-sample rows before the first
+    observation get the mean. ``update`` keeps sigma and the drift.
 
     Examples
     --------

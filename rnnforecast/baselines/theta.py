@@ -123,8 +123,9 @@ def fit_theta(
     if np.isnan(inner).any():
         row = first + int(np.argmax(np.isnan(inner)))
         raise DataError(
-            f"the Theta method takes no missing values (NaN) between observed ones, and row {row} has one: fill "
-            f"them yourself before fit, or use ETSForecaster or ARIMAForecaster, which skip them"
+            f"the Theta method takes no missing values (NaN) between observed ones, and row "
+            f"{row} has one: fill them yourself before fit, or use ETSForecaster or "
+            f"ARIMAForecaster, which skip them"
         )
     if method == "mul" and inner.min() <= 0:
         raise DataError(
@@ -198,7 +199,8 @@ class ThetaForecaster(LocalForecaster):
     theta : float, default 2.0
         Weight of the trend, (theta - 1) / theta of it; 1 is simple exponential smoothing.
     seasonality : int, optional
-        Steps in a season; None: the usual one of the calendar, 1 (no season) for integers and arrays.
+        Steps in a season; None: the usual one of the calendar, 1 (no season) for integers and
+        arrays.
     deseasonalize : bool, default True
         Adjust for the season by classical decomposition, where the series has two seasons or more.
     use_test : bool, default True
@@ -223,17 +225,19 @@ class ThetaForecaster(LocalForecaster):
     Raises
     ------
     DataError
-        In ``fit``, if a series has missing values between observed ones: fill them yourself, or use a forecaster that skips
-        them. Missing values at its start and end are left out.
+        In ``fit``, if a series has missing values between observed ones: fill them yourself, or use
+        a forecaster that skips them. Missing values at its start and end are left out.
 
     Notes
     -----
-    Point forecasts are those of statsmodels' ``ThetaModel`` (Assimakopoulos & Nikolopoulos 2000, IJF 16(4), in the form of
-    Hyndman & Billah 2003, IJF 19(2), eq. 3). One-step in-sample values run the same equation from the rows before, with the
-    fitted alpha and slope. Intervals are normal with variance ``sigma² (1 + (h - 1) alpha²)``, as
-    in statsmodels; sigma² is the mean square of the one-step errors of the adjusted series (two degrees of freedom less), where
+    Point forecasts are those of statsmodels' ``ThetaModel`` (Assimakopoulos & Nikolopoulos 2000,
+    IJF 16(4), in the form of Hyndman & Billah 2003, IJF 19(2), eq. 3). One-step in-sample values
+    run the same equation from the rows before, with the fitted alpha and slope. Intervals are
+    normal with variance ``sigma² (1 + (h - 1) alpha²)``, as in statsmodels; sigma² is the mean
+    square of the one-step errors of the adjusted series (two degrees of freedom less), where
     statsmodels fits an ARIMA to the series with its season, which is too wide for seasonal data.
-    ``update`` runs the smoothing on with the fitted parameters; a missing row there leaves the level as it is.
+    ``update`` runs the smoothing on with the fitted parameters; a missing row there leaves the
+    level as it is.
 
     Examples
     --------

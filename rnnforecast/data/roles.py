@@ -70,8 +70,13 @@ def resolve_roles(
     for role, names in named.items():
         for name in names:
             if name not in columns and not (role == "target" and y_names is not None):
+                hint = (
+                    "; X is an array without names: pass a frame (in a Pipeline with "
+                    "set_output(transform='pandas') on the steps before)"
+                )
                 raise DataError(
                     f"{owner}: {role} column {name!r} is not in X; the columns are {columns}"
+                    + (hint if table.is_array and isinstance(name, str) else "")
                 )
     seen: dict = {}
     for role, names in named.items():

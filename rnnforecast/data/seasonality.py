@@ -13,7 +13,8 @@ __all__ = ["autocorrelation", "choose_lookback", "choose_seasonality"]
 _CANDIDATES = (4, 5, 7, 12, 24, 48, 52, 96, 144, 168)
 _MOST_SERIES = 50
 _MOST_LOOKBACK = 336
-_LEAST_LOOKBACK = 12
+_LEAST_LOOKBACK = 24
+_SEASONS = 7  # of days: a week; measured best on hourly data (benchmarks/RESULTS.md)
 
 
 def autocorrelation(values: np.ndarray, lag: int) -> float:
@@ -82,7 +83,7 @@ def choose_seasonality(panel: Panel) -> int:
 def choose_lookback(panel: Panel, horizon: int, season: int) -> int:
     """Rows that a window looks back on, where the user names none.
 
-    Two seasons or two horizons, whichever is longer, at least 12 and at most 336 steps, and never
+    Seven seasons or two horizons, whichever is longer, at least 24 and at most 336 steps, and never
     more than half of what the shortest series has left beside one horizon.
 
     Parameters
@@ -94,5 +95,7 @@ def choose_lookback(panel: Panel, horizon: int, season: int) -> int:
     -------
     int
     """
-    wanted = min(max(2 * season, 2 * horizon, _LEAST_LOOKBACK), _MOST_LOOKBACK)
+    wanted = min(
+        max(_SEASONS * season if season > 1 else 0, 2 * horizon, _LEAST_LOOKBACK), _MOST_LOOKBACK
+    )
     return max(min(wanted, (int(panel.lengths.min()) - horizon) // 2), 1)

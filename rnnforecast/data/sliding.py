@@ -28,9 +28,8 @@ class SlidingWindows(SteppedTransformer):
     Parameters
     ----------
     lookback : int, optional
-        Steps in a window. None: two seasons or two horizons, whichever is longer, at least 12 and
-        at most 336 steps, and never more than half of what the shortest series has left beside one
-        horizon.
+        Steps in a window. None: seven seasons or two horizons, whichever is longer, at least 24, at
+        most 336, and never more than half of what the shortest series has beside one horizon.
     horizon : int, default=1
         Steps to forecast from a window.
     target : str or list of str, optional
@@ -40,8 +39,7 @@ class SlidingWindows(SteppedTransformer):
     stride : int, default=1
         Steps between the windows of `make_xy` and `batches`.
     series_id, time : str, optional
-        Columns that name the series and the time stamp of each row. A MultiIndex (series, time)
-        needs no parameter.
+        Columns that name series and time stamp; a MultiIndex (series, time) needs no parameter.
     freq : str, DateOffset or int, optional
         Frequency of the index, if it cannot be inferred.
 

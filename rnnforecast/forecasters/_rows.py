@@ -12,7 +12,7 @@ from sklearn.utils.validation import _check_feature_names
 
 from rnnforecast.data.frames import Keys, Table, numeric, read_targets
 from rnnforecast.data.panel import Panel, group_rows
-from rnnforecast.data.roles import Roles
+from rnnforecast.data.roles import Roles, as_list
 from rnnforecast.exceptions import DataError
 
 __all__ = [
@@ -165,24 +165,7 @@ def check_columns(estimator: Any, table: Table, history: bool) -> Table:
     """
     owner, roles = type(estimator).__name__, estimator.roles_
     if roles.separate_y:
-        surplus = [] if table.is_array else [n for n in roles.targets if n in table.frame.columns]
-        surplus += (
-            []
-            if table.is_array
-            else [n for n in _target_parameter(estimator) if n in table.frame.columns]
-        )
-        columns = [name for name in table.columns if name not in surplus]
-        fitted = list(getattr(estimator, "feature_names_in_", []))
-        columns = columns + [n for n in surplus if n in fitted and n not in columns]
-        if len(columns) != estimator.n_features_in_:
-            raise DataError(
-                f"X has {len(columns)} features, but {owner} is expecting "
-                f"{estimator.n_features_in_} features as input"
-            )
-        if not surplus:
-            shown = pd.DataFrame(columns=columns) if not table.is_array else np.empty((1, 1))
-            _check_feature_names(estimator, shown, reset=False)
-        return table if not table.is_array else named_like_fit(estimator, table)
+        return _check_features(estimator, table)
     table = named_like_fit(estimator, table)
     needed = [*roles.known, *(roles.targets + roles.past if history else [])]
     missing = [name for name in needed if name not in table.frame.columns]
@@ -207,9 +190,28 @@ def check_columns(estimator: Any, table: Table, history: bool) -> Table:
     return table
 
 
-def _target_parameter(estimator: Any) -> list:
-    target = estimator.target
-    return [] if target is None else list(target) if isinstance(target, (list, tuple)) else [target]
+def _check_features(estimator: Any, table: Table) -> Table:
+    """The columns of X where y came apart from it: scikit-learn's check, targets left out."""
+    owner = type(estimator).__name__
+    fitted = list(getattr(estimator, "feature_names_in_", []))
+    targets = set() if table.is_array else {*estimator.roles_.targets, *as_list(estimator.target)}
+    columns = [name for name in table.columns if name not in targets]
+    expected = [name for name in fitted if name not in targets]
+    n_expected = len(expected) if fitted else estimator.n_features_in_
+    if len(columns) != n_expected:
+        raise DataError(
+            f"X has {len(columns)} features, but {owner} is expecting {n_expected} features "
+            f"as input"
+        )
+    if expected == fitted:
+        shown = np.empty((1, 1)) if table.is_array else pd.DataFrame(columns=columns)
+        _check_feature_names(estimator, shown, reset=False)
+    missing = [] if table.is_array else [name for name in expected if name not in columns]
+    if missing:
+        raise DataError(
+            f"{owner}: column {missing[0]!r} is missing from X; the columns are {table.columns}"
+        )
+    return named_like_fit(estimator, table)
 
 
 def future_known(

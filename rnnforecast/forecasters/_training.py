@@ -83,7 +83,9 @@ class Run:
         validate = None
         callbacks: list[Callback] = []
         if len(self.validation.windows):
-            held = [b for _, b in self.validation.evenly(_VALIDATION_WINDOWS, self.source.batch_size)]
+            held = [
+                b for _, b in self.validation.evenly(_VALIDATION_WINDOWS, self.source.batch_size)
+            ]
 
             def validate(network):
                 losses = [self.loss(network, b).item() * len(b.truth) for b in held]

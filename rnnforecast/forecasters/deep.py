@@ -46,8 +46,8 @@ class DeepRNNForecaster(BaseForecaster):
     horizon : int, default 1
         Steps forecast at once. Longer forecasts roll on.
     lookback : int, optional
-        Rows that a forecast reads. None: two seasons or two horizons, whichever is longer, between
-        12 and 336, and at most half of what the shortest series has beside one horizon.
+        Rows that a forecast reads. None: seven seasons or two horizons, whichever is longer,
+        between 24 and 336, and at most half of what the shortest series has beside one horizon.
     target, known, static : str or list of str, optional
         Columns of X: targets, covariates known in the future, constants of each series. Without
         ``target`` (and without y) every column left over is a target.
@@ -56,7 +56,7 @@ class DeepRNNForecaster(BaseForecaster):
     freq : str or DateOffset, optional
         Frequency of the time stamps; inferred if None.
     cell : {"rnn", "lstm", "gru"} or any registered name, default "lstm"
-    hidden_size : int, default 64
+    hidden_size : int, default 32
         Units of each layer and direction.
     n_layers : int, default 2
     bidirectional : bool, default False
@@ -78,7 +78,7 @@ class DeepRNNForecaster(BaseForecaster):
         autocorrelation.
     max_epochs : int, default 30
         An epoch is one pass over the training windows, or 100 batches if that is less.
-    batch_size : int, default 64
+    batch_size : int, default 32
     lr : float, default 3e-3
     lr_schedule : {"cosine", "constant", "linear", "step"}, default "cosine"
         Over ``max_epochs``; "cosine" has a short warm-up.
@@ -127,12 +127,10 @@ class DeepRNNForecaster(BaseForecaster):
     >>> df = pd.DataFrame({"load": 10 + np.sin(np.arange(200) * np.pi / 12)}, index=index)
     >>> fc = DeepRNNForecaster(horizon=3, cell="gru", max_epochs=2, random_state=0).fit(df)
     >>> fc.lookback_, fc.seasonality_
-    (48, 24)
-    >>> fc.forecast().round(1)
-                         load
-    2024-01-09 08:00:00  10.9
-    2024-01-09 09:00:00  10.7
-    2024-01-09 10:00:00  10.5
+    (98, 24)
+    >>> forecast = fc.forecast()
+    >>> forecast.index[0], forecast.shape
+    (Timestamp('2024-01-09 08:00:00'), (3, 1))
     """
 
     _cell: str | None = None  # a named forecaster's only cell
@@ -150,7 +148,7 @@ class DeepRNNForecaster(BaseForecaster):
         time: Any = None,
         freq: Any = None,
         cell: str = "lstm",
-        hidden_size: int = 64,
+        hidden_size: int = 32,
         n_layers: int = 2,
         bidirectional: bool = False,
         residual: bool = False,
@@ -160,7 +158,7 @@ class DeepRNNForecaster(BaseForecaster):
         scaler: str | None = "window",
         seasonality: int | None = None,
         max_epochs: int = 30,
-        batch_size: int = 64,
+        batch_size: int = 32,
         lr: float = 3e-3,
         lr_schedule: str = "cosine",
         optimizer: str = "adam",

@@ -2,17 +2,14 @@
 
 In the unit of each series (standardised by constants from the training rows):
 
-1. the effect ``k(x_t)`` of the known covariates is taken off the targets, r_t = y_t - k(x_t): a
-step's covariates act
-   on that step alone, as in a regression with ARIMA errors, so that a forecast never needs the
-   covariates of other future rows;
-2. the window of r is shifted and scaled by its own statistics (reversible instance normalisation,
-Kim et al. 2022,
-   eq. 1-2, with the mask), and encoded by a stack of recurrent layers;
-3. the forecast is an anchor (a learnt mixture of the window's last value, its mean and its last
-season) plus the
-   decoded deviation in the window's unit, plus ``k(x_h)`` and an interaction of x_h with the
-   encoding.
+1. The effect ``k(x_t)`` of the known covariates is taken off the targets, r_t = y_t - k(x_t). A
+   step's covariates act on that step alone, as in a regression with ARIMA errors, so that a
+   forecast never needs the covariates of other future rows.
+2. The window of r is shifted and scaled by its own statistics (reversible instance normalisation,
+   Kim et al. 2022, eq. 1-2, with the mask), and encoded by a stack of recurrent layers.
+3. The forecast starts from an anchor (a learnt mixture of the window's last value, its mean and its
+   last season, plus a linear map of the window), to which the decoded deviation in the window's unit
+   is added, ``k(x_h)``, and an interaction of x_h with the encoding.
 """
 
 from __future__ import annotations
@@ -72,14 +69,16 @@ class Window(NamedTuple):
 
     Attributes
     ----------
-    residual : (batch, lookback, n_targets)
-        Targets less the covariates' effect; NaN where unobserved.
+    values : (batch, lookback, n_targets)
+        Targets less the covariates' effect, shifted and scaled; 0 where unobserved.
+    observed : (batch, lookback, n_targets), bool
     anchors : (batch, horizon, n_targets, 3)
         Last value, mean and last season as forecasts.
     scale : (batch, 1, n_targets)
     """
 
-    residual: Tensor
+    values: Tensor
+    observed: Tensor
     anchors: Tensor
     scale: Tensor
 
@@ -111,6 +110,7 @@ class ForecastNetwork(nn.Module):
         )
         context = self.encoder.output_size + spec.n_static
         self.head = nn.Linear(context, spec.horizon * spec.n_targets * spec.n_params)
+        self.skip = nn.Linear(spec.lookback, spec.horizon, bias=False)
         self.anchor_logits = nn.Parameter(torch.zeros(spec.horizon, 3))
         if spec.n_known:
             self.effect = CovariateEffect(spec.n_known, spec.n_targets, spec.hidden_size)
@@ -123,6 +123,7 @@ class ForecastNetwork(nn.Module):
         with torch.no_grad():
             self.head.weight.mul_(0.1)
             self.head.bias.zero_()
+            self.skip.weight.zero_()
             self.anchor_logits.zero_()
             first = self.encoder.layers[0]
             for name, weight in first.named_parameters():
@@ -157,7 +158,10 @@ class ForecastNetwork(nn.Module):
         scale = torch.where(count > 1, scale, torch.ones_like(scale)).clamp(min=_SCALE_FLOOR)
         if not self.spec.normalise:
             scale = torch.ones_like(scale)
-        return Window(residual, anchors, scale)
+        centre = mean if self.spec.normalise else torch.zeros_like(mean)
+        # NaN was replaced before the division: behind it, 0 * NaN would reach the gradient
+        unit = torch.where(observed, (values - centre) / scale, torch.zeros_like(values))
+        return Window(unit, observed, anchors, scale)
 
     def _last_season(self, values: Tensor, observed: Tensor, mean: Tensor) -> Tensor:
         """The last observed value of each step's phase: (batch, horizon, n_targets)."""
@@ -174,11 +178,7 @@ class ForecastNetwork(nn.Module):
 
     def encode(self, window: Window, past: Tensor) -> Tensor:
         """Context of the window: (batch, encoder output size)."""
-        observed = ~torch.isnan(window.residual)
-        centre = window.anchors[:, :1, :, 1] if self.spec.normalise else 0.0
-        # NaN is replaced before the division: behind it, 0 * NaN would reach the gradient
-        filled = torch.where(observed, window.residual, 0.0)
-        values = torch.where(observed, (filled - centre) / window.scale, 0.0)
+        values, observed = window.values, window.observed
         parts = [values]
         season = self.spec.season
         if season > 1:
@@ -192,18 +192,21 @@ class ForecastNetwork(nn.Module):
         return self.encoder(torch.cat(parts, dim=-1))[1]
 
     def decode(self, window: Window, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw deviations without covariates, and the anchor.
+        """Raw deviations without covariates, and where they start from.
 
         Returns
         -------
         raw : (batch, horizon, n_targets, n_params)
         anchor : (batch, horizon, n_targets)
+            Mixture of the naive forecasts, plus a linear map of the window shared by all targets
+            (the skip beside the recurrent path; Zeng et al. 2023, eq. 1).
         """
         spec = self.spec
         raw = self.head(context).view(-1, spec.horizon, spec.n_targets, spec.n_params)
         mixture = torch.softmax(self.anchor_logits, dim=-1)  # (horizon, 3)
         anchor = (window.anchors * mixture[None, :, None, :]).sum(-1)
-        return raw, anchor
+        linear = self.skip(window.values.transpose(1, 2)).transpose(1, 2)
+        return raw, anchor + linear * window.scale
 
     def add_known(self, raw: Tensor, context: Tensor, future_known: Tensor) -> Tensor:
         """Raw deviations with the interaction of the steps' own covariates, same shape."""

@@ -57,16 +57,22 @@ class Units:
 
 
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation by column, NaN left out; 0 and 1 where nothing is there to
-    measure.
+    """Mean and standard deviation by column, NaN left out; 0 and 1 where nothing is there to see.
+
+    Column by column, so that the same values give the same bits in any memory layout.
     """
-    seen = ~np.isnan(values)
-    count = np.maximum(seen.sum(0), 1)
-    mean = np.sum(values, axis=0, where=seen, dtype=np.float64) / count
-    spread = np.sqrt(np.sum((values - mean) ** 2, axis=0, where=seen, dtype=np.float64) / count)
-    # a constant column: rounding alone must not become its unit
-    flat = spread <= 1e-12 * np.maximum(np.abs(mean), 1e-300)
-    return mean, np.where(flat, 1.0, spread)
+    means, spreads = np.zeros(values.shape[1]), np.ones(values.shape[1])
+    for j, column in enumerate(values.T):
+        seen = column[~np.isnan(column)].astype(np.float64, copy=False)
+        if len(seen) == 0:
+            continue
+        means[j] = seen.mean()
+        seen -= means[j]
+        spread = np.sqrt(np.square(seen, out=seen).mean())
+        # a constant column: rounding alone must not become its unit
+        if spread > 1e-12 * max(abs(means[j]), 1e-300):
+            spreads[j] = spread
+    return means, spreads
 
 
 def measure_units(panel: Panel, per_series: bool = True) -> Units:

@@ -117,14 +117,10 @@ def test_steps_count_the_grid(name):
     past = past_of(name)
     calendar = infer_calendar(past)
     later = stamps[n:]
-    np.testing.assert_array_equal(
-        calendar.steps(past[-1], later), np.arange(1, len(later) + 1)
-    )
+    np.testing.assert_array_equal(calendar.steps(past[-1], later), np.arange(1, len(later) + 1))
     # any order, any subset
     chosen = [7, 2, 2, 5]
-    np.testing.assert_array_equal(
-        calendar.steps(past[-1], later[chosen]), np.asarray(chosen) + 1
-    )
+    np.testing.assert_array_equal(calendar.steps(past[-1], later[chosen]), np.asarray(chosen) + 1)
     if invents:
         places = calendar.steps(past[0], past)
         np.testing.assert_array_equal(places, stamps[:n].get_indexer(past))
@@ -150,9 +146,7 @@ def test_freq_given_beats_what_is_inferred():
     future = calendar.after(past[-1], len(expected))
     assert list(future) == list(expected)
     assert pd.Timestamp("2024-01-15") not in future.normalize()
-    np.testing.assert_array_equal(
-        calendar.steps(past[-1], future), np.arange(1, len(expected) + 1)
-    )
+    np.testing.assert_array_equal(calendar.steps(past[-1], future), np.arange(1, len(expected) + 1))
 
 
 def test_the_frequency_of_an_index_is_kept():
@@ -250,7 +244,9 @@ def test_one_stamp_says_nothing_and_bad_offsets_are_refused():
     ],
 )
 def test_default_seasonality(freq, season):
-    assert default_seasonality(infer_calendar(pd.date_range("2024", periods=30, freq=freq))) == season
+    assert (
+        default_seasonality(infer_calendar(pd.date_range("2024", periods=30, freq=freq))) == season
+    )
 
 
 @pytest.mark.parametrize(("freq", "season"), [("M", 12), ("Q", 4), ("Y", 1), ("W", 52), ("h", 24)])

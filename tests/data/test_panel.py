@@ -17,7 +17,9 @@ from rnnforecast.exceptions import DataError
 OWNER = "Someone"
 
 
-def panel_of(X, *, targets=None, past=(), known=(), static=(), series_id=None, time=None, freq=None):
+def panel_of(
+    X, *, targets=None, past=(), known=(), static=(), series_id=None, time=None, freq=None
+):
     table = read_table(OWNER, X, series_id, time)
     targets = list(table.frame.columns) if targets is None else targets
     parts = [numeric(OWNER, table.frame, list(c)) for c in (targets, past, known, static)]
@@ -232,7 +234,9 @@ def test_locate_names_what_is_wrong():
     stranger = long_frame([30, 30]).replace({"id": {"s1": "new"}}).set_index(["id", "when"])
     with pytest.raises(DataError, match="series 'new' was not in the data passed to fit"):
         locate(stranger, many)
-    monthly = panel_of(pd.DataFrame({"y": range(9)}, index=pd.period_range("2024", periods=9, freq="M")))
+    monthly = panel_of(
+        pd.DataFrame({"y": range(9)}, index=pd.period_range("2024", periods=9, freq="M"))
+    )
     with pytest.raises(DataError, match=r"period\[M\].*period\[D\]"):
         locate(
             pd.DataFrame({"y": [0]}, index=pd.period_range("2024-10-01", periods=1, freq="D")),
@@ -273,7 +277,9 @@ def test_head_is_a_panel_of_the_first_rows():
     panel = panel_of(frame, **ROLES, series_id="id", time="when")
     head = panel.head(np.array([10, 17]))
     first = frame.groupby("id").apply(
-        lambda part: part[part["when"] < part["when"].min() + pd.Timedelta({0: 10, 1: 17}[int(part.name[1])], "h")],
+        lambda part: part[
+            part["when"] < part["when"].min() + pd.Timedelta({0: 10, 1: 17}[int(part.name[1])], "h")
+        ],
         include_groups=False,
     )
     assert list(head.history(["y"])["y"]) == list(first["y"])
@@ -358,7 +364,9 @@ def test_key_columns_are_checked():
     with pytest.raises(DataError, match="'id'.*missing"):
         panel_of(frame.assign(id=frame["id"].where(frame.index != 3)), series_id="id", time="when")
     with pytest.raises(DataError, match="'when'.*missing"):
-        panel_of(frame.assign(when=frame["when"].where(frame.index != 3)), series_id="id", time="when")
+        panel_of(
+            frame.assign(when=frame["when"].where(frame.index != 3)), series_id="id", time="when"
+        )
     with pytest.raises(DataError, match="cannot be read as time stamps"):
         panel_of(frame.assign(when=["2024-01-01"] * 39 + ["soon"]), series_id="id", time="when")
 

@@ -35,10 +35,7 @@ def declared(estimator):
 
 
 @parametrize_with_checks(
-    [
-        cls(hidden_size=4, n_layers=1, max_epochs=8, lr=0.03, random_state=0)
-        for cls in CLASSES
-    ],
+    [cls(hidden_size=4, n_layers=1, max_epochs=8, lr=0.03, random_state=0) for cls in CLASSES],
     expected_failed_checks=declared,
 )
 def test_scikit_learn(estimator, check):
@@ -105,9 +102,7 @@ def test_batches_do_not_matter(fitted, part):
 
 def test_order_and_batches_do_not_matter_for_a_panel_with_unequal_ends():
     X, y = frame_of()
-    frame = pd.concat(
-        {"a": X.assign(y=y), "b": X.assign(y=2 * y + 3)}, names=["id", "time"]
-    )
+    frame = pd.concat({"a": X.assign(y=y), "b": X.assign(y=2 * y + 3)}, names=["id", "time"])
     time = frame.index.get_level_values("time")
     ends = frame.index.get_level_values("id").map({"a": X.index[49], "b": X.index[41]})
     fc = DeepGRUForecaster(
@@ -176,7 +171,9 @@ def test_the_named_forecasters_are_the_general_one(cls, cell, both):
     )
     if cls is not DeepRNNForecaster:
         other = "gru" if cell == "lstm" else "lstm"
-        with pytest.raises(ValueError, match=f"{cls.__name__}: cell must be '{cell}'.*DeepRNNForec"):
+        with pytest.raises(
+            ValueError, match=f"{cls.__name__}: cell must be '{cell}'.*DeepRNNForec"
+        ):
             cls(cell=other, **options).fit(y)
     if both:
         with pytest.raises(ValueError, match="bidirectional must be True"):

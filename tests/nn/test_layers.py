@@ -47,7 +47,12 @@ STEPS = {"rnn": step_rnn, "lstm": step_lstm, "gru": step_gru}
 
 
 def weights(layer, suffix=""):
-    names = {"w_ih": "weight_ih_l0", "w_hh": "weight_hh_l0", "b_ih": "bias_ih_l0", "b_hh": "bias_hh_l0"}
+    names = {
+        "w_ih": "weight_ih_l0",
+        "w_hh": "weight_hh_l0",
+        "b_ih": "bias_ih_l0",
+        "b_hh": "bias_hh_l0",
+    }
     return {k: getattr(layer.rnn, v + suffix).detach().numpy() for k, v in names.items()}
 
 
@@ -102,7 +107,9 @@ def test_stack_is_its_equations(cell, bidirectional, residual):
         new, end = literal_layer(cell, layer, current)
         if residual and depth > 0:
             # each direction has read the whole window at its own end
-            skip = current[-1] if not bidirectional else np.r_[current[-1, :size], current[0, size:]]
+            skip = (
+                current[-1] if not bidirectional else np.r_[current[-1, :size], current[0, size:]]
+            )
             new, end = new + current, end + skip
         current = new
     np.testing.assert_allclose(outputs[0].detach(), current, atol=1e-12)

@@ -22,7 +22,12 @@ from rnnforecast.training import (
 )
 
 SETTINGS = Settings(
-    max_epochs=3, lr=0.05, optimizer="adam", weight_decay=0.0, gradient_clip=1.0, lr_schedule="cosine"
+    max_epochs=3,
+    lr=0.05,
+    optimizer="adam",
+    weight_decay=0.0,
+    gradient_clip=1.0,
+    lr_schedule="cosine",
 )
 
 
@@ -146,7 +151,9 @@ def test_clipping_bounds_every_step():
             norms.append(torch.stack(grads).sum().sqrt().item())
 
     network = network_of()
-    _, history = run(Settings(**{**vars(SETTINGS), "gradient_clip": clip}), network, callbacks=[Watch()])
+    _, history = run(
+        Settings(**{**vars(SETTINGS), "gradient_clip": clip}), network, callbacks=[Watch()]
+    )
     assert max(history.grad_norm) > clip
     np.testing.assert_allclose(norms, clip, rtol=1e-4)
 

@@ -71,7 +71,9 @@ def test_restore_is_the_inverse():
     np.testing.assert_allclose((units.restore(values, series) - loc) / scale, values)
     levels = units.restore(values[..., None] + np.arange(3), series)
     np.testing.assert_allclose(levels[..., 0], units.restore(values, series))
-    np.testing.assert_allclose(levels[..., 2] - levels[..., 0], np.broadcast_to(2 * scale, (3, 4, 2)))
+    np.testing.assert_allclose(
+        levels[..., 2] - levels[..., 0], np.broadcast_to(2 * scale, (3, 4, 2))
+    )
 
 
 def source_of(panel, batch_size=8, max_steps=100, lookback=5, horizon=3):
