@@ -9,8 +9,11 @@ PYTHON := $(VENV)/bin/python
 # Every install is held to the versions known to work together.
 INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 REQUIREMENTS := pyproject.toml constraints.txt
-# Worker processes for pytest; one thread each, so that they do not fight over the cores.
+# Worker processes for pytest.
 JOBS ?= 2
+# The networks here are small: a second thread gains little, and costs much where cores are shared.
+export OMP_NUM_THREADS ?= 1
+export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint clean
@@ -47,7 +50,7 @@ lint: $(VENV)/.installed-test
 test: $(VENV)/.installed-test
 	@status=0; \
 	$(MAKE) --no-print-directory lint || status=1; \
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(PYTHON) -m pytest -q -n $(JOBS) || status=1; \
+	$(PYTHON) -m pytest -q -n $(JOBS) || status=1; \
 	exit $$status
 
 clean:

@@ -36,9 +36,9 @@ class EtsForm:
 
     @property
     def n_parameters(self) -> int:
-        """Smoothing parameters and initial states."""
-        n = 2 + (2 if self.trend else 0) + int(self.damped)
-        return n + (self.m + 1 if self.seasonal else 0)
+        """Smoothing parameters, initial states (seasons sum to a constant) and the variance."""
+        n = 3 + (2 if self.trend else 0) + int(self.damped)
+        return n + (self.m if self.seasonal else 0)
 
     def __str__(self) -> str:
         trend = "N" if self.trend is None else "Ad" if self.damped else "A"

@@ -170,11 +170,11 @@ def test_column_transformer_brings_words_in_as_known_covariates(output, lstm, se
     # the day's word (rain, sun, ...) says much about its rain
     X, y = seattle[["weather", "temp_max"]], seattle["precipitation"]
     cv = TimeSeriesSplit(2, test_size=60)
-    options = {"cv": cv, "scoring": metrics.mae_scorer, "error_score": "raise"}
+    options = {"cv": cv, "error_score": "raise"}
     model = lstm(lookback=14, max_epochs=6)
     told = cross_val_score(make_pipeline(_words(output), model), X, y, **options)
     untold = cross_val_score(model, X[["temp_max"]], y, **options)
-    assert (told > untold + 0.5).all()
+    assert (told > untold).all() and told.mean() > untold.mean() + 0.2
     encoded = pd.get_dummies(X, columns=["weather"], dtype=float)
     encoded = encoded[[*sorted(set(encoded) - {"temp_max"}), "temp_max"]]
     assert_allclose(told, cross_val_score(model, encoded, y, **options), rtol=1e-6)
@@ -255,10 +255,9 @@ def test_log_target_by_functions(lstm, split):
 
 
 def test_target_by_the_librarys_transformers(lstm, split):
-    X, X_test, y, y_test = split
+    X, X_test, y, _ = split
     values = y.to_numpy() + 20
     mean, deviation = values.mean(), values.std()
-    week = np.resize(np.arange(7), 300)
 
     def fitted(target):
         return lstm(lookback=14).fit(X, target)
@@ -275,7 +274,6 @@ def test_target_by_the_librarys_transformers(lstm, split):
     changes = np.diff(values, prepend=np.nan)
     expected = values[-1] + np.cumsum(fitted(changes).predict(X_test))
     assert_allclose(differenced.fit(X, y + 20).predict(X_test), expected, **EXACT)
-    assert week[-1] == 5
 
 
 @pytest.mark.parametrize("name", ["mae", "mase", "pinball", "interval"])
@@ -329,11 +327,10 @@ def test_voting_of_a_network_with_arima(lstm, split):
     errors = [mean_squared_error(y_test, part) for part in parts]
     # squared error is convex: the mean forecast is better than the mean error
     assert mean_squared_error(y_test, vote.predict(X_test)) < np.average(errors, weights=[2, 1])
-    scores = cross_val_score(
-        vote, X, y, cv=WEEK, scoring=metrics.mase_scorer, error_score="raise"
-    )
-    naive = cross_val_score(NaiveForecaster(), X, y, cv=WEEK, scoring=metrics.make_mase_scorer(7))
-    assert scores.shape == naive.shape and (scores < 0).all()
+    # scaled errors of the ensemble take the history of its members
+    error = np.abs(y_test - vote.predict(X_test)).mean()
+    scale = np.abs(y.to_numpy()[7:] - y.to_numpy()[:-7]).mean()
+    assert_allclose(metrics.make_mase_scorer(7)(vote, X_test, y_test), -error / scale, **EXACT)
 
 
 def test_voting_members_are_searched(lstm, day):
