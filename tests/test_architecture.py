@@ -122,7 +122,8 @@ def test_what_is_imported_is_declared(module):
     if not project.exists():
         pytest.skip("no pyproject.toml beside the package")
     declared = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
-    wanted = [*declared["dependencies"], *sum(declared["optional-dependencies"].values(), [])]
+    groups = [declared["dependencies"], *declared["optional-dependencies"].values()]
+    wanted = [entry for group in groups for entry in group]
     names = {re.split(r"[<>=!~\[; ]", entry)[0].lower() for entry in wanted}
     names = {{"scikit-learn": "sklearn"}.get(name, name) for name in names}
     for imported, _ in imports(tree):

@@ -187,9 +187,9 @@ class AutoARIMAForecaster(ArimaBase):
 
     Examples
     --------
-    >>> import numpy as np
+    >>> import numpy as np, pandas as pd
     >>> rows = np.random.default_rng(0).normal(size=60).cumsum()
-    >>> fc = AutoARIMAForecaster(horizon=3).fit(rows)  # doctest: +SKIP
+    >>> fc = AutoARIMAForecaster(horizon=3).fit(pd.Series(rows))  # doctest: +SKIP
     >>> fc.order_  # doctest: +SKIP
     (0, 1, 0)
     """

@@ -41,6 +41,8 @@ class ThetaModel(LocalModel):
     start, level : float
         Level before that row, and at the end of the history.
     n_rows : int
+    age : int
+        Missing rows at the end of the history: the forecast goes on from the last observed one.
     """
 
     alpha: float
@@ -53,6 +55,7 @@ class ThetaModel(LocalModel):
     start: float
     level: float
     n_rows: int
+    age: int
 
     def _adjust(self, y: np.ndarray, row: int) -> np.ndarray:
         season = self._season(row, len(y))
@@ -61,15 +64,21 @@ class ThetaModel(LocalModel):
     def _season(self, row: int, n: int) -> np.ndarray:
         return self.season[(row + np.arange(n)) % len(self.season)]
 
-    def _levels(self, y: np.ndarray, row: int, level: float) -> np.ndarray:
-        """Level before each row of ``y`` and after the last, shape (n_rows + 1,)."""
-        out = np.empty(len(y) + 1)
+    def _levels(
+        self, y: np.ndarray, row: int, level: float, age: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Level, and missing rows in a row, before each row of ``y`` and after the last.
+
+        Each of shape (n_rows + 1,).
+        """
+        levels, ages = np.empty(len(y) + 1), np.empty(len(y) + 1, dtype=np.int64)
         for t, value in enumerate(self._adjust(y, row).tolist()):
-            out[t] = level
+            levels[t], ages[t] = level, age
+            age += 1
             if value == value:
-                level += self.alpha * (value - level)
-        out[-1] = level
-        return out
+                level, age = level + self.alpha * (value - level), 0
+        levels[-1], ages[-1] = level, age
+        return levels, ages
 
     def _drift(self, n_seen: np.ndarray, ahead: np.ndarray) -> np.ndarray:
         # Hyndman & Billah 2003, IJF 19(2), eq. 3, with T = n_seen and h = ahead
@@ -77,20 +86,23 @@ class ThetaModel(LocalModel):
         return self.weight * self.slope * (ahead - 1 + decay)
 
     def future(self, n_steps):
-        steps = np.arange(1, n_steps + 1)
-        seen = np.full(n_steps, self.n_rows - self.first)
-        adjusted = self.level + self._drift(seen, steps)
-        sd = self.sigma * np.sqrt(1 + (steps - 1) * self.alpha**2)
-        return self._restore(adjusted, sd, self.n_rows)
+        ahead = self.age + np.arange(1, n_steps + 1)
+        seen = np.full(n_steps, self.n_rows - self.age - self.first)
+        adjusted = self.level + self._drift(seen, ahead)
+        return self._restore(adjusted, self._sd(ahead), self.n_rows)
+
+    def _sd(self, ahead: np.ndarray) -> np.ndarray:
+        return self.sigma * np.sqrt(1 + (ahead - 1) * self.alpha**2)
 
     def in_sample(self, y, x):
         inside = y[self.first :]
-        level = self._levels(inside, self.first, self.start)[:-1]
-        seen = np.arange(len(inside))
-        adjusted = level + self._drift(seen, np.ones(len(inside)))
-        before = np.full(self.first, adjusted[0])
-        adjusted = np.concatenate([before, adjusted])
-        return self._restore(adjusted, np.full(len(y), self.sigma), 0)
+        levels, ages = self._levels(inside, self.first, self.start, 0)
+        ahead = 1 + ages[:-1]
+        adjusted = levels[:-1] + self._drift(np.arange(len(inside)) - ages[:-1], ahead)
+        sd = self._sd(ahead)
+        pad = (self.first, 0)
+        adjusted, sd = np.pad(adjusted, pad, mode="edge"), np.pad(sd, pad, mode="edge")
+        return self._restore(adjusted, sd, 0)
 
     def _restore(self, adjusted: np.ndarray, sd: np.ndarray, row: int):
         season = self._season(row, len(adjusted))
@@ -99,8 +111,9 @@ class ThetaModel(LocalModel):
         return adjusted + season, sd
 
     def extended(self, y, x):
-        level = float(self._levels(y, self.n_rows, self.level)[-1])
-        return replace(self, level=level, n_rows=self.n_rows + len(y))
+        levels, ages = self._levels(y, self.n_rows, self.level, self.age)
+        n_rows = self.n_rows + len(y)
+        return replace(self, level=float(levels[-1]), n_rows=n_rows, age=int(ages[-1]))
 
     def describe(self):
         if len(self.season) == 1:
@@ -148,10 +161,11 @@ def fit_theta(
         start=0.0,
         level=0.0,
         n_rows=first,
+        age=0,
     )
     # statsmodels starts the smoothing at the first adjusted value
     model = replace(model, start=float(model._adjust(inner, first)[0]))
-    fitted = model._levels(inner, first, model.start)[:-1]
+    fitted = model._levels(inner, first, model.start, 0)[0][:-1]
     fitted = fitted + model._drift(np.arange(len(inner)), np.ones(len(inner)))
     errors = (model._adjust(inner, first) - fitted)[1:]  # the first one is 0 by construction
     sigma = float(np.sqrt(np.sum(errors**2) / max(len(errors) - 2, 1)))

@@ -95,7 +95,7 @@ class Panel:
         start = self.starts[i]
         later = self.calendar.after(start, n - 1)
         index = later.insert(0, start) if n > 1 else self.starts[[i]]
-        return index.rename(self.names[-1])
+        return self._as_given(index)
 
     def last(self, i: int) -> Any:
         """Stamp of series i's last row."""
@@ -106,7 +106,13 @@ class Panel:
         if self.calendar is None:
             end = int(self.lengths[i])
             return pd.RangeIndex(end, end + n)
-        return self.calendar.after(self.last(i), n).rename(self.names[-1])
+        return self._as_given(self.calendar.after(self.last(i), n))
+
+    def _as_given(self, index: pd.Index) -> pd.Index:
+        """Stamps of a calendar with the name and the resolution of those of fit."""
+        if isinstance(index, pd.DatetimeIndex) and isinstance(self.starts, pd.DatetimeIndex):
+            index = index.as_unit(self.starts.unit)
+        return index.rename(self.names[-1])
 
     def join_index(self, parts: list[pd.Index], series: Any) -> pd.Index:
         """One index from the stamps of several series: time, or (series, time) for a panel."""

@@ -60,12 +60,7 @@ class Rows:
         ahead = self.steps > 0
         unique, place = np.unique(self.series[ahead], return_inverse=True)
         n_steps = int(self.steps[ahead].max())
-        own_grid = panel.calendar is not None and panel.calendar.own_grid
-        flat = place * n_steps + self.steps[ahead] - 1
-        if not own_grid and len(np.unique(flat)) < len(flat):
-            raise DataError(
-                "X has two rows for the same time stamp of a series: drop the repeated rows"
-            )
+        _check_once(panel, place * n_steps + self.steps[ahead])
         known = np.full((len(unique), n_steps, self.known.shape[1]), np.nan)
         known[place, self.steps[ahead] - 1] = self.known[ahead]
         return unique, n_steps, known, place
@@ -92,12 +87,27 @@ class Rows:
         return out
 
 
+def _check_once(panel: Panel, places: np.ndarray) -> None:
+    """Raise if two rows are the same step; on a grid of its own, rows between two steps may be."""
+    own_grid = panel.calendar is not None and panel.calendar.own_grid
+    if not own_grid and len(np.unique(places)) < len(places):
+        raise DataError(
+            "X has two rows for the same time stamp of a series: drop the repeated rows"
+        )
+
+
 def align_index(owner: str, table: Table, y_index: pd.Index | None) -> Keys:
     """Keys of the rows, checked against the index of y, or taken from it where X is an array."""
     keys = table.keys
     if y_index is None:
         return keys
     if table.is_array:
+        if isinstance(y_index, pd.MultiIndex) and keys.series is None:
+            raise DataError(
+                f"{owner}: y has a MultiIndex {tuple(y_index.names)}, but X is an array, so that "
+                f"predict could not tell the series of its rows: keep X a frame (in a Pipeline "
+                f"with set_output(transform='pandas') on the steps before)"
+            )
         dates = isinstance(y_index, (pd.DatetimeIndex, pd.PeriodIndex))
         if dates and keys.series is None:
             return replace(keys, levels=y_index, names=(None, y_index.name))
@@ -231,6 +241,7 @@ def future_known(
     known = np.full((panel.n_series, n_steps, len(names)), np.nan)
     given = np.zeros((panel.n_series, n_steps), dtype=bool)
     use = (rows.steps > 0) & (rows.steps <= n_steps)
+    _check_once(panel, rows.series[use] * n_steps + rows.steps[use])
     known[rows.series[use], rows.steps[use] - 1] = rows.known[use]
     given[rows.series[use], rows.steps[use] - 1] = True
     if not given.all():

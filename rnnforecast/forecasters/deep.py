@@ -275,7 +275,7 @@ class DeepRNNForecaster(BaseForecaster):
         self._check_params()
         if "panel_" not in vars(self):
             first = clone(self).set_params(max_epochs=1).fit(X, y)  # keeps own parameters as set
-            vars(self).update({name: v for name, v in vars(first).items() if name.endswith("_")})
+            self.__dict__.update({name: v for name, v in vars(first).items() if name.endswith("_")})
             return self
         panel = self._extended(X, y)
         plan = make_plan(

@@ -61,7 +61,7 @@ def check_against(panel, frame):
         assert panel.last(i) == own["when"].iloc[-1]
 
 
-# -- every way to write a panel down ------------------------------------------------------------
+# -- every way to write a panel down ---------------------------------------------------------------
 
 
 def interleaved(frame, seed=1):
@@ -148,7 +148,7 @@ def test_nulls_are_unobserved():
         np.testing.assert_array_equal(panel_of(X).targets[:, 0], [1, np.nan, 3, 4])
 
 
-# -- gaps -----------------------------------------------------------------------------------------
+# -- gaps ------------------------------------------------------------------------------------------
 
 
 def test_gaps_become_unobserved_rows_that_are_not_history():
@@ -185,7 +185,7 @@ def test_no_row_is_invented_on_a_trading_calendar():
 def test_series_of_another_frequency_are_named():
     frame = long_frame([60, 20])
     frame.loc[frame["id"] == "s1", "when"] = pd.date_range("2024-01-02", periods=20, freq="17min")
-    with pytest.raises(DataError, match="'s1'.*is not on the grid"):
+    with pytest.raises(DataError, match=r"'s1'.*is not on the grid"):
         panel_of(frame, **ROLES, series_id="id", time="when")
 
 
@@ -220,9 +220,9 @@ def test_locate_names_what_is_wrong():
     def locate(part, target=panel):
         return target.locate(OWNER, read_table(OWNER, part).keys)
 
-    with pytest.raises(DataError, match="before the training range.*TimeSeriesSplit.*KFold"):
+    with pytest.raises(DataError, match=r"before the training range.*TimeSeriesSplit.*KFold"):
         locate(frame.iloc[:5])
-    with pytest.raises(DataError, match="inside the training range.*TimeSeriesSplit"):
+    with pytest.raises(DataError, match=r"inside the training range.*TimeSeriesSplit"):
         locate(frame.iloc[[15]])
     with pytest.raises(DataError, match="time zone"):
         locate(frame.tz_localize("UTC").iloc[35:])
@@ -252,7 +252,7 @@ def test_stamps_of_another_zone_are_the_same_instant():
     np.testing.assert_array_equal(steps, np.arange(1, 11))
 
 
-# -- copies and views --------------------------------------------------------------------------------
+# -- copies and views ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -286,7 +286,7 @@ def test_head_is_a_panel_of_the_first_rows():
     assert head.last(1) == panel.time_index(1)[16]
 
 
-# -- refusals ----------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------
 
 
 def test_unsorted_and_repeated_stamps_name_series_and_stamp():
@@ -359,11 +359,11 @@ def test_unusable_input_is_refused(X, error, text):
 
 def test_key_columns_are_checked():
     frame = long_frame([20, 20])
-    with pytest.raises(DataError, match="time='date' is not a column.*'when'"):
+    with pytest.raises(DataError, match=r"time='date' is not a column.*'when'"):
         panel_of(frame, series_id="id", time="date")
-    with pytest.raises(DataError, match="'id'.*missing"):
+    with pytest.raises(DataError, match=r"'id'.*missing"):
         panel_of(frame.assign(id=frame["id"].where(frame.index != 3)), series_id="id", time="when")
-    with pytest.raises(DataError, match="'when'.*missing"):
+    with pytest.raises(DataError, match=r"'when'.*missing"):
         panel_of(
             frame.assign(when=frame["when"].where(frame.index != 3)), series_id="id", time="when"
         )
@@ -390,7 +390,7 @@ def test_read_targets():
         read_targets(OWNER, [np.inf, 1.0], 2)
 
 
-# -- roles --------------------------------------------------------------------------------------------
+# -- roles -----------------------------------------------------------------------------------------
 
 
 def roles_of(y_names=None, target=None, known=None, static=None):

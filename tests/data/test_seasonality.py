@@ -70,9 +70,9 @@ def test_the_calendar_says_it_first_unless_the_series_is_too_short():
 @pytest.mark.parametrize(
     ("n", "horizon", "season", "expected"),
     [
-        (1000, 1, 1, 12),  # at least 12
-        (1000, 1, 24, 48),  # two seasons
-        (1000, 40, 24, 80),  # two horizons
+        (1000, 1, 1, 24),  # at least 24
+        (1000, 1, 12, 84),  # seven seasons
+        (1000, 40, 7, 80),  # two horizons
         (5000, 1, 1440, 336),  # at most 336
         (50, 10, 24, 20),  # half of what one horizon leaves
         (3, 2, 1, 1),

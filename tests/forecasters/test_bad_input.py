@@ -55,7 +55,7 @@ FIT = {
     "too few rows for the horizon": (
         lambda: frame(30),
         {"lookback": 24, "horizon": 40},
-        r"the series has 30 rows; lookback 24 \+ horizon 40 needs at least 64: use a smaller horizon",
+        r"the series has 30 rows; lookback 24 \+ horizon 40 needs at least 64: use a smaller",
     ),
     "one row": (lambda: frame(1), {"freq": "h"}, r"1 row \(n_samples=1\).*needs at least"),
     "a panel series too short": (
@@ -239,8 +239,8 @@ AFTER_FIT = {
     "no future covariates in predict": (lambda fc: fc.predict(), r"future covariates \['x'\]"),
     "future covariates too short": (
         lambda fc: fc.forecast(frame()[["x"]][40:42]),
-        r"known covariates \['x'\] have no row for 2024-01-02 18:00:00 \(step 3 of 3\): pass X with "
-        r"3 future rows, or a smaller horizon=",
+        r"known covariates \['x'\] have no row for 2024-01-02 18:00:00 \(step 3 of 3\): pass "
+        r"X with 3 future rows, or a smaller horizon=",
     ),
     "future covariates with a hole": (
         lambda fc: fc.forecast(frame()[["x"]].iloc[[40, 42]]),
@@ -268,6 +268,10 @@ AFTER_FIT = {
     ),
     "repeated rows": (
         lambda fc: fc.predict(frame().iloc[[41, 41]]),
+        r"two rows for the same time stamp",
+    ),
+    "repeated rows in forecast": (
+        lambda fc: fc.forecast(frame().iloc[[40, 41, 41, 42]]),
         r"two rows for the same time stamp",
     ),
     "off the grid": (
@@ -321,7 +325,7 @@ def test_feature_names_that_differ_from_fit():
     fc = DeepLSTMForecaster(**TINY).fit(X[:40], y[:40])
     with pytest.raises(ValueError, match="feature names should match"):
         fc.predict(X[40:].rename(columns={"x": "w"}))
-    with pytest.raises(DataError, match="X has 2 features.*expecting 1"):
+    with pytest.raises(DataError, match=r"X has 2 features.*expecting 1"):
         fc.predict(X[40:].assign(w=0.0))
     # the target in X is left out before that, whatever else is wrong
     with pytest.raises(ValueError, match="feature names should match"):

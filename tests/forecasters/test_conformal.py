@@ -16,7 +16,7 @@ from rnnforecast.forecasters.conformal import ConformalErrors, conformal_quantil
 
 
 def brute_force(errors, level):
-    """The least error that at least (n + 1) level of the errors and infinity reach; mirrored below."""
+    """The ceil((n + 1) level)-th of the errors and infinity; lower levels by mirror image."""
     level = Fraction(str(level))
     if level == Fraction(1, 2):
         return np.median(errors)
@@ -38,6 +38,14 @@ LEVELS = st.sampled_from(
 )
 def test_conformal_quantile_against_its_definition(errors, level):
     assert conformal_quantile(np.asarray(errors), level) == brute_force(errors, level)
+
+
+@settings(max_examples=100, deadline=None)
+@given(errors=st.lists(st.floats(-100, 100), min_size=1, max_size=40))
+def test_conformal_quantiles_do_not_cross(errors):
+    levels = np.linspace(0.01, 0.99, 99).round(2)
+    values = [conformal_quantile(np.asarray(errors), level) for level in levels]
+    assert (np.diff(values) >= 0).all()
 
 
 def test_small_samples_by_hand():
@@ -106,7 +114,7 @@ def test_growth_is_the_slope_of_the_log_error(power, expected):
     np.testing.assert_allclose(alone.growth(), [0.5])
 
 
-# -- coverage of a fitted forecaster -----------------------------------------------------------------
+# -- coverage of a fitted forecaster ---------------------------------------------------------------
 
 
 def noise(n, seed):

@@ -71,7 +71,7 @@ def weights(fc):
     return {k: v.numpy().tobytes() for k, v in fc.network_.state_dict().items()}
 
 
-# -- randomness -----------------------------------------------------------------------------------------
+# -- randomness ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -122,7 +122,7 @@ def test_nothing_is_printed_or_written(tmp_path, monkeypatch, capfd):
     assert "DeepGRUForecaster" in shown.err
 
 
-# -- nothing changes that was not asked to ---------------------------------------------------------------
+# -- nothing changes that was not asked to ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("quantiles", [None, (0.1, 0.9)])
@@ -193,7 +193,7 @@ def test_repr_tells_roles_and_choices():
     assert "fitted" not in repr(clone(fc))
 
 
-# -- failures leave the estimator as it was -----------------------------------------------------------------
+# -- failures leave the estimator as it was --------------------------------------------------------
 
 
 def interrupt(*_):
@@ -271,7 +271,7 @@ def test_before_fit_everything_says_so(name):
         assert not hasattr(fc, attribute)
 
 
-# -- two doors, one model ------------------------------------------------------------------------------------
+# -- two doors, one model --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -400,7 +400,7 @@ def test_shapes_of_predictions(n):
     assert fc.predict(X[:5]).dtype == np.float64
 
 
-# -- panels ---------------------------------------------------------------------------------------------------
+# -- panels ----------------------------------------------------------------------------------------
 
 
 def test_every_series_goes_on_from_its_own_end():
@@ -444,7 +444,7 @@ def test_static_covariates_tell_series_apart():
     np.testing.assert_allclose(same.loc["a"], same.loc["b"], rtol=1e-9)
 
 
-# -- NaN and gaps ----------------------------------------------------------------------------------------------
+# -- NaN and gaps ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scaler", ["window", "series", None])
@@ -487,7 +487,7 @@ def test_targets_observed_at_different_times():
     assert np.isfinite(fc.history_.train_loss).all()
 
 
-# -- history moves on, weights stay -------------------------------------------------------------------------------
+# -- history moves on, weights stay ----------------------------------------------------------------
 
 
 def on_other_history(fc, other):
@@ -569,7 +569,7 @@ def test_in_sample_values_are_one_step_forecasts():
         np.testing.assert_allclose(moved.forecast(horizon=1).iloc[0, 0], values[k], rtol=1e-12)
 
 
-# -- partial_fit and warm_start --------------------------------------------------------------------------------------
+# -- partial_fit and warm_start --------------------------------------------------------------------
 
 
 def test_partial_fit_trains_on_from_where_it_was():
@@ -617,7 +617,7 @@ def test_warm_start_goes_on_and_names_what_must_stay():
     fc.set_params(hidden_size=5, warm_start=False).fit(df)
 
 
-# -- calendars at the door ---------------------------------------------------------------------------------------------
+# -- calendars at the door -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -640,6 +640,22 @@ def test_stamps_of_a_forecast_are_the_next_of_the_index(index):
     assert list(ahead.index) == list(index[50:])
     assert ahead.index.name == "when"
     np.testing.assert_allclose(fc.predict(df[50:]), ahead["y"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("freq", ["h", "B", "MS"])
+def test_stamps_keep_their_resolution(unit, freq):
+    index = pd.date_range("2024-01-01", periods=60, freq=freq).as_unit(unit)
+    df = pd.DataFrame({"y": np.sin(np.arange(60) / 2)}, index=index)
+    fc = tiny().fit(df[:50])
+    pd.testing.assert_index_equal(fc.history().index, index[:50])
+    ahead = fc.forecast(horizon=10)
+    pd.testing.assert_index_equal(ahead.index, index[50:])
+    other = df[50:].set_axis(index[50:].as_unit("ns"))
+    np.testing.assert_allclose(fc.predict(other), ahead["y"], rtol=1e-9)
+    other = df[:50].set_axis(index[:50].as_unit("ns"))
+    np.testing.assert_array_equal(fc.predict(other), fc.predict(df[:50]))
+    pd.testing.assert_index_equal(fc.update(df[50:55]).history().index, index[:55])
 
 
 def test_frames_of_polars_and_pyarrow_give_the_same_forecast():

@@ -48,7 +48,7 @@ def test_scikit_learn_with_the_defaults(estimator, check):
     check(estimator)
 
 
-# -- what the declared failures would have checked, on rows that have a time --------------------------
+# -- what the declared failures would have checked, on rows that have a time -----------------------
 
 
 def frame_of(n=90, seed=0):
@@ -122,7 +122,7 @@ def test_order_and_batches_do_not_matter_for_a_panel_with_unequal_ends():
     np.testing.assert_allclose(whole[order], one_by_one, rtol=0, atol=1e-7)
 
 
-# -- parameters ---------------------------------------------------------------------------------------
+# -- parameters ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -75,6 +75,7 @@ def lstm():
 
     def make(kind=DeepLSTMForecaster, **params):
         tiny = {"hidden_size": 8, "n_layers": 1, "max_epochs": 2, "random_state": 0, "lr": 1e-2}
+        tiny["batch_size"] = 64
         return kind(**{**tiny, **params})
 
     return make

@@ -145,7 +145,7 @@ def literal_forward(network, inputs, k):
     return raw, location, scales
 
 
-# -- tests --------------------------------------------------------------------------------------------
+# -- tests -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.2, 0.6])
@@ -266,7 +266,7 @@ def test_the_untrained_network_does_not_see_missing_marks():
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_window_in_another_unit_gives_the_same_deviation(cell, bidirectional):
-    """Reversible instance normalisation: y -> a y + b moves location and scale, not the raw output."""
+    """Reversible instance normalisation: y -> a y + b moves location and scale, not raw."""
     spec = SPEC._replace(n_known=0, cell=cell, bidirectional=bidirectional)
     network = network_of(spec)
     inputs = inputs_of(spec)

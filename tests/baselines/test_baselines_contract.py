@@ -1,0 +1,332 @@
+"""What every baseline owes to the contract, whatever its model."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.ensemble import VotingRegressor
+from sklearn.linear_model import LinearRegression
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from rnnforecast.baselines import (
+    ARIMAForecaster,
+    AutoARIMAForecaster,
+    ETSForecaster,
+    NaiveForecaster,
+    ThetaForecaster,
+)
+from rnnforecast.exceptions import DataError
+
+MODELS = {
+    "last": NaiveForecaster(horizon=3),
+    "seasonal": NaiveForecaster(strategy="seasonal", horizon=3),
+    "drift": NaiveForecaster(strategy="drift", horizon=3),
+    "arima": ARIMAForecaster(horizon=3),
+    "sarima": ARIMAForecaster(order=(0, 1, 1), seasonal_order=(1, 0, 0), horizon=3),
+    "ets": ETSForecaster(horizon=3),
+    "theta": ThetaForecaster(horizon=3),
+}
+AUTO = pytest.param("auto", marks=pytest.mark.slow)
+USES_KNOWN = ("arima", "sarima", "auto")
+
+
+def model(name, **parameters):
+    if name == "auto":
+        pytest.importorskip("statsforecast")
+        return AutoARIMAForecaster(horizon=3, **parameters)
+    return clone(MODELS[name]).set_params(**parameters)
+
+
+every = pytest.mark.parametrize("name", [*MODELS, AUTO])
+
+
+def frame(n=80, seed=0, start="2024-01-01"):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=n)
+    y = 20 + rng.normal(size=n).cumsum() * 0.3 + np.resize(np.arange(7.0), n) + x
+    index = pd.date_range(start, periods=n, freq="D", name="day")
+    return pd.DataFrame({"y": y, "z": 3 * y[::-1] + 100, "x": x}, index=index)
+
+
+def panel():
+    parts = {"b": frame(60, 1), "a": frame(70, 2), "c": frame(50, 3, "2024-02-01")}
+    return pd.concat(parts, names=["id", "day"])
+
+
+# -- scikit-learn ---------------------------------------------------------------
+
+REASON = "a row's step is its position in an array without an index"
+DECLARED = {
+    "check_methods_sample_order_invariance": REASON,
+    "check_methods_subset_invariance": REASON,
+}
+
+
+def declared(estimator):
+    """A forecast that is the same at every step cannot tell the order of rows."""
+    flat = isinstance(estimator, (ETSForecaster, AutoARIMAForecaster)) or (
+        isinstance(estimator, NaiveForecaster) and estimator.strategy == "last"
+    )
+    return {} if flat else DECLARED
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@parametrize_with_checks(
+    [
+        NaiveForecaster(),
+        NaiveForecaster(strategy="drift"),
+        ARIMAForecaster(),
+        ETSForecaster(),
+        ThetaForecaster(),
+    ],
+    expected_failed_checks=declared,
+)
+def test_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@parametrize_with_checks([AutoARIMAForecaster()], expected_failed_checks=declared)
+def test_scikit_learn_auto(estimator, check):
+    pytest.importorskip("statsforecast")
+    check(estimator)
+
+
+PARTS = [slice(2, 48), slice(50, 53), slice(58, 80), slice(30, 75)]
+
+
+@every
+@pytest.mark.parametrize("method", ["predict", "predict_interval"])
+def test_order_and_subsets_of_rows_with_stamps_do_not_matter(name, method):
+    df = frame()
+    fc = model(name, target="y", known="x").fit(df[:50])
+    predict = getattr(fc, method)
+    for part in PARTS:
+        rows = df[part]
+        whole = predict(rows)
+        order = np.random.default_rng(0).permutation(len(rows))
+        np.testing.assert_array_equal(predict(rows.iloc[order]), whole[order])
+        each = np.concatenate([predict(rows[k : k + 1]) for k in range(len(rows))])
+        np.testing.assert_array_equal(each, whole)
+
+
+@every
+def test_clone_set_params_and_pickle(name):
+    df = frame()
+    fc = model(name, target="y", known="x").fit(df[:60])
+    assert clone(fc).get_params() == fc.get_params()
+    expected = fc.predict(df)
+    np.testing.assert_array_equal(fc.predict(df), expected)  # predict changes nothing
+    again = pickle.loads(pickle.dumps(fc))  # noqa: S301
+    np.testing.assert_array_equal(again.predict(df), expected)
+    np.testing.assert_array_equal(again.predict_interval(df), fc.predict_interval(df))
+    refit = clone(fc).fit(df[:60])
+    np.testing.assert_array_equal(refit.predict(df), expected)
+    assert len(pickle.dumps(fc)) < 60_000
+    fc.set_params(horizon=5)
+    assert len(fc.forecast(df[60:])) == 5
+
+
+def test_voting_and_transformed_target_with_a_frame():
+    df = frame()
+    X, y = df[["x"]], df["y"]
+    arima = ARIMAForecaster().fit(X[:60], y[:60])
+    last = NaiveForecaster().fit(X[:60], y[:60])
+    vote = VotingRegressor([("arima", ARIMAForecaster()), ("last", NaiveForecaster())])
+    vote.fit(X[:60], y[:60])
+    np.testing.assert_allclose(
+        vote.predict(X[60:]), (arima.predict(X[60:]) + last.predict(X[60:])) / 2
+    )
+    logged = TransformedTargetRegressor(
+        NaiveForecaster(), func=np.log, inverse_func=np.exp, check_inverse=False
+    ).fit(X[:60], y[:60])
+    np.testing.assert_allclose(logged.predict(X[60:]), y.iloc[59])
+    scaled = TransformedTargetRegressor(ARIMAForecaster(), transformer=LinearTarget())
+    scaled.fit(X[:60], y[:60])
+    np.testing.assert_allclose(scaled.predict(X[60:]), arima.predict(X[60:]), rtol=1e-4)
+
+
+class LinearTarget(LinearRegression):
+    """An affine change of the target, which a linear model must not notice."""
+
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return (np.asarray(X) - 10) / 4
+
+    def inverse_transform(self, X):
+        return 4 * np.asarray(X) + 10
+
+
+# -- the library's own contract ---------------------------------------------------
+
+
+@every
+@pytest.mark.parametrize("value", [1e9, np.nan, -np.inf])
+def test_targets_after_the_cutoff_change_nothing(name, value):
+    df = frame()
+    fc = model(name, target="y", known="x").fit(df[:60])
+    bad = df.copy()
+    bad.iloc[60:, [0, 1]] = value
+    for method in (fc.predict, fc.predict_interval):
+        np.testing.assert_array_equal(method(bad[60:]), method(df[60:]))
+    pd.testing.assert_frame_equal(fc.forecast(bad[60:]), fc.forecast(df[60:]))
+
+
+@every
+def test_forecast_predict_and_quantiles_agree(name):
+    df = frame()
+    fc = model(name, target="y", known="x").fit(df[:60])
+    table = fc.forecast(df[60:])
+    pd.testing.assert_index_equal(table.index, df.index[60:63], check_names=True)
+    np.testing.assert_array_equal(table["y"], fc.predict(df[60:63]))
+    quantiles = fc.forecast(df[60:], quantiles=[0.05, 0.5, 0.95])["y"].to_numpy()
+    np.testing.assert_allclose(quantiles[:, [0, 2]], fc.predict_interval(df[60:63], 0.9))
+    assert (np.diff(quantiles, axis=1) > 0).all()
+    np.testing.assert_allclose(quantiles[:, 1], fc.predict(df[60:63]), rtol=0.02)
+
+
+@every
+def test_a_panel_is_each_series_alone(name):
+    data = panel()
+    fc = model(name, target="y", known="x").fit(data)
+    ahead = pd.concat(
+        {
+            key: frame(9, 9, start=data.loc[key].index[-1] + pd.Timedelta(days=1))
+            for key in ("a", "b", "c")
+        },
+        names=["id", "day"],
+    )
+    together = pd.Series(fc.predict(ahead), ahead.index)
+    inside = pd.Series(fc.predict(data), data.index)
+    for key in ("a", "b", "c"):
+        alone = model(name, target="y", known="x").fit(data.loc[key])
+        np.testing.assert_array_equal(together[key], alone.predict(ahead.loc[key]))
+        np.testing.assert_array_equal(inside[key], alone.predict(data.loc[key]))
+    assert list(fc.converged_.index) == ["b", "a", "c"]
+
+
+def test_two_processes_give_the_same_bits():
+    data = panel()
+    one = model("sarima", target="y").fit(data)
+    two = model("sarima", target="y", n_jobs=2).fit(data)
+    np.testing.assert_array_equal(one.predict(), two.predict())
+
+
+@every
+def test_several_targets_are_fitted_apart(name):
+    df = frame()
+    both = model(name, target=["y", "z"], known="x").fit(df[:60])
+    for k, target in enumerate(["y", "z"]):
+        alone = model(name, target=target, known="x").fit(df[:60][[target, "x"]])
+        rows = df[["x"]][50:]
+        np.testing.assert_array_equal(both.predict(rows)[:, k], alone.predict(rows))
+        np.testing.assert_array_equal(
+            both.predict_interval(rows)[:, k], alone.predict_interval(rows)
+        )
+
+
+@every
+def test_update_is_a_refit_of_the_state_and_not_of_the_parameters(name):
+    df = frame()
+    fc = model(name, target="y", known="x").fit(df[:60])
+    step = pickle.loads(pickle.dumps(fc))  # noqa: S301
+    at_once = fc.update(df[60:70])
+    for row in range(60, 70):
+        step.update(df[row : row + 1])
+    np.testing.assert_allclose(step.predict(df[70:]), at_once.predict(df[70:]), rtol=1e-10)
+    assert len(at_once.history()) == 70
+    with pytest.raises(DataError, match="not after the cutoff"):
+        fc.update(df[65:])
+
+
+@every
+def test_a_gap_before_update_is_missing_rows(name):
+    df = frame()
+    fc = model(name, target="y", known="x").fit(df[:60])
+    other = pickle.loads(pickle.dumps(fc))  # noqa: S301
+    holes = df[60:65].copy()
+    holes.iloc[:3, 0] = np.nan
+    np.testing.assert_allclose(
+        fc.update(df[63:65]).predict(df[65:]), other.update(holes).predict(df[65:]), rtol=1e-12
+    )
+
+
+SMALL = {
+    "constant": np.full(30, 5.0),
+    "zeros": np.zeros(30),
+    "two rows": np.array([1.0, 3.0]),
+    "three rows": np.array([1.0, 3.0, 2.0]),
+    "leading NaN": np.append(np.full(9, np.nan), np.random.default_rng(0).normal(size=20)),
+    "trailing NaN": np.append(np.random.default_rng(0).normal(size=20), np.full(3, np.nan)),
+    "a line": np.arange(20.0),
+    "one step": np.append(np.zeros(20), 1.0),
+    "far from 0": 1e9 + np.random.default_rng(0).normal(size=40).cumsum(),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@every
+@pytest.mark.parametrize("case", SMALL)
+def test_difficult_series_get_a_sensible_forecast(name, case):
+    y = SMALL[case]
+    df = pd.DataFrame({"y": y}, index=pd.date_range("2024", periods=len(y), freq="D"))
+    fc = model(name).fit(df)
+    seen = y[~np.isnan(y)]
+    spread = 3 * np.ptp(seen) + 1e-6 * np.abs(seen).max()
+    low, high = seen.min() - spread, seen.max() + spread
+    for values in (fc.predict(), fc.predict(df)):
+        assert ((values >= low) & (values <= high)).all()
+    interval = fc.predict_interval()
+    assert np.isfinite(interval).all()
+    assert (interval[:, 0] <= interval[:, 1]).all()
+    if case in ("constant", "zeros"):
+        np.testing.assert_allclose(fc.predict(), y[0], rtol=1e-12)
+
+
+@every
+def test_a_series_without_enough_values_is_named(name):
+    data = panel()
+    data.loc["a", "y"] = np.nan
+    with pytest.raises(DataError, match=r"series 'a'.* has no observed value"):
+        model(name, target="y").fit(data)
+    data.loc[("a", "2024-01-05"), "y"] = 1.0
+    with pytest.raises(DataError, match="series 'a' has 1 sample"):
+        model(name, target="y").fit(data)
+
+
+def test_many_warnings_are_one():
+    data = pd.concat({k: frame(6, 1)[["y"]] for k in "abcde"}, names=["id", "day"])
+    with pytest.warns(
+        UserWarning, match=r"series 'a'; series 'b'; series 'c'; and 2 more: "
+    ) as seen:
+        ARIMAForecaster(order=(2, 1, 2)).fit(data)
+    assert len(seen) == 1
+
+
+def test_bad_parameters_leave_the_estimator_as_it_was():
+    df = frame()
+    fc = NaiveForecaster(target="y").fit(df)
+    for bad in ({"n_jobs": 0}, {"seasonality": 0}, {"horizon": 0}):
+        with pytest.raises(DataError, match=next(iter(bad))):
+            clone(fc).set_params(**bad).fit(df)
+    before = fc.predict()
+    with pytest.raises(DataError):
+        fc.set_params(strategy="no").fit(df[:20])
+    np.testing.assert_array_equal(fc.set_params(strategy="last").predict(), before)
+
+
+def test_import_brings_no_statsmodels():
+    code = (
+        "import sys, rnnforecast.baselines; "
+        "print([m for m in ('statsmodels', 'statsforecast', 'matplotlib') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
