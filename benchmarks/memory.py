@@ -2,8 +2,9 @@
 
     python benchmarks/memory.py [--series 1000] [--steps 10000] [--lookback 720]
 
-Each figure comes from a process of its own. The peak is the resident set's high-water mark while the panel is made and
-fitted, less the resident set after the imports and a fit of ten rows (which loads torch's kernels).
+Each figure comes from a process of its own. The peak is the resident set's high-water mark while
+the panel is made and fitted, less the resident set after the imports and a fit of ten rows (which
+loads torch's kernels).
 """
 
 from __future__ import annotations

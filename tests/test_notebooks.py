@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -51,6 +50,12 @@ def kinds(cell):
     return found
 
 
+def frame(columns, index, data):
+    """A table from its parts; labels of several levels become tuples."""
+    labels = [[tuple(k) if isinstance(k, list) else k for k in axis] for axis in (index, columns)]
+    return pd.DataFrame(data, index=labels[0], columns=labels[1])
+
+
 @pytest.fixture
 def execute(monkeypatch, tmp_path):
     """Run a notebook's cells anew, in an empty folder, and return it with the named tables."""
@@ -74,11 +79,7 @@ def execute(monkeypatch, tmp_path):
         client.execute()
         assert list(work.iterdir()) == []  # nothing is written beside the notebook
         said = json.loads(notebook.cells.pop().outputs[0].text)
-        # no dtype guessing: labels stay what they are
-        found = {
-            key: pd.read_json(StringIO(text), orient="split", convert_axes=False)
-            for key, text in said.items()
-        }
+        found = {key: frame(**json.loads(text)) for key, text in said.items()}
         # every table and picture that is stored came out again
         for new, old in zip(code_cells(notebook), code_cells(read(name)), strict=True):
             assert kinds(new) == kinds(old), new.id
@@ -203,3 +204,13 @@ def test_grid_search(execute):
 def test_kfold_is_refused_in_the_stored_notebook():
     (cell,) = [cell for cell in read("grid_search").cells if cell.id == "kfold"]
     assert "use TimeSeriesSplit" in cell.outputs[0].text
+
+
+@pytest.mark.notebook
+def test_the_stored_verdict_is_that_of_the_text():
+    cells = {cell.id: cell for cell in read("stock_forecasting").cells}
+    assert "the networks do not beat HAR" in cells["verdict"].source
+    table = cells["verdict-numbers"].outputs[0].data["text/plain"]
+    clearly = re.findall(r"(last value|L?HAR|ETS|ARIMA\S*) +better .* (True|False)", table)
+    assert len(clearly) == 12
+    assert {other for other, yes in clearly if yes == "True"} == {"last value"}

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 from scipy.linalg import LinAlgError, qr
 
+from rnnforecast.baselines._arima_css import conditional_fit
 from rnnforecast.baselines._arima_space import ArimaSpace, Filtered
 from rnnforecast.baselines._local import LocalModel, leading_missing
 
 __all__ = ["ArimaModel", "Orders", "difference", "fit_arima", "independent"]
+
+_ENOUGH = 0.95  # share of the rows that differencing must leave beside missing ones
 
 
 @dataclass(frozen=True)
@@ -211,8 +214,8 @@ def fit_arima(
     x : ndarray, shape (n_rows, n_known)
         NaN only where ``y`` is NaN.
     orders : Orders
-    method, maxiter
-        Optimiser of statsmodels and its limit of iterations.
+    method : {"mle", "css"}
+    maxiter : int
     """
     first, seen, asked = leading_missing(y), ~np.isnan(y), orders
     rank = len(independent(_standard(x[seen] - x[seen].mean(axis=0))[0]))
@@ -223,8 +226,9 @@ def fit_arima(
     unit = _spread(differenced) or _spread(y) or 1.0
     inside = ~np.isnan(differenced)
     design, size = _standard(difference(work_x, orders), inside)
-    if np.isnan(work_y).any() and orders.n_lost:
-        # a missing row would take its neighbours with it when differencing: the filter does it
+    kept = int(inside.sum()) / max(int(seen.sum()) - orders.n_lost, 1)
+    if np.isnan(work_y).any() and orders.n_lost and kept < _ENOUGH:
+        # differencing would take the neighbours of missing rows away: the filter does it instead
         level, size = _standard(work_x - work_x[seen[first:]].mean(axis=0), seen[first:])
         keep = independent(level[seen[first:]])
         scaled = (work_y - work_y[0]) / unit
@@ -292,26 +296,49 @@ def _estimate(
     from statsmodels.tsa.statespace.sarimax import SARIMAX
 
     d, seasonal_d = (orders.d, orders.seasonal_d) if integrate else (0, 0)
+    seasonal_order = (orders.seasonal_p, seasonal_d, orders.seasonal_q, orders.m)
     try:
         model = SARIMAX(
             y,
             exog=x if x.shape[1] else None,
             order=(orders.p, d, orders.q),
-            seasonal_order=(orders.seasonal_p, seasonal_d, orders.seasonal_q, orders.m),
+            seasonal_order=seasonal_order,
             trend="n",
             concentrate_scale=True,
         )
-        if not model.start_params.size:
-            params, converged = model.start_params, True
-        else:
-            result = model.fit(method=method, maxiter=maxiter, disp=0, cov_type="none")
-            params, converged = np.asarray(result.params), bool(result.mle_retvals["converged"])
-        scale = float(model.smooth(params, cov_type="none").scale)
+        params, scale, converged = _search(model, y, x, orders, integrate, method, maxiter)
     except (LinAlgError, ValueError, IndexError, ZeroDivisionError):
         return None
     if not np.isfinite(params).all() or not np.isfinite(scale) or scale <= 0:
         return None
-    k = x.shape[1]
-    cuts = np.cumsum([k, orders.p, orders.q, orders.seasonal_p])
+    cuts = np.cumsum([x.shape[1], orders.p, orders.q, orders.seasonal_p])
     beta, ar, ma, seasonal_ar, seasonal_ma = np.split(params, cuts)
     return beta, (ar, ma, seasonal_ar, seasonal_ma), float(np.sqrt(scale)), converged
+
+
+def _search(
+    model: Any,
+    y: np.ndarray,
+    x: np.ndarray,
+    orders: Orders,
+    integrate: bool,
+    method: str,
+    maxiter: int,
+) -> tuple[np.ndarray, float, bool]:
+    """Coefficients as statsmodels orders them, sigma² and convergence."""
+    start = None
+    lags = (orders.p, orders.q, orders.seasonal_p, orders.seasonal_q)
+    if orders.n_arma and not integrate:
+        found = conditional_fit(y, x, lags, max(orders.m, 1), model, maxiter)
+        if found is not None and np.isfinite(found[0]).all():
+            if method == "css":
+                return found
+            start = found[0]
+    if not len(model.param_names):
+        params, converged = np.empty(0), True
+    else:
+        result = model.fit(
+            start_params=start, maxiter=maxiter, disp=0, cov_type="none", low_memory=True
+        )
+        params, converged = np.asarray(result.params), bool(result.mle_retvals["converged"])
+    return params, float(model.filter(params, cov_type="none", low_memory=True).scale), converged

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import LinAlgError, solve_discrete_lyapunov
 
-__all__ = ["ArimaSpace", "Filtered"]
+__all__ = ["ArimaSpace", "Filtered", "polynomial"]
 
+_STEADY = 1e-14  # change of the covariance that counts as none
 _DIFFUSE = 1e6  # variance of a state that nothing is known of, as in statsmodels
 
 
@@ -67,12 +68,12 @@ class ArimaSpace:
         m: int,
     ) -> ArimaSpace:
         """Expand ``(1 - ar B)(1 - seasonal_ar B^m)`` and its like."""
-        phi = -np.convolve(_polynomial(-ar, 1), _polynomial(-seasonal_ar, m))[1:]
-        theta = np.convolve(_polynomial(ma, 1), _polynomial(seasonal_ma, m))[1:]
+        phi = -np.convolve(polynomial(-ar, 1), polynomial(-seasonal_ar, m))[1:]
+        theta = np.convolve(polynomial(ma, 1), polynomial(seasonal_ma, m))[1:]
         difference = np.ones(1)
         for lag, times in ((1, d), (m, seasonal_d)):
             for _ in range(times):
-                difference = np.convolve(difference, _polynomial(np.array([-1.0]), lag))
+                difference = np.convolve(difference, polynomial(np.array([-1.0]), lag))
         k = max(len(phi), len(theta) + 1)
         return cls(
             np.pad(phi, (0, k - len(phi))),
@@ -131,15 +132,23 @@ class ArimaSpace:
         impulse[0], impulse[1:k] = 1.0, self.ma
         noise = np.outer(impulse, impulse)
         mean, variance = np.empty(len(y)), np.empty(len(y))
-        for t, value in enumerate(y):
+        joint, steady = np.zeros(len(state)), False  # covariance of state and observation
+        for t, value in enumerate(y.tolist()):
             mean[t] = weights @ state[used]
+            observed = value == value
+            if steady and observed:  # the covariance does not change any more
+                variance[t] = variance[t - 1]
+                state = self._transition(state + joint * ((value - mean[t]) / variance[t]))
+                continue
             joint = cov[:, used] @ weights
             variance[t] = weights @ joint[used]
-            if value == value and variance[t] > 0:
+            before = cov
+            if observed and variance[t] > 0:
                 state = state + joint * ((value - mean[t]) / variance[t])
                 cov = cov - np.outer(joint, joint / variance[t])
             state = self._transition(state)
             cov = self._transition(self._transition(cov).T) + noise
+            steady = observed and np.abs(cov - before).max() <= _STEADY * variance[t]
         return Filtered(mean, variance, state, cov)
 
     def diffuse(self, filtered: Filtered) -> np.ndarray:
@@ -147,7 +156,7 @@ class ArimaSpace:
         return filtered.variance > _DIFFUSE * 1e-2
 
 
-def _polynomial(coefficients: np.ndarray, lag: int) -> np.ndarray:
+def polynomial(coefficients: np.ndarray, lag: int) -> np.ndarray:
     """``1 + c_1 B^lag + c_2 B^(2 lag) + ...`` as an array of coefficients."""
     out = np.zeros(len(coefficients) * lag + 1)
     out[0] = 1.0

@@ -84,11 +84,17 @@ def leading_missing(y: np.ndarray) -> int:
 def _fit_one(fit: Callable, label: str, y: np.ndarray, x: np.ndarray, options: dict) -> LocalModel:
     """Fit one model; warnings that the user cannot act on stay inside."""
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
+        # recorded, and so not shown, since statsmodels puts its own filter first when it is imported
+        with warnings.catch_warnings(record=True), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             return fit(y, x, **options)
     except DataError as error:
         raise DataError(f"{label}: {error}") from error
+    except (ValueError, ArithmeticError, IndexError, np.linalg.LinAlgError) as error:
+        raise DataError(
+            f"{label}: the model could not be fitted ({error}): use a simpler one, or leave this "
+            f"series out"
+        ) from error
 
 
 class LocalForecaster(BaseForecaster):

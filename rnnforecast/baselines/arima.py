@@ -17,7 +17,7 @@ from rnnforecast.forecasters._rows import Rows
 
 __all__ = ["ARIMAForecaster", "ArimaBase"]
 
-_METHODS = ("lbfgs", "bfgs", "nm", "powell", "cg")
+_METHODS = ("mle", "css")
 _TRENDS = {"n": (), "c": (0,), "t": (1,), "ct": (0, 1)}
 
 
@@ -87,10 +87,12 @@ class ARIMAForecaster(ArimaBase):
         unless the series is differenced. With one difference, "t" is a drift.
     seasonality : int, optional
         Steps in a season; None: the usual one of the calendar, 1 for integers and arrays.
-    method : {"lbfgs", "bfgs", "nm", "powell", "cg"}, default "lbfgs"
-        Optimiser of statsmodels.
+    method : {"mle", "css"}, default "mle"
+        Maximum likelihood, or the conditional sum of squares: much quicker for long seasons, and
+        close to it for long series. Missing values cut the series into stretches for "css"; where
+        these hold less than half of the rows, it is "mle".
     maxiter : int, default 100
-        Limit of its iterations.
+        Limit of the optimiser's iterations.
     horizon : int, default 1
         Steps of ``forecast()`` and ``predict()``.
     target, known, static, series_id, time, freq
@@ -120,9 +122,10 @@ class ARIMAForecaster(ArimaBase):
     -----
     The model is ``y_t = trend_t + beta' x_t + u_t`` with u a seasonal ARIMA (Box, Jenkins, Reinsel
     & Ljung 2015, Time Series Analysis, 5th ed., eq. 9.1.4 for u). Parameters come from statsmodels'
-    ``SARIMAX`` on the scaled and, where no value is missing, differenced series; a missing target
-    is skipped by the Kalman filter. Intervals are normal, from the state space form with the
-    parameters taken as known.
+    ``SARIMAX`` on the scaled and differenced series, started from the conditional sum of squares.
+    A missing target is skipped by the Kalman filter; where differencing would take more than 5% of
+    the other rows along, the levels are filtered instead. Intervals are normal, from the state
+    space form with the parameters taken as known.
 
     A series with too few rows for its parameters is fitted without the season, then without the
     ARMA terms, then without differences; a warning names it and ``order_`` shows what was used.
@@ -148,7 +151,7 @@ class ARIMAForecaster(ArimaBase):
         seasonal_order: tuple[int, ...] = (0, 0, 0, 0),
         trend: str | None = None,
         seasonality: int | None = None,
-        method: str = "lbfgs",
+        method: str = "mle",
         maxiter: int = 100,
         horizon: int = 1,
         target: Any = None,

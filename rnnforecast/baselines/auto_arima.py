@@ -43,19 +43,19 @@ def fit_auto_arima(
     part = y[start:stop]
     plain = Orders(0, 0, 0, 0, 0, 0, 0, (0,))
     if len(part) < _TOO_SHORT or np.ptp(part) == 0:
-        return fit_arima(y, x, plain, "lbfgs", maxiter)
+        return fit_arima(y, x, plain, "mle", maxiter)
     keep = independent(x[start:stop] - x[start:stop].mean(axis=0))
     # far from 0, in its own steps, the level would swamp statsforecast's diffuse start
     step = float(np.median(np.abs(np.diff(part)))) or float(part.std())
     far = bool(np.abs(part).max() > _FAR * step)
     found = _choose(part - part[0] if far else part, x[start:stop][:, keep], m, settings)
     if found is None:
-        return fit_arima(y, x, plain, "lbfgs", maxiter)
+        return fit_arima(y, x, plain, "mle", maxiter)
     orders, coefficients, sigma2 = found
     whole = stop - start == int((~np.isnan(y)).sum())
     usable = np.isfinite([*coefficients.values(), sigma2]).all() and sigma2 >= 0
     if not whole or not usable or (far and not orders.n_lost):
-        return fit_arima(y, x, orders.complete() if far else orders, "lbfgs", maxiter)
+        return fit_arima(y, x, orders.complete() if far else orders, "mle", maxiter)
     return _model(y, x, keep, orders, coefficients, sigma2)
 
 

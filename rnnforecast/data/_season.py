@@ -31,6 +31,8 @@ def season_of_offset(offset: Any) -> int:
         opened = zip(offset.start, offset.end, strict=True)
         minutes = sum(60 * (b.hour - a.hour) + b.minute - a.minute for a, b in opened)
         return max(round(minutes / 60) // offset.n, 1)
+    if type(offset) is pd.DateOffset:  # plain months
+        return max(12 // offset.kwds.get("months", 12), 1)
     name = offset.name.split("-")[0]
     per_year = {"W": 52, "SME": 24, "SMS": 24}
     if isinstance(offset, pd.offsets.CustomBusinessDay):

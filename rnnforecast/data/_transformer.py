@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import validate_data
 
 from rnnforecast.data.building import build_panel
-from rnnforecast.data.frames import Keys, Table, to_pandas, numeric, read_table
+from rnnforecast.data.frames import Keys, Table, numeric, read_table, to_pandas
 from rnnforecast.data.panel import Panel, group_rows
 from rnnforecast.exceptions import DataError, NotFittedError
 

@@ -276,7 +276,7 @@ def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
     Notes
     -----
     Rules, in order: ``freq=``; the index's own frequency; what pandas infers; months, quarters or
-    years with gaps; a weekly pattern (some times of the week never occur over three weeks or more),
+    years with gaps; a weekly pattern (some times of the week never occur over two weeks or more),
     whose own rows are the grid; the most frequent interval, if the others are its multiples and
     half of the steps or more are present; else irregular, the rows being the grid.
 
@@ -368,17 +368,28 @@ def _from_offset(freq: Any, tz: Any, wall: bool = True) -> Calendar:
     return OffsetCalendar(offset, tz, own_grid=business)
 
 
-def _anchored_with_gaps(wall: pd.DatetimeIndex) -> str | None:
+def _anchored_with_gaps(wall: pd.DatetimeIndex) -> str | pd.DateOffset | None:
     """A monthly, quarterly or yearly offset that every stamp is on, coarsest first."""
-    if np.median(np.diff(_nanoseconds(wall))) < 27 * DAY or not (wall == wall.normalize()).all():
+    if np.median(np.diff(_nanoseconds(wall))) < 27 * DAY:
         return None
+    if not (wall == wall.normalize()).all():
+        return _same_day_of_month(wall)
     quarters = [f"{q}-{m}" for q in ("QS", "QE") for m in ("JAN", "FEB", "MAR")]
     years = [f"{y}-{m}" for y in ("YS", "YE") for m in ("JAN", "DEC")]
     for name in [*years, *quarters, "MS", "ME", "BMS", "BME"]:
         offset = pd.tseries.frequencies.to_offset(name)
         if all(offset.is_on_offset(stamp) for stamp in wall):
             return name
-    return None
+    return _same_day_of_month(wall)
+
+
+def _same_day_of_month(wall: pd.DatetimeIndex) -> pd.DateOffset | None:
+    """Every so many months, on one day (up to the 28th) at one time."""
+    same = len(set(zip(wall.day, wall.time, strict=True))) == 1
+    if not same or wall[0].day > 28:
+        return None
+    months = np.diff(wall.year * 12 + wall.month)
+    return pd.DateOffset(months=int(np.gcd.reduce(months)))
 
 
 def _weekly_pattern(wall: pd.DatetimeIndex) -> np.ndarray | None:
@@ -386,10 +397,10 @@ def _weekly_pattern(wall: pd.DatetimeIndex) -> np.ndarray | None:
     count = _nanoseconds(wall)
     interval = int(_mode(np.diff(count)))
     weeks = (count[-1] - count[0]) / _WEEK
-    if interval > DAY or weeks < 3:
+    if interval > DAY or weeks < 2:
         return None
     slots, seen = np.unique((count - WeeklyCalendar._MONDAY) % _WEEK, return_counts=True)
-    slots = slots[seen >= 0.5 * np.median(seen)]
+    slots = slots[seen >= 0.3 * np.median(seen)]
     grid = _WEEK // interval
     dense = len(count) / (weeks * len(slots))
     if len(slots) <= 0.9 * grid and dense >= 0.6:

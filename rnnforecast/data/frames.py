@@ -176,7 +176,8 @@ def _keys(owner: str, frame: pd.DataFrame, series_id: Any, time: Any, is_array: 
     if time is not None:
         stamps: pd.Index | None = _parse_time(owner, frame[time], time)
     else:
-        stamps = None if is_array else frame.index
+        # pandas' default index numbers all rows; it is no time axis of interleaved series
+        stamps = None if is_array or (series_id is not None and _default(frame)) else frame.index
         if isinstance(stamps, pd.MultiIndex):
             raise DataError(
                 f"{owner}: with series_id={series_id!r} the index must be the time alone, got a "
@@ -190,6 +191,12 @@ def _keys(owner: str, frame: pd.DataFrame, series_id: Any, time: Any, is_array: 
         raise DataError(f"{owner}: column {series_id!r} (series_id) has missing values")
     codes, ids = pd.factorize(frame[series_id])
     return Keys(codes, pd.Index(ids, name=series_id), None, stamps, (series_id, name), len(frame))
+
+
+def _default(frame: pd.DataFrame) -> bool:
+    """Whether the index is pandas' default one: 0, 1, 2, ..."""
+    index = frame.index
+    return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
 
 
 def _multiindex_keys(index: pd.MultiIndex) -> Keys:
@@ -210,7 +217,7 @@ def _multiindex_keys(index: pd.MultiIndex) -> Keys:
 
 
 def _present(codes: np.ndarray, n: int) -> np.ndarray:
-    """Which of the codes 0..n-1 occur; in pieces, since indexing widens small integers to 64 bits."""
+    """Which of the codes 0..n-1 occur; in pieces, since indexing widens them to 64 bits."""
     present = np.zeros(n, dtype=bool)
     for start in range(0, len(codes), 1 << 18):
         present[codes[start : start + (1 << 18)]] = True

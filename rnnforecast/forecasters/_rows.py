@@ -244,14 +244,16 @@ def future_known(
     _check_once(panel, rows.series[use] * n_steps + rows.steps[use])
     known[rows.series[use], rows.steps[use] - 1] = rows.known[use]
     given[rows.series[use], rows.steps[use] - 1] = True
+    if panel.calendar is not None and panel.calendar.own_grid:
+        # a trading calendar's future holds holidays that have no row: only the end must be there
+        given = np.maximum.accumulate(given[:, ::-1], axis=1)[:, ::-1]
     if not given.all():
         series, step = np.argwhere(~given)[0]
         stamp = panel.future_index(int(series), int(step) + 1)[-1]
         raise DataError(
             f"{owner}: {panel.label(int(series))}: the known covariates {names} have no row for "
-            f"{stamp} "
-            f"(step {step + 1} of {n_steps}): pass X with {n_steps} future rows, or a smaller "
-            f"horizon="
+            f"{stamp} (step {step + 1} of {n_steps}): pass X with {n_steps} future rows, or a "
+            f"smaller horizon="
         )
     return known
 

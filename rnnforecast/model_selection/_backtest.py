@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.base import clone
 
 from rnnforecast._validation import check_int, check_quantiles, check_real
-from rnnforecast.data.frames import to_pandas, read_table, read_targets
+from rnnforecast.data.frames import read_table, read_targets, to_pandas
 from rnnforecast.exceptions import DataError, RNNForecastError
 from rnnforecast.metrics._unwrap import interval_of, quantiles_of
 from rnnforecast.model_selection._models import (

@@ -8,8 +8,8 @@ In the unit of each series (standardised by constants from the training rows):
 2. The window of r is shifted and scaled by its own statistics (reversible instance normalisation,
    Kim et al. 2022, eq. 1-2, with the mask), and encoded by a stack of recurrent layers.
 3. The forecast starts from an anchor (a learnt mixture of the window's last value, its mean and its
-   last season, plus a linear map of the window), to which the decoded deviation in the window's unit
-   is added, ``k(x_h)``, and an interaction of x_h with the encoding.
+   last season, plus a linear map of the window), to which the decoded deviation in the window's
+   unit is added, ``k(x_h)``, and an interaction of x_h with the encoding.
 """
 
 from __future__ import annotations

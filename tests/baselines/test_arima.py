@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from statsmodels.tsa.arima.model import ARIMA
 from statsmodels.tsa.statespace.sarimax import SARIMAX
@@ -250,3 +251,49 @@ def test_levels_far_from_zero():
     near = ARIMAForecaster(order=(0, 1, 1), horizon=1).fit(pd.Series(y - 1e9))
     np.testing.assert_allclose(fc.predict() - 1e9, near.predict(), atol=1e-4)
     np.testing.assert_allclose(fc.params_, near.params_, rtol=1e-3)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_conditional_sum_of_squares_is_near_the_likelihood(gaps):
+    rng = np.random.default_rng(2)
+    e = rng.normal(size=1200)
+    y = e.copy()
+    for t in range(24, 1200):  # (1 - 0.6 B)(1 - 0.5 B^12) y = (1 + 0.4 B) e
+        y[t] = 0.6 * y[t - 1] + 0.5 * y[t - 12] - 0.3 * y[t - 13] + e[t] + 0.4 * e[t - 1]
+    x = 10 * rng.normal(size=1200)
+    frame = pd.DataFrame({"y": 20 + y + 0.3 * x, "x": x})
+    if gaps:
+        frame.iloc[[3, 400, 401, 900], 0] = np.nan
+    quick = ARIMAForecaster(
+        order=(1, 0, 1),
+        seasonal_order=(1, 0, 0, 12),
+        method="css",
+        target="y",
+        known="x",
+    ).fit(frame)
+    expected = {"x": 0.3, "ar.L1": 0.6, "ma.L1": 0.4, "ar.S.L12": 0.5, "sigma2": 1.0}
+    assert all(abs(quick.params_[name] - value) < 0.1 for name, value in expected.items())
+    exact = clone(quick).set_params(method="mle").fit(frame)
+    assert np.abs(quick.params_ - exact.params_)[list(expected)].max() < 0.02
+    theirs = peer(frame, (1, 0, 1), (1, 0, 0), None)
+    assert theirs.loglike(quick.params_) > theirs.loglike(exact.params_) - 2
+
+
+def test_residuals_of_the_conditional_fit_are_least():
+    from rnnforecast.baselines._arima_css import conditional_fit
+
+    y = np.random.default_rng(0).normal(size=120)
+    y[1:] += 0.5 * y[:-1]
+    model = SARIMAX(y, order=(1, 0, 1), concentrate_scale=True)
+    params, scale, _ = conditional_fit(y, np.empty((120, 0)), (1, 1, 0, 0), 1, model, 100)
+
+    def mean_square(ar, ma):
+        e, out = 0.0, []
+        for t in range(120):
+            e = y[t] - (ar * y[t - 1] if t else 0) - ma * e
+            out.append(e)
+        return np.mean(np.square(out[1:]))
+
+    np.testing.assert_allclose(scale, mean_square(*params))
+    for step in ([0.01, 0], [-0.01, 0], [0, 0.01], [0, -0.01]):
+        assert mean_square(*(params + step)) > scale

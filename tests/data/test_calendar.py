@@ -282,3 +282,25 @@ def test_fixed_intervals_with_any_gaps(minutes, missing, start):
         steps, (past.append(future) - past[0]).as_unit("ns").asi8 // interval
     )
     assert (np.diff(steps) > 0).all()
+
+
+@pytest.mark.parametrize("hour", [0, 6])
+def test_one_day_of_the_month_with_a_gap(hour):
+    whole = pd.DatetimeIndex(
+        [pd.Timestamp(2020 + k // 12, k % 12 + 1, 15, hour) for k in range(24)]
+    )
+    calendar = infer_calendar(whole[:20].delete(4))
+    assert calendar.season == 12
+    np.testing.assert_array_equal(
+        calendar.steps(whole[0], whole[:20].delete(4)), [*range(4), *range(5, 20)]
+    )
+    assert list(calendar.after(whole[19], 4)) == list(whole[20:])
+
+
+def test_a_fortnight_of_business_days_with_a_holiday_is_a_trading_calendar():
+    stamps = pd.date_range("2020-01-01", periods=14, freq="B").delete(4)
+    calendar = infer_calendar(stamps)
+    assert calendar.own_grid
+    assert list(calendar.after(stamps[-1], 6)) == list(
+        pd.date_range("2020-01-21", periods=6, freq="B")
+    )

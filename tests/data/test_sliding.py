@@ -311,8 +311,8 @@ def test_key_columns(rng):
 
 def test_lookback_is_chosen_from_the_season(rng):
     hours = series(rng.normal(size=(200, 1)))
-    assert SlidingWindows().fit(hours).lookback_ == 48
-    assert SlidingWindows(horizon=30).fit(hours).lookback_ == 60
+    assert SlidingWindows().fit(hours).lookback_ == 99
+    assert SlidingWindows(horizon=30).fit(hours).lookback_ == 85
     assert SlidingWindows().fit(hours.iloc[:51]).lookback_ == 25
 
 

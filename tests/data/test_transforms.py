@@ -55,12 +55,12 @@ def two_series(rng, n=60, k=2):
 @pytest.mark.parametrize(
     ("estimator", "expected"),
     [
-        (LogTransformer(), set()),
-        (LogTransformer(offset=100.0), set()),
-        (Differencer(), set(BY_POSITION)),
-        (Differencer(lags=(1, 4)), set(BY_POSITION)),
-        (Deseasonalizer(seasonality=3), set(BY_POSITION)),
-        (Deseasonalizer(seasonality=4, method="stl"), set(BY_POSITION)),
+        (LogTransformer(), ()),
+        (LogTransformer(offset=100.0), ()),
+        (Differencer(), tuple(BY_POSITION)),
+        (Differencer(lags=(1, 4)), tuple(BY_POSITION)),
+        (Deseasonalizer(seasonality=3), tuple(BY_POSITION)),
+        (Deseasonalizer(seasonality=4, method="stl"), tuple(BY_POSITION)),
     ],
     ids=repr,
 )
@@ -72,7 +72,7 @@ def test_check_estimator(estimator, expected):
         on_skip=None,
     )
     assert [r["check_name"] for r in results if r["status"] == "failed"] == []
-    assert {r["check_name"] for r in results if r["status"] == "xfail"} == expected
+    assert {r["check_name"] for r in results if r["status"] == "xfail"} == set(expected)
 
 
 @pytest.mark.parametrize(

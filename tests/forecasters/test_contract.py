@@ -670,3 +670,27 @@ def test_frames_of_polars_and_pyarrow_give_the_same_forecast():
         later = expected.reset_index()
         np.testing.assert_allclose(fc.predict(convert(later)), expected["y"], rtol=1e-9)
     pd.testing.assert_frame_equal(tiny().fit(frame.set_index(["id", "time"])).forecast(), expected)
+
+
+def test_series_id_alone_counts_the_rows_of_each_series():
+    """pandas' default index over interleaved series is no time axis: no row is invented."""
+    rng = np.random.default_rng(0)
+    wide = pd.DataFrame(rng.normal(size=(30, 2)).cumsum(0), columns=["a", "b"])
+    values = wide.to_numpy().ravel()  # a, b, a, b, ...
+    long = pd.DataFrame({"id": ["a", "b"] * 30, "y": values})
+    fc = DeepLSTMForecaster(**TINY, target="y", series_id="id").fit(long)
+    np.testing.assert_array_equal(fc.panel_.lengths, [30, 30])
+    np.testing.assert_array_equal(fc.panel_.targets[:30, 0], wide["a"])
+
+
+def test_future_covariates_of_a_trading_calendar_may_lack_a_holiday():
+    days = pd.date_range("2024-01-01", periods=80, freq="B").delete([10, 33, 62])
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame({"y": rng.normal(size=77), "x": rng.normal(size=77)}, index=days)
+    fc = DeepLSTMForecaster(**{**TINY, "horizon": 5}, target="y", known="x").fit(df[:58])
+    future = df[58:]  # one business day of the five is a holiday and has no row
+    assert len(future.loc[: fc.panel_.future_index(0, 5)[-1]]) == 4
+    forecast = fc.forecast(future)
+    assert np.isfinite(forecast["y"]).all()
+    with pytest.raises(DataError, match=r"step 5 of 5"):
+        fc.forecast(future.iloc[:3])

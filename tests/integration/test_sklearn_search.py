@@ -125,7 +125,7 @@ def test_halving_grid_search_spends_epochs(with_y, lstm, seattle, day, by_hand):
 
 
 def test_cell_layers_and_directions_in_one_grid(lstm, stations, by_hand):
-    cv = PanelTimeSeriesSplit(2, test_size=24)
+    cv = PanelTimeSeriesSplit(1, test_size=24)
     model = lstm(DeepRNNForecaster, target="temp", lookback=24, horizon=24, hidden_size=4)
     grid = {"cell": ["rnn", "lstm", "gru"], "n_layers": [1, 2], "bidirectional": [False, True]}
     search = GridSearchCV(model, grid, cv=cv, scoring=metrics.mae_scorer, error_score="raise").fit(
@@ -222,7 +222,7 @@ def test_grid_search_without_y_and_the_default_score(lstm, sunspots):
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_grid_search_without_y_and_each_scorer(name, lstm, sunspots):
-    cv = TimeSeriesSplit(3, test_size=20)
+    cv = TimeSeriesSplit(2, test_size=20)
     search = GridSearchCV(
         lstm(target="sunspots", **CYCLE),
         {"hidden_size": [4, 8]},
