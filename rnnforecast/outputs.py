@@ -64,7 +64,7 @@ class PointOutput(Output):
     n_params = 1
 
     def __init__(self, loss: str):
-        self._loss = LOSSES[loss]
+        self.name = loss  # a name, looked up when used: a saved model holds no code
 
     def forecast(self, raw: Tensor) -> Tensor:
         return raw
@@ -75,7 +75,7 @@ class PointOutput(Output):
     def loss(self, forecast: Tensor, truth: Tensor) -> Tensor:
         mask = ~torch.isnan(truth)
         error = forecast[..., 0] - torch.where(mask, truth, torch.zeros_like(truth))
-        return masked_mean(self._loss(error), mask)
+        return masked_mean(LOSSES[self.name](error), mask)
 
 
 class QuantileOutput(Output):

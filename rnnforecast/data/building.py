@@ -134,7 +134,10 @@ def _check_sorted(owner: str, stamps: pd.Index, keys: Keys, code: int) -> None:
             f"drop the repeated rows; rows of several series need series_id= or a MultiIndex "
             f"(series, time)"
         )
-    raise DataError(f"{owner}: {who}time stamps are not sorted: call sort_index() first")
+    raise DataError(
+        f"{owner}: {who}time stamps are not sorted: call sort_index() first. If a splitter shuffled "
+        f"the rows, use TimeSeriesSplit (or PanelTimeSeriesSplit), or shuffle=False"
+    )
 
 
 def _places(owner: str, calendar: Calendar, keys: Keys, code: int, rows: _Rows) -> np.ndarray:

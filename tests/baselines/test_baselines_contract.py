@@ -330,3 +330,19 @@ def test_import_brings_no_statsmodels():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_no_warning_of_statsmodels_gets_out():
+    code = (
+        "import numpy as np, pandas as pd, warnings\n"
+        "before = list(warnings.filters)\n"
+        "from rnnforecast.baselines import ARIMAForecaster\n"
+        "y = pd.Series(np.random.default_rng(0).normal(size=24))\n"
+        "y[10] = np.nan\n"
+        "ARIMAForecaster(order=(1, 1, 1), seasonal_order=(1, 0, 1, 7), maxiter=2).fit(y)\n"
+        "assert warnings.filters == before"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "did not converge" in out.stderr
+    assert "EstimationWarning" not in out.stderr
+    assert "statsmodels" not in out.stderr
