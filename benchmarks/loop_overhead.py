@@ -2,7 +2,8 @@
 
     python benchmarks/loop_overhead.py [--rounds 7]
 
-A: epochs of the library's loop over windows of a panel (gathering, scaling, clipping, schedule, bookkeeping).
+A: epochs of the library's loop over windows of a panel (gathering, scaling, clipping, schedule,
+bookkeeping).
 B: the same network, loss and fused optimiser on one batch already in memory, as many steps.
 A B A B ..., median of the ratios; one thread.
 """

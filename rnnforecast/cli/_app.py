@@ -161,7 +161,12 @@ def compare(data: Path, horizon: int, quiet: bool, **options: Any) -> None:
     roles = _roles(columns, horizon, options["freq"])
     models = _models.build_all(options["models"], roles, _settings(options, quiet=True))
     board = rnnforecast.compare(
-        models, frame, horizon=horizon, n_origins=options["origins"], step=options["step"]
+        models,
+        frame,
+        horizon=horizon,
+        n_origins=options["origins"],
+        step=options["step"],
+        verbose=_verbose(quiet),
     )
     table = board.reset_index()
     if out is not None:
@@ -205,14 +210,17 @@ def _roles(columns: Columns, horizon: int, freq: str | None) -> dict[str, Any]:
 
 
 def _settings(options: dict[str, Any], quiet: bool) -> dict[str, Any]:
-    # a bar is for somebody who watches: none in a log file
-    watched = not quiet and sys.stderr.isatty()
     named = ("lookback", "max_epochs", "seasonality", "order", "seasonal_order")
     return {
         **{key: options[key] for key in named},
         "random_state": options["seed"],
-        "verbose": 1 if watched else 0,
+        "verbose": _verbose(quiet),
     }
+
+
+def _verbose(quiet: bool) -> int:
+    # a bar is for somebody who watches: none in a log file
+    return int(not quiet and sys.stderr.isatty())
 
 
 def _with_bounds(point: pd.DataFrame, spread: pd.DataFrame, quantiles: Any) -> pd.DataFrame:

@@ -135,8 +135,8 @@ def _check_sorted(owner: str, stamps: pd.Index, keys: Keys, code: int) -> None:
             f"(series, time)"
         )
     raise DataError(
-        f"{owner}: {who}time stamps are not sorted: call sort_index() first. If a splitter shuffled "
-        f"the rows, use TimeSeriesSplit (or PanelTimeSeriesSplit), or shuffle=False"
+        f"{owner}: {who}time stamps are not sorted: call sort_index() first. If a splitter "
+        f"shuffled the rows, use TimeSeriesSplit (or PanelTimeSeriesSplit), or shuffle=False"
     )
 
 
