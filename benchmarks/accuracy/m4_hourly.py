@@ -2,10 +2,10 @@
 
     python benchmarks/accuracy/m4_hourly.py DATA_FOLDER [--seeds 3] [--models lstm gru naive]
 
-Hourly-train.csv fits, Hourly-test.csv scores. sMAPE is the mean of 200|e|/(|y|+|f|) over steps, then
-series; MASE is scaled by the in-sample mean |y_t - y_{t-24}|; OWA = (sMAPE/18.383 + MASE/2.395)/2
-(Naive2's figures). Look-back and season come from the library's rules, epochs from early stopping on
-the last rows of the training series: the test rows choose nothing.
+Hourly-train.csv fits, Hourly-test.csv scores. sMAPE is the mean of 200|e|/(|y|+|f|) over steps,
+then series; MASE is scaled by the in-sample mean |y_t - y_{t-24}|; OWA = (sMAPE/18.383 +
+MASE/2.395)/2 (Naive2's figures). Look-back and season come from the library's rules, epochs from
+early stopping on the last rows of the training series: the test rows choose nothing.
 """
 
 from __future__ import annotations

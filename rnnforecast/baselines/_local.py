@@ -84,7 +84,7 @@ def leading_missing(y: np.ndarray) -> int:
 def _fit_one(fit: Callable, label: str, y: np.ndarray, x: np.ndarray, options: dict) -> LocalModel:
     """Fit one model; warnings that the user cannot act on stay inside."""
     try:
-        # recorded, and so not shown, since statsmodels puts its own filter first when it is imported
+        # recorded, and so not shown, as statsmodels puts a filter of its own first when imported
         with warnings.catch_warnings(record=True), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             return fit(y, x, **options)

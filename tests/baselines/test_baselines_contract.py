@@ -335,8 +335,8 @@ def test_import_brings_no_statsmodels():
 def test_no_warning_of_statsmodels_gets_out():
     code = (
         "import numpy as np, pandas as pd, warnings\n"
-        "before = list(warnings.filters)\n"
         "from rnnforecast.baselines import ARIMAForecaster\n"
+        "before = list(warnings.filters)\n"
         "y = pd.Series(np.random.default_rng(0).normal(size=24))\n"
         "y[10] = np.nan\n"
         "ARIMAForecaster(order=(1, 1, 1), seasonal_order=(1, 0, 1, 7), maxiter=2).fit(y)\n"
