@@ -126,7 +126,7 @@ def _order(groups: list[_Group]) -> np.ndarray:
 def _check_sorted(owner: str, stamps: pd.Index, keys: Keys, code: int) -> None:
     if stamps.is_monotonic_increasing and stamps.is_unique:
         return
-    who = f"series {keys.ids[code]!r}: " if keys.series is not None else ""
+    who = f"{keys.label(code)}: " if keys.series is not None else ""
     if stamps.has_duplicates:
         raise DataError(
             f"{owner}: {who}time stamp {stamps[stamps.duplicated()][0]} appears more than once: "
@@ -145,7 +145,7 @@ def _places(owner: str, calendar: Calendar, keys: Keys, code: int, rows: _Rows) 
     try:
         places = calendar.steps(stamps[0], stamps)
     except DataError as error:
-        who = f"series {keys.ids[code]!r}: " if keys.series is not None else ""
+        who = f"{keys.label(code)}: " if keys.series is not None else ""
         raise DataError(f"{owner}: {who}{error}") from error
     if places[-1] > 1000 + 100 * len(places):
         raise DataError(
@@ -178,7 +178,7 @@ def _static(owner: str, rows_values: np.ndarray, groups: list, keys: Keys) -> np
     for place, (code, rows) in enumerate(groups):
         values = rows_values[rows]
         if not ((values == values[0]) | np.isnan(values)).all() or np.isnan(values[0]).any():
-            name = f" of series {keys.ids[code]!r}" if keys.series is not None else ""
+            name = f" of {keys.label(code)}" if keys.series is not None else ""
             raise DataError(
                 f"{owner}: a static column{name} is missing or changes over time: make it one of "
                 f"known="

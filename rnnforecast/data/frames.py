@@ -46,6 +46,10 @@ class Keys:
     def has_time(self) -> bool:
         return self.levels is not None
 
+    def label(self, code: int) -> str:
+        """How messages name a series."""
+        return f"series {self.ids[[code]].tolist()[0]!r}"  # plain numbers, not NumPy's
+
     def stamps(self, rows: Any) -> pd.Index:
         """Stamps of the given rows."""
         assert self.levels is not None

@@ -82,7 +82,7 @@ class Panel:
 
     def label(self, i: int) -> str:
         """How messages name series i."""
-        return f"series {self.ids[i]!r}" if self.is_panel else "the series"
+        return f"series {self.ids[[i]].tolist()[0]!r}" if self.is_panel else "the series"
 
     def time_index(self, i: int) -> pd.Index:
         """Stamps of series i's rows."""

@@ -2,7 +2,6 @@
 
 from rnnforecast.training.callbacks import BestWeights, ProgressBar
 from rnnforecast.training.loop import (
-    OPTIMIZERS,
     SCHEDULES,
     BatchSource,
     Callback,
@@ -10,6 +9,7 @@ from rnnforecast.training.loop import (
     Settings,
     train,
 )
+from rnnforecast.training.optimizers import OPTIMIZERS
 
 __all__ = [
     "OPTIMIZERS",

@@ -16,16 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from rnnforecast.exceptions import DivergedError
+from rnnforecast.training.optimizers import OPTIMIZERS, Optimizer
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "BatchSource", "Callback", "History", "Settings", "train"]
-
-# name -> optimiser; weight_decay is the L2 penalty (decoupled in adamw: Loshchilov & Hutter 2019)
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "rmsprop": torch.optim.RMSprop,
-    "sgd": torch.optim.SGD,
-}
+__all__ = ["SCHEDULES", "BatchSource", "Callback", "History", "Settings", "train"]
 
 _WARM_UP = 0.05  # share of all steps
 
@@ -156,7 +149,7 @@ def train(
     """
     history = History()
     parameters = [p for p in network.parameters() if p.requires_grad]
-    optimizer = _optimizer(parameters, settings)
+    optimizer = OPTIMIZERS[settings.optimizer](parameters, settings.weight_decay)
     watchers = list(callbacks)
     start = time.perf_counter()
     try:
@@ -196,41 +189,29 @@ def _check_finite(history: History, settings: Settings, validated: bool) -> None
             )
 
 
-def _optimizer(parameters: list, settings: Settings) -> torch.optim.Optimizer:
-    options: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
-    if settings.optimizer in ("adam", "adamw"):
-        options["fused"] = True  # one kernel a tensor: a third of the loop's overhead on small nets
-    if settings.optimizer == "sgd":
-        options["momentum"] = 0.9
-    return OPTIMIZERS[settings.optimizer](parameters, **options)
-
-
 def _run_epoch(
     network: nn.Module,
     batches: BatchSource,
     loss: Callable,
     settings: Settings,
     generator: torch.Generator,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     epoch: int,
     history: History,
     watchers: list[Callback],
 ) -> None:
     network.train()
-    parameters = optimizer.param_groups[0]["params"]
     schedule = SCHEDULES[settings.lr_schedule]
     n = len(batches)
     losses, norms = [], []
     limit = math.inf if settings.gradient_clip is None else settings.gradient_clip
     for step, batch in enumerate(batches.epoch(generator)):
         rate = settings.lr * schedule((epoch + step / n) / settings.max_epochs)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         value = loss(network, batch)
         value.backward()
-        norms.append(nn.utils.clip_grad_norm_(parameters, limit))
-        optimizer.step()
+        norms.append(nn.utils.clip_grad_norm_(optimizer.parameters, limit))
+        optimizer.step(rate)
         losses.append(value.detach())  # read once an epoch: no synchronisation a step
         for watcher in watchers:
             watcher.on_batch(step)

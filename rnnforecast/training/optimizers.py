@@ -1,7 +1,8 @@
 """Optimisers as plain tensor arithmetic, with the update rules and defaults of ``torch.optim``.
 
-``torch.optim`` imports torch's compiler when the first optimiser is made: two to three seconds in every process, more than
-many a fit takes, and again in each worker of a parallel search. These classes need none of it.
+``torch.optim`` imports torch's compiler when the first optimiser is made: two to three seconds in
+every process, more than many a fit takes, and again in each worker of a parallel search. These
+classes need none of it.
 """
 
 from __future__ import annotations
