@@ -6,6 +6,7 @@ the mask: one array holds both, and every window carries its mask from ``~isnan`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,7 +100,27 @@ class Panel:
 
     def last(self, i: int) -> Any:
         """Stamp of series i's last row."""
+        if self.stamps is not None:
+            return self.stamps[int(self.indptr[i + 1]) - 1]
         return self.time_index(i)[-1]
+
+    def each(self, of: Callable[[int], Any]) -> list:
+        """``of(i)`` for every series; computed once for those that start and end together.
+
+        ``of`` may depend on the time stamps of series i alone. Thousands of series mostly share
+        their calendar's stretch, and an index of stamps costs a millisecond.
+        """
+        found: dict = {}
+        out = []
+        for i in range(self.n_series):
+            if self.stamps is not None:
+                out.append(of(i))
+                continue
+            key = (None if self.starts is None else self.starts[i], int(self.lengths[i]))
+            if key not in found:
+                found[key] = of(i)
+            out.append(found[key])
+        return out
 
     def future_index(self, i: int, n: int) -> pd.Index:
         """The ``n`` stamps after series i's last row."""
@@ -118,6 +139,9 @@ class Panel:
         """One index from the stamps of several series: time, or (series, time) for a panel."""
         if not self.is_panel:
             return parts[0]
+        if not isinstance(self.ids, pd.MultiIndex) and all(p is parts[0] for p in parts):
+            levels = [self.ids[np.asarray(series)], parts[0]]
+            return pd.MultiIndex.from_product(levels, names=list(self.names))
         lengths = [len(part) for part in parts]
         ids = self.ids[np.repeat(np.asarray(series), lengths)]
         time = parts[0].append(parts[1:]) if len(parts) > 1 else parts[0]
@@ -126,7 +150,7 @@ class Panel:
 
     def history(self, columns: list) -> pd.DataFrame:
         """The observed rows of the targets as a frame."""
-        parts = [self.time_index(i) for i in range(self.n_series)]
+        parts = self.each(self.time_index)
         frame = pd.DataFrame(
             self.targets.astype(np.float64),
             index=self.join_index(parts, range(self.n_series)),

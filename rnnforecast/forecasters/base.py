@@ -203,8 +203,8 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         """Stamp of the last row of the history; a Series by series where their ends differ."""
         if "panel_" not in vars(self):
             raise AttributeError(f"{type(self).__name__} has no cutoff_ before fit")
-        lasts = [self.panel_.last(i) for i in range(self.panel_.n_series)]
-        if all(last == lasts[0] for last in lasts):
+        lasts = self.panel_.each(self.panel_.last)
+        if all(last is lasts[0] or last == lasts[0] for last in lasts):
             return lasts[0]
         return pd.Series(lasts, index=self.panel_.ids, name="cutoff")
 
@@ -365,7 +365,8 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         if self.roles_.known:
             rows = None if X is None else self._rows_of(X)
             known = _rows.future_known(owner, panel, self.roles_.known, rows, n_steps)
-        index = panel.join_index([panel.future_index(i, n_steps) for i in everyone], everyone)
+        parts = panel.each(lambda i: panel.future_index(i, n_steps))
+        index = panel.join_index(parts, everyone)
         if quantiles is None:
             values = self._predict_future(everyone, n_steps, known)
             return pd.DataFrame(

@@ -21,6 +21,7 @@ from rnnforecast import (
     DeepRNNForecaster,
 )
 from rnnforecast.exceptions import DataError, DivergedError, NotFittedError
+from rnnforecast.training.optimizers import Adam
 
 CLASSES = [
     DeepRNNForecaster,
@@ -214,12 +215,12 @@ def test_a_failed_fit_changes_nothing(was_fitted, how, monkeypatch):
     elif how == "interrupted":
         calls = []
 
-        def step(self, closure=None):
+        def step(self, lr):
             calls.append(1)
             if len(calls) == 2:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(torch.optim.Adam, "step", step)
+        monkeypatch.setattr(Adam, "step", step)
         with pytest.raises(KeyboardInterrupt):
             fc.fit(df)
         if was_fitted:
