@@ -5,9 +5,18 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
+import numpy as np
+
 from rnnforecast.exceptions import DataError
 
-__all__ = ["check_choice", "check_int", "check_quantiles", "check_real"]
+__all__ = [
+    "check_bool",
+    "check_choice",
+    "check_int",
+    "check_quantiles",
+    "check_real",
+    "quantiles_in_order",
+]
 
 
 def check_int(owner: str, name: str, value: Any, minimum: int = 1, none: bool = False) -> None:
@@ -46,6 +55,12 @@ def check_real(
         raise DataError(f"{owner}: {name} must be {kind}. Got {value!r}")
 
 
+def check_bool(owner: str, name: str, value: Any) -> None:
+    """Raise unless ``value`` is True or False, or the integer 1 or 0."""
+    if not (isinstance(value, (bool, np.bool_)) or (type(value) is int and value in (0, 1))):
+        raise DataError(f"{owner}: {name} must be True or False. Got {value!r}")
+
+
 def check_choice(owner: str, name: str, value: Any, choices: Any) -> None:
     """Raise unless ``value`` is one of ``choices``."""
     known = list(choices)
@@ -55,8 +70,13 @@ def check_choice(owner: str, name: str, value: Any, choices: Any) -> None:
 
 def check_quantiles(owner: str, quantiles: Any) -> tuple[float, ...]:
     """Quantile levels as a sorted tuple of unique numbers strictly between 0 and 1."""
+    return tuple(sorted(set(quantiles_in_order(owner, quantiles))))
+
+
+def quantiles_in_order(owner: str, quantiles: Any) -> tuple[float, ...]:
+    """Quantile levels as they were asked for, each strictly between 0 and 1."""
     try:
-        levels = tuple(sorted({float(level) for level in quantiles}))
+        levels = tuple(float(level) for level in quantiles)
     except (TypeError, ValueError):
         raise DataError(
             f"{owner}: quantiles must be a list of numbers between 0 and 1. Got {quantiles!r}"

@@ -387,3 +387,44 @@ def test_errors_of_a_real_process_have_no_traceback(tmp_path):
 def test_no_command_shows_the_help(command):
     status, _, err = command()
     assert status == 2 and err.startswith("Usage: rnnforecast")
+
+
+def stamped(path, stamps):
+    rows = [f"{stamp},{i % 7}.5" for i, stamp in enumerate(stamps)]
+    path.write_text("\n".join(["day,temp", *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_stamps_that_cannot_all_be_read_are_not_dropped(fails, tmp_path):
+    days = pd.date_range("2024-01-01", periods=40)
+    path = stamped(tmp_path / "a.csv", days.strftime("%d/%m/%Y"))
+    assert "column 'day' cannot be read" in fails("forecast", path, "--horizon", 2)
+    path = stamped(tmp_path / "b.csv", ["", *days[1:].strftime("%Y-%m-%d")])
+    assert "column 'day' (time) has missing" in fails("forecast", path, "--horizon", 2)
+
+
+def test_hours_around_a_clock_change(command, tmp_path):
+    hours = pd.date_range("2024-03-30", periods=60, freq="h", tz="Europe/Berlin")
+    path = stamped(tmp_path / "a.csv", hours.astype(str))
+    status, out, err = command("forecast", path, "--horizon", 2, "--model", "naive")
+    assert (status, err) == (0, "")
+    stamps = pd.to_datetime([line.split(",")[0] for line in out.splitlines()[1:]])
+    assert list(stamps) == list(hours[-1] + pd.to_timedelta([1, 2], unit="h"))
+
+
+def test_other_separators_and_no_header_are_told(fails, daily, tmp_path):
+    text = daily.read_text()
+    path = tmp_path / "other.csv"
+    path.write_text(text.replace(",", ";"))
+    assert "seems to be separated by ';'" in fails("forecast", path, "--horizon", 2)
+    path = stamped(path, pd.date_range("2024-01-01", periods=40).strftime("%Y-%m-%d"))
+    path.write_text(path.read_text().partition("\n")[2])
+    assert "first line must name the columns" in fails("forecast", path, "--horizon", 2)
+
+
+@pytest.mark.parametrize("name", ["forecast", "compare"])
+def test_the_data_are_not_written_over(fails, daily, name):
+    before = daily.read_bytes()
+    args = (name, daily, "--target", "temp", "--horizon", 2, "--out", daily)
+    assert "would be written over" in fails(*args)
+    assert daily.read_bytes() == before

@@ -58,7 +58,7 @@ def test_sp500_has_the_known_crashes_and_closes():
     frame = datasets.load_sp500()
     assert list(frame) == ["open", "high", "low", "close", "volume"]
     assert frame.index.is_monotonic_increasing and frame.index.is_unique
-    assert frame.index.dayofweek.max() == 4
+    assert frame.index.day_of_week.max() == 4
     # the largest daily fall of the period, 15 October 2008, was -9.03 %
     change = frame["close"].pct_change()
     assert change.idxmin() == pd.Timestamp("2008-10-15")

@@ -115,7 +115,7 @@ def forecast(data: Path, horizon: int, quiet: bool, **options: Any) -> None:
     """Fit a model to DATA (CSV or Parquet) and forecast the steps after its end."""
     out, plot, future = options["out"], options["plot"], options["future"]
     levels = _levels(options["quantiles"], options["coverage"])
-    _files.check_output(out, _files.TABLES)
+    _files.check_output(out, _files.TABLES, [data, future])
     _files.check_output(plot, _files.PICTURES)
     if options["known"] and future is None:
         raise BadInput("--known needs --future, a file with the coming values of these columns")
@@ -156,7 +156,7 @@ def compare(data: Path, horizon: int, quiet: bool, **options: Any) -> None:
     import rnnforecast
 
     out = options["out"]
-    _files.check_output(out, _files.TABLES)
+    _files.check_output(out, _files.TABLES, [data])
     frame, columns = load(data, _columns(options))
     roles = _roles(columns, horizon, options["freq"])
     models = _models.build_all(options["models"], roles, _settings(options, quiet=True))

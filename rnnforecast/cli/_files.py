@@ -66,7 +66,38 @@ def read(path: Path) -> pd.DataFrame:
         raise BadInput(f"{path} cannot be read: {error or type(error).__name__}") from error
     if frame.empty:
         raise BadInput(f"{path} holds no rows")
+    if kind != ".parquet":
+        _check_header(frame, path)
     return frame
+
+
+def _check_header(frame: pd.DataFrame, path: Path) -> None:
+    """Refuse a file with another separator, or whose first line is one of data."""
+    import pandas as pd
+
+    names = [str(name) for name in frame.columns]
+    for separator in ";\t|":
+        if len(names) == 1 and separator in names[0]:
+            raise BadInput(
+                f"{path}: values must have commas between them (and a decimal point). Got the line "
+                f"{names[0]!r}, which seems to be separated by {separator!r}"
+            )
+    rest = pd.Series([name for name in names if not _is_number(name)])
+    stamps = rest[rest.str.count(r"\d") >= 4] if len(rest) else rest
+    if len(stamps) and len(stamps) == len(rest) < len(names):
+        if pd.to_datetime(stamps, errors="coerce", format="mixed").notna().all():
+            raise BadInput(
+                f"{path}: the first line must name the columns. Got {','.join(names[:4])!r}, which "
+                f"looks like data"
+            )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _need_pyarrow(path: Path) -> None:
@@ -75,7 +106,9 @@ def _need_pyarrow(path: Path) -> None:
     optional_import("pyarrow", "parquet", str(path))
 
 
-def check_output(path: Path | None, kinds: Sequence[str]) -> None:
+def check_output(
+    path: Path | None, kinds: Sequence[str], inputs: Sequence[Path | None] = ()
+) -> None:
     """Refuse a file that could not be written, before an hour of training is spent.
 
     Parameters
@@ -84,11 +117,14 @@ def check_output(path: Path | None, kinds: Sequence[str]) -> None:
         Where something will be written.
     kinds : sequence of str
         Suffixes that are known how to write: ``TABLES`` or ``PICTURES``.
+    inputs : sequence of (Path or None)
+        Files that are read, which must not be written over.
 
     Raises
     ------
     BadInput
-        If the suffix is unknown or the folder is missing or cannot be written to.
+        If the suffix is unknown, the folder is missing or cannot be written to, or the file is one
+        of ``inputs``.
     """
     if path is None:
         return
@@ -101,6 +137,8 @@ def check_output(path: Path | None, kinds: Sequence[str]) -> None:
         raise BadInput(f"{path} cannot be written: there is no folder {folder}")
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise BadInput(f"{path} cannot be written: permission denied")
+    if any(given and given.exists() and path.exists() and path.samefile(given) for given in inputs):
+        raise BadInput(f"{path} is read as data and would be written over: choose another name")
     if kinds is PICTURES:
         from rnnforecast.exceptions import optional_import
 

@@ -72,7 +72,7 @@ def load(path: Path, wanted: Columns) -> tuple[pd.DataFrame, Columns]:
         ("--series-id", [wanted.series_id] if wanted.series_id else []),
     ):
         _check_present(frame, names, path, option)
-    time = wanted.time or _find_time(frame, exclude=wanted.named())
+    time = wanted.time or _find_time(frame, path, exclude=wanted.named())
     if wanted.series_id and time is None:
         raise BadInput(f"{path}: no column holds time stamps: name one with --time")
     target = wanted.target or _only_number(frame, path, {time, wanted.series_id, *wanted.known})
@@ -139,37 +139,50 @@ def _check_present(frame: pd.DataFrame, names: Sequence[str], path: Path, role: 
             raise BadInput(f"{path} has no column {name!r} for {role}; its columns: {shown}{more}")
 
 
-def _find_time(frame: pd.DataFrame, exclude: Sequence[str]) -> str | None:
-    """Name the first column of time stamps, or of text that reads as time stamps throughout."""
+def _find_time(frame: pd.DataFrame, path: Path, exclude: Sequence[str]) -> str | None:
+    """Name the first column of time stamps, or of text that reads as time stamps throughout.
+
+    A column of which only a part reads as time stamps is an error where there is no other: its rows
+    would be taken for steps in a row.
+    """
     import pandas as pd
 
+    broken = None
     for name in frame.columns:
         column = frame[name]
-        if name in exclude or column.isna().any():
+        if name in exclude or column.isna().all():
             continue
         if pd.api.types.is_datetime64_any_dtype(column.dtype):
             return name
         text = pd.api.types.is_string_dtype(column.dtype) or column.dtype == object
         # pandas reads "sun" as a day and "H1" as an hour: a stamp has four digits at least
-        digits = sum(character.isdigit() for character in str(column.iloc[0]))
-        if text and digits >= 4 and not _is_number(column.iloc[0]):
-            try:
-                _parse(column)
-            except (ValueError, TypeError, OverflowError):
+        first = column[column.notna()].iloc[:1]
+        digits = sum(character.isdigit() for character in str(first.iloc[0]))
+        if text and digits >= 4 and not _is_number(first.iloc[0]):
+            if not _reads(first):
                 continue
-            return name
+            if not column.isna().any() and _reads(column):
+                return name
+            broken = name if broken is None else broken
+    if broken is not None:
+        _stamps(frame[broken], path)  # which says what is wrong with it
     return None
+
+
+def _reads(column: pd.Series) -> bool:
+    try:
+        _parse(column)
+    except (ValueError, TypeError, OverflowError):
+        return False
+    return True
 
 
 def _parse(column: pd.Series) -> pd.Series:
     import pandas as pd
 
-    try:
-        return pd.to_datetime(column)
-    except ValueError as error:
-        if "utc" in str(error).lower():  # several offsets from UTC, as around a clock change
-            return pd.to_datetime(column, utc=True)
-        raise
+    # several offsets from UTC, as around a clock change
+    offsets = column.astype(str).str.extract(r":\d\d[\d.:]*([+-]\d\d:?\d\d)$")[0]
+    return pd.to_datetime(column, utc=offsets.nunique() > 1)
 
 
 def _stamps(column: pd.Series, path: Path) -> pd.Series:

@@ -33,7 +33,7 @@ def season_of_offset(offset: Any) -> int:
         return max(round(minutes / 60) // offset.n, 1)
     if type(offset) is pd.DateOffset:  # plain months
         return max(12 // offset.kwds.get("months", 12), 1)
-    name = offset.name.split("-")[0]
+    name = offset.rule_code.split("-")[0]
     per_year = {"W": 52, "SME": 24, "SMS": 24}
     if isinstance(offset, pd.offsets.CustomBusinessDay):
         return max(sum(offset.calendar.weekmask) // offset.n, 1)

@@ -8,22 +8,20 @@ grid: no row is invented in its past, and its future follows the weekly pattern 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from rnnforecast._validation import check_int
 from rnnforecast.data._season import DAY, season_of_interval, season_of_offset
+from rnnforecast.data._stamps import mode, nanoseconds, out_of_bounds, short
 from rnnforecast.exceptions import DataError
 
 __all__ = ["Calendar", "default_seasonality", "infer_calendar"]
 
 _WEEK = 7 * DAY  # nanoseconds
-
-
-def _nanoseconds(stamps: pd.DatetimeIndex) -> np.ndarray:
-    """Stamps as UTC nanoseconds, int64, shape (n,)."""
-    return stamps.as_unit("ns").asi8
 
 
 class Calendar(ABC):
@@ -48,8 +46,7 @@ class Calendar(ABC):
         first = stamps[int(np.flatnonzero(bad)[0])]
         return DataError(
             f"time stamp {first} is not on the grid {self!r} of the data: expected whole steps "
-            f"from "
-            f"the first row; resample the data or pass freq="
+            f"from the first row; resample the data or pass freq="
         )
 
 
@@ -116,7 +113,7 @@ class FixedCalendar(Calendar):
         self.wall = wall
 
     def _count(self, stamps):
-        return _nanoseconds(stamps.tz_localize(None) if self.wall else stamps)
+        return nanoseconds(stamps.tz_localize(None) if self.wall else stamps)
 
     def steps(self, origin, stamps):
         delta = self._count(stamps) - self._count(pd.DatetimeIndex([origin]))[0]
@@ -127,6 +124,8 @@ class FixedCalendar(Calendar):
 
     def after(self, origin, n):
         start = self._count(pd.DatetimeIndex([origin]))[0]
+        if int(start) + self.interval * n > pd.Timestamp.max.value:
+            raise out_of_bounds(f"{n} steps after {origin} lie beyond them")
         stamps = pd.DatetimeIndex(start + self.interval * np.arange(1, n + 1))
         if self.tz is not None:
             stamps = _localize(stamps, self.tz) if self.wall else stamps.tz_localize("UTC")
@@ -138,7 +137,7 @@ class FixedCalendar(Calendar):
         return season_of_interval(self.interval)
 
     def __repr__(self):
-        return f"every {_short(self.interval)}"
+        return f"every {short(self.interval)}"
 
 
 class OffsetCalendar(Calendar):
@@ -202,7 +201,7 @@ class WeeklyCalendar(Calendar):
     def _ordinal(self, stamps: pd.DatetimeIndex) -> np.ndarray:
         """Number of slots before each stamp, counted from the first Monday of 1970."""
         local = stamps if self.tz is None else stamps.tz_localize(None)
-        week, rest = np.divmod(_nanoseconds(local) - self._MONDAY, _WEEK)
+        week, rest = np.divmod(nanoseconds(local) - self._MONDAY, _WEEK)
         return week * len(self.slots) + np.searchsorted(self.slots, rest)
 
     def steps(self, origin, stamps):
@@ -218,7 +217,7 @@ class WeeklyCalendar(Calendar):
 
     def _rest(self, stamps):
         local = stamps if self.tz is None else stamps.tz_localize(None)
-        return (_nanoseconds(local) - self._MONDAY) % _WEEK
+        return (nanoseconds(local) - self._MONDAY) % _WEEK
 
     def after(self, origin, n):
         start = pd.DatetimeIndex([origin])
@@ -251,7 +250,7 @@ class IrregularCalendar(FixedCalendar):
         return 1
 
     def __repr__(self):
-        return f"irregular stamps, {_short(self.interval)} apart in the median"
+        return f"irregular stamps, {short(self.interval)} apart in the median"
 
 
 def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
@@ -289,16 +288,18 @@ def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
     if isinstance(stamps, pd.PeriodIndex):
         return PeriodCalendar(stamps.freq if freq is None else freq)
     if isinstance(stamps, pd.DatetimeIndex):
+        nanoseconds(stamps[[0, -1]] if len(stamps) else stamps)
         if freq is not None:
             return _from_offset(freq, stamps.tz)
         return _infer_datetime(stamps)
     if pd.api.types.is_integer_dtype(stamps.dtype):
+        if freq is not None:
+            check_int("an integer index", "freq", freq)
         return IntegerCalendar(_integer_step(stamps) if freq is None else int(freq))
     raise DataError(
         f"the index must be a DatetimeIndex, PeriodIndex or integers (RangeIndex), got "
         f"{type(stamps).__name__} of dtype {stamps.dtype}: convert it with pd.to_datetime, or "
-        f"name the "
-        f"column of time stamps with time="
+        f"name the column of time stamps with time="
     )
 
 
@@ -308,7 +309,7 @@ def _integer_step(stamps: pd.Index) -> int:
     values = np.asarray(stamps, dtype=np.int64)
     if len(values) < 2:
         return 1
-    step = int(_mode(np.diff(values)))
+    step = int(mode(np.diff(values)))
     return step if (np.diff(values) % step == 0).all() else 1
 
 
@@ -333,20 +334,31 @@ def _infer_datetime(stamps: pd.DatetimeIndex) -> Calendar:
     if weekly is not None:
         return WeeklyCalendar(weekly, tz)
     # whole days are counted on the local clock, which has days of 23 and 25 hours; hours are not
-    whole_days = _mode(np.diff(_nanoseconds(wall))) % DAY == 0
+    whole_days = mode(np.diff(nanoseconds(wall))) % DAY == 0
     for local in (whole_days, not whole_days):
-        count = _nanoseconds(wall if local else stamps)
+        count = nanoseconds(wall if local else stamps)
         gaps = np.diff(count)
-        interval = int(_mode(gaps))
+        interval = int(mode(gaps))
         present = len(count) / ((count[-1] - count[0]) / interval + 1)
         if (gaps % interval == 0).all() and present >= 0.5:
             return FixedCalendar(interval, tz, wall=local and tz is not None)
     return IrregularCalendar(max(int(np.median(gaps)), 1), tz)
 
 
+def _text_answers() -> AbstractContextManager:
+    """Pandas 3 warns that its answer will be an offset one day, unless told that both are fine."""
+    option = "future.infer_freq_returns_offset"
+    try:
+        pd.get_option(option)
+    except KeyError:
+        return nullcontext()
+    return pd.option_context(option, False)
+
+
 def _infer_freq(stamps: pd.DatetimeIndex) -> str | None:
     try:
-        return pd.infer_freq(stamps)
+        with _text_answers():
+            return pd.infer_freq(stamps)
     except (ValueError, TypeError):
         return None
 
@@ -370,7 +382,7 @@ def _from_offset(freq: Any, tz: Any, wall: bool = True) -> Calendar:
 
 def _anchored_with_gaps(wall: pd.DatetimeIndex) -> str | pd.DateOffset | None:
     """A monthly, quarterly or yearly offset that every stamp is on, coarsest first."""
-    if np.median(np.diff(_nanoseconds(wall))) < 27 * DAY:
+    if np.median(np.diff(nanoseconds(wall))) < 27 * DAY:
         return None
     if not (wall == wall.normalize()).all():
         return _same_day_of_month(wall)
@@ -394,8 +406,8 @@ def _same_day_of_month(wall: pd.DatetimeIndex) -> pd.DateOffset | None:
 
 def _weekly_pattern(wall: pd.DatetimeIndex) -> np.ndarray | None:
     """Times of the week at which stamps recur, if some of the grid's never occur; else None."""
-    count = _nanoseconds(wall)
-    interval = int(_mode(np.diff(count)))
+    count = nanoseconds(wall)
+    interval = int(mode(np.diff(count)))
     weeks = (count[-1] - count[0]) / _WEEK
     if interval > DAY or weeks < 2:
         return None
@@ -415,17 +427,6 @@ def _localize(stamps: pd.DatetimeIndex, tz: Any) -> pd.DatetimeIndex:
 def _with_freq(stamps: pd.DatetimeIndex) -> pd.DatetimeIndex:
     inferred = _infer_freq(stamps) if len(stamps) >= 3 else None
     return stamps if inferred is None else pd.DatetimeIndex(stamps, freq=inferred)
-
-
-def _short(interval: int) -> str:
-    """An interval as pandas writes it in a frequency, with the number: 1h, 7D."""
-    name = pd.tseries.frequencies.to_offset(pd.Timedelta(interval)).freqstr
-    return name if name[0].isdigit() else f"1{name}"
-
-
-def _mode(values: np.ndarray) -> int:
-    unique, counts = np.unique(values, return_counts=True)
-    return unique[np.argmax(counts)]
 
 
 def default_seasonality(calendar: Calendar) -> int:

@@ -80,7 +80,9 @@ class Table:
         return len(self.frame)
 
 
-def read_table(owner: str, X: Any, series_id: Any = None, time: Any = None) -> Table:
+def read_table(
+    owner: str, X: Any, series_id: Any = None, time: Any = None, index_only: bool = False
+) -> Table:
     """Read a frame, series or array.
 
     Parameters
@@ -90,6 +92,8 @@ def read_table(owner: str, X: Any, series_id: Any = None, time: Any = None) -> T
     X : DataFrame, Series, 2-D array, or any frame that narwhals reads
     series_id, time : str or int, optional
         Columns that hold the series' name and the time stamp.
+    index_only : bool, default False
+        Whether a frame may have no column at all: its index says which rows are meant.
 
     Returns
     -------
@@ -101,7 +105,7 @@ def read_table(owner: str, X: Any, series_id: Any = None, time: Any = None) -> T
         If ``X`` is sparse, complex, one-dimensional (as an array), empty, or lacks a named column.
     """
     frame, is_array = to_pandas(owner, X)
-    if frame.shape[1] == 0:
+    if frame.shape[1] == 0 and (is_array or not index_only):
         raise DataError(
             f"Found array with 0 feature(s) (shape={frame.shape}) while a minimum of 1 is required "
             f"by {owner}."
@@ -232,7 +236,12 @@ def _parse_time(owner: str, column: pd.Series, name: Any) -> pd.Index:
     if column.isna().any():
         raise DataError(f"{owner}: column {name!r} (time) has missing values")
     if pd.api.types.is_string_dtype(column.dtype) or pd.api.types.is_object_dtype(column.dtype):
+        kind = pd.api.types.infer_dtype(column)
+        if kind == "integer":  # to_datetime would take them for nanoseconds
+            return pd.Index(column.astype("int64"))
         try:
+            if kind == "period":
+                return pd.PeriodIndex(column)
             return pd.DatetimeIndex(pd.to_datetime(column))
         except (ValueError, TypeError) as error:
             raise DataError(
@@ -308,13 +317,14 @@ def read_targets(owner: str, y: Any, n_rows: int) -> tuple[np.ndarray, list, pd.
     DataError
         If the number of rows differs from ``n_rows``, or values are not finite numbers or NaN.
     """
+    no_index = False  # polars and the like have no index: their rows go with those of X
     if not isinstance(y, (pd.DataFrame, pd.Series, np.ndarray, list, tuple)):
         native = _from_narwhals(y)
-        y = np.asarray(y) if native is None else native
+        y, no_index = (np.asarray(y), False) if native is None else (native, True)
     if isinstance(y, pd.Series):
         frame, index = y.to_frame("y" if y.name is None else y.name), y.index
     elif isinstance(y, pd.DataFrame):
-        frame, index = y, y.index
+        frame, index = y, None if no_index else y.index
     else:
         array = np.asarray(y)
         if array.ndim not in (1, 2):

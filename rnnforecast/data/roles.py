@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from rnnforecast.data.frames import Table
@@ -48,6 +49,8 @@ def as_list(names: Any) -> list:
     """One name or several as a list; None as the empty list."""
     if names is None:
         return []
+    if isinstance(names, np.ndarray):
+        return names.ravel().tolist()  # Python's own strings and integers
     return list(names) if isinstance(names, (list, tuple, set, pd.Index)) else [names]
 
 

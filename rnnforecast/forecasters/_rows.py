@@ -24,6 +24,7 @@ __all__ = [
     "check_observed",
     "future_known",
     "named_like_fit",
+    "truth_of",
     "without_default_index",
 ]
 
@@ -222,6 +223,23 @@ def _check_features(estimator: Any, table: Table) -> Table:
             f"{owner}: column {missing[0]!r} is missing from X; the columns are {table.columns}"
         )
     return named_like_fit(estimator, table)
+
+
+def truth_of(estimator: Any, table: Table, y: Any) -> np.ndarray:
+    """Truth of the rows of X, from y or the target columns: (n_rows,) or (n_rows, n_targets)."""
+    owner, names = type(estimator).__name__, estimator.target_names_
+    if y is None:
+        frame = named_like_fit(estimator, table).frame
+        missing = [name for name in names if name not in frame.columns]
+        if missing:
+            raise DataError(
+                f"{owner}: score without y reads the truth from X, but column {missing[0]!r} is "
+                f"not there"
+            )
+        values = numeric(owner, frame, names)
+    else:
+        values, _, _ = read_targets(owner, y, len(table))
+    return values[:, 0] if values.shape[1] == 1 else values
 
 
 def future_known(

@@ -15,7 +15,12 @@ import pandas as pd
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from rnnforecast._validation import check_int, check_quantiles, check_real
+from rnnforecast._validation import (
+    check_int,
+    check_quantiles,
+    check_real,
+    quantiles_in_order,
+)
 from rnnforecast.data.building import build_panel
 from rnnforecast.data.frames import numeric, read_table, read_targets
 from rnnforecast.data.panel import Panel
@@ -278,13 +283,15 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         ----------
         X : as in predict
         quantiles : sequence of float, default (0.1, 0.5, 0.9)
-            Levels in (0, 1); sorted in the result.
+            Levels in (0, 1); the result has them in this order.
 
         Returns
         -------
         ndarray, shape (n_rows, n_quantiles) or (n_rows, n_targets, n_quantiles)
         """
-        out = self._row_quantiles(X, check_quantiles(type(self).__name__, quantiles))
+        asked = quantiles_in_order(type(self).__name__, quantiles)
+        levels = tuple(sorted(set(asked)))
+        out = self._row_quantiles(X, levels)[..., np.searchsorted(levels, asked)]
         return out[:, 0] if out.shape[1] == 1 else out
 
     def _row_quantiles(self, X: Any, levels: tuple[float, ...]) -> np.ndarray:
@@ -314,20 +321,8 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
     def _truth(self, X: Any, y: Any = None) -> np.ndarray:
         """Truth of the rows of X, shape (n_rows,) or (n_rows, n_targets)."""
         check_is_fitted(self, "panel_")
-        owner = type(self).__name__
-        table = read_table(owner, X, self.series_id, self.time)
-        if y is None:
-            frame = _rows.named_like_fit(self, table).frame
-            missing = [name for name in self.target_names_ if name not in frame.columns]
-            if missing:
-                raise DataError(
-                    f"{owner}: score without y reads the truth from X, but column {missing[0]!r} "
-                    f"is not there"
-                )
-            values = numeric(owner, frame, self.target_names_)
-        else:
-            values, _, _ = read_targets(owner, y, len(table))
-        return values[:, 0] if values.shape[1] == 1 else values
+        table = read_table(type(self).__name__, X, self.series_id, self.time)
+        return _rows.truth_of(self, table, y)
 
     # -- the pandas door ---------------------------------------------------------------------------
 
@@ -365,8 +360,7 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         if self.roles_.known:
             rows = None if X is None else self._rows_of(X)
             known = _rows.future_known(owner, panel, self.roles_.known, rows, n_steps)
-        parts = panel.each(lambda i: panel.future_index(i, n_steps))
-        index = panel.join_index(parts, everyone)
+        index = self.future_index(n_steps)
         if quantiles is None:
             values = self._predict_future(everyone, n_steps, known)
             return pd.DataFrame(
@@ -379,11 +373,31 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         )
         return pd.DataFrame(values.reshape(len(index), -1), index=index, columns=columns)
 
+    def future_index(self, horizon: int | None = None) -> pd.Index:
+        """Stamps of the next steps, as ``forecast`` gives them: to make future covariates for.
+
+        Parameters
+        ----------
+        horizon : int, optional
+            Number of steps; the estimator's ``horizon`` if None.
+
+        Returns
+        -------
+        Index
+            Time stamps, or (series, time) for a panel.
+        """
+        check_is_fitted(self, "panel_")
+        n_steps = self.horizon if horizon is None else horizon
+        check_int(type(self).__name__, "horizon", n_steps)
+        parts = self.panel_.each(lambda i: self.panel_.future_index(i, n_steps))
+        return self.panel_.join_index(parts, range(self.panel_.n_series))
+
     # -- reading X after fit -----------------------------------------------------------------------
 
     def _read_rows(self, X: Any, history: bool = False):
         """Read X and check its columns against those of fit."""
-        table = read_table(type(self).__name__, X, self.series_id, self.time)
+        index_only = not (history or self.roles_.known)  # time stamps say all there is to say
+        table = read_table(type(self).__name__, X, self.series_id, self.time, index_only)
         if self.roles_.separate_y:
             table = _rows.without_default_index(table)
         return _rows.check_columns(self, table, history)

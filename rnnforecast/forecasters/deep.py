@@ -10,7 +10,13 @@ import numpy as np
 import torch
 from sklearn.base import clone
 
-from rnnforecast._validation import check_choice, check_int, check_quantiles, check_real
+from rnnforecast._validation import (
+    check_bool,
+    check_choice,
+    check_int,
+    check_quantiles,
+    check_real,
+)
 from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters import _training
@@ -212,6 +218,8 @@ class DeepRNNForecaster(BaseForecaster):
         owner = type(self).__name__
         for name in ("lookback", "seasonality"):
             check_int(owner, name, getattr(self, name), none=True)
+        for name in ("bidirectional", "residual", "early_stopping", "warm_start"):
+            check_bool(owner, name, getattr(self, name))
         for name in ("hidden_size", "n_layers", "max_epochs", "batch_size", "patience"):
             check_int(owner, name, getattr(self, name))
         check_real(owner, "dropout", self.dropout, 0, 1, closed="low")

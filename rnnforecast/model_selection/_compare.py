@@ -149,6 +149,7 @@ def compare(
             n_jobs=n_jobs,
             verbose=verbose,
         )
+    _check_same_targets(results)
     data = read_data(df, y, series_id, time)
     plan = _plan_of(results, data.rows, horizon)
     season = _seasonality(seasonality, data.rows, plan.origins[0], models)
@@ -198,6 +199,18 @@ def _check_results(results: pd.DataFrame) -> None:
             f"compare: a DataFrame as forecasters must be what backtest returned; columns "
             f"{missing} are missing. Pass estimators, or that DataFrame"
         )
+
+
+def _check_same_targets(results: pd.DataFrame) -> None:
+    """Raise where errors of one model are of other quantities than those of the next."""
+    pairs = results[["model", "target"]].drop_duplicates()
+    targets = pairs.groupby("model", sort=False)["target"].agg(list)
+    for name, own in targets.items():
+        if set(own) != set(targets.iloc[0]):
+            raise DataError(
+                f"compare: models must forecast the same targets, but {targets.index[0]!r} "
+                f"forecasts {targets.iloc[0]} and {name!r} {own}: give all of them the same target="
+            )
 
 
 def _plan_of(results: pd.DataFrame, rows: Rows, horizon: int | None) -> Plan:
@@ -292,7 +305,9 @@ def _leaderboard(
     for name in windows.columns:
         board[name], board[f"{name}_std"] = mean[name], spread[name]
     board["wins"] = _wins(windows[first].unstack("model"), naive)
-    baseline = str(mean.loc[candidates, first].idxmin())
+    scored = mean.loc[candidates, first].dropna()
+    # nothing can be told apart where no baseline has a score, as on a constant series
+    baseline = str(scored.idxmin()) if len(scored) else candidates[0]
     losses = by_origin[first].unstack("model").sort_index()
     board[["dm_statistic", "dm_pvalue"]] = [
         _test(losses[[model, baseline]], plan) for model in board.index

@@ -68,7 +68,13 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             continue
         means[j] = seen.mean()
         seen -= means[j]
-        spread = np.sqrt(np.square(seen, out=seen).mean())
+        # in units of the largest, whose square neither overflows nor vanishes
+        largest = np.abs(seen).max()
+        if not 1e-140 < largest < 1e140:
+            seen /= largest or 1.0
+        else:
+            largest = 1.0
+        spread = largest * np.sqrt(np.square(seen, out=seen).mean())
         # a constant column: rounding alone must not become its unit
         if spread > 1e-12 * max(abs(means[j]), 1e-300):
             spreads[j] = spread

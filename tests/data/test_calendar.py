@@ -107,6 +107,8 @@ def test_stamps_that_follow_are_those_of_pandas(name):
     calendar = infer_calendar(past)
     future = calendar.after(past[-1], len(stamps) - n)
     assert list(future) == list(stamps[n:])
+    if isinstance(past, pd.DatetimeIndex):  # a panel gives stamps the resolution of its own
+        future = future.as_unit(past.unit)
     assert future.dtype == past.dtype
     assert calendar.own_grid is not invents
 
@@ -304,3 +306,18 @@ def test_a_fortnight_of_business_days_with_a_holiday_is_a_trading_calendar():
     assert list(calendar.after(stamps[-1], 6)) == list(
         pd.date_range("2020-01-21", periods=6, freq="B")
     )
+
+
+@pytest.mark.parametrize("unit", ["D", "M"])
+def test_stamps_that_nanoseconds_cannot_hold_are_an_error(unit):
+    past = np.arange(np.datetime64("1600", unit), np.datetime64("1604", unit))
+    with pytest.raises(DataError, match="the years 1677 to 2262.*PeriodIndex"):
+        infer_calendar(pd.DatetimeIndex(past.astype("datetime64[s]")))
+    last = pd.date_range(end="2262-04-10", periods=30, freq="D")
+    with pytest.raises(DataError, match="5 steps after 2262-04-10"):
+        infer_calendar(last).after(last[-1], 5)
+
+
+def test_integers_take_no_offset():
+    with pytest.raises(DataError, match="freq must be an integer >= 1. Got 'h'"):
+        infer_calendar(pd.RangeIndex(9), freq="h")

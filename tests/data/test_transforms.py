@@ -424,7 +424,7 @@ def test_the_phase_comes_from_the_stamp(rng):
 
 def test_holidays_do_not_shift_the_weekdays(rng):
     days = pd.bdate_range("2023-01-02", periods=150).delete([30, 61, 100, 101])
-    X = pd.DataFrame({"v": days.dayofweek.to_numpy() ** 2.0}, index=days)
+    X = pd.DataFrame({"v": days.day_of_week.to_numpy() ** 2.0}, index=days)
     season = Deseasonalizer().fit(X.iloc[:120])
     assert season.seasonality_ == 5
     np.testing.assert_allclose(season.transform(X), np.mean([0, 1, 4, 9, 16]), atol=1e-6)

@@ -106,7 +106,7 @@ FIT = {
     "text": (
         lambda: frame().assign(x="a"),
         {},
-        r"column 'x' has dtype object.*OneHotEncoder.*drop",
+        r"column 'x' has dtype (object|str).*OneHotEncoder.*drop",
     ),
     "dates as values": (
         lambda: frame().assign(x=frame().index),
@@ -256,7 +256,7 @@ AFTER_FIT = {
     ),
     "text in a future covariate": (
         lambda fc: fc.predict(frame().assign(x="a")[40:]),
-        r"column 'x' has dtype object",
+        r"column 'x' has dtype (object|str)",
     ),
     "a column that fit did not see": (
         lambda fc: fc.predict(frame().assign(w=1.0)[40:]),
@@ -358,3 +358,11 @@ def test_kfold_on_time_series_is_told_to_use_time_series_split():
         cross_val_score(fc, df, cv=KFold(3, shuffle=True, random_state=0), error_score="raise")
     scores = cross_val_score(fc, df, cv=TimeSeriesSplit(3), error_score="raise")
     assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("name", ["bidirectional", "residual", "early_stopping", "warm_start"])
+def test_a_word_is_no_switch(name):
+    from rnnforecast import DeepRNNForecaster
+
+    with pytest.raises(DataError, match=f"{name} must be True or False. Got 'yes'"):
+        DeepRNNForecaster(target="y", **TINY, **{name: "yes"}).fit(frame())

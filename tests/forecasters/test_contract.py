@@ -695,3 +695,61 @@ def test_future_covariates_of_a_trading_calendar_may_lack_a_holiday():
     assert np.isfinite(forecast["y"]).all()
     with pytest.raises(DataError, match=r"step 5 of 5"):
         fc.forecast(future.iloc[:3])
+
+
+@pytest.mark.parametrize("head", [None, [0.1, 0.5, 0.9]])
+def test_quantiles_come_in_the_order_they_were_asked_for(head):
+    data = pd.DataFrame({"y": np.sin(np.arange(60.0))}, pd.date_range("2024-01-01", periods=60))
+    model = DeepLSTMForecaster(
+        horizon=3, lookback=6, hidden_size=4, max_epochs=1, quantiles=head, random_state=0
+    ).fit(data)
+    low, high = model.predict_quantiles(quantiles=[0.1, 0.9]).T
+    assert (low < high).all()
+    asked = model.predict_quantiles(quantiles=[0.9, 0.1, 0.9])
+    np.testing.assert_array_equal(asked, np.stack([high, low, high], axis=1))
+
+
+def test_an_index_without_columns_says_which_rows_are_meant():
+    days = pd.date_range("2024-01-01", periods=70)
+    data = pd.DataFrame({"y": np.sin(np.arange(60.0)), "x": 0.0}, days[:60])
+    model = DeepLSTMForecaster(
+        horizon=3, target="y", lookback=6, hidden_size=4, max_epochs=1, random_state=0
+    )
+    future = pd.DataFrame(index=days[62:])
+    np.testing.assert_array_equal(
+        model.fit(data).predict(future), model.predict(future.assign(y=np.nan))
+    )
+    with pytest.raises(DataError, match="0 feature"):
+        model.set_params(known="x").fit(data).predict(future)
+    with pytest.raises(DataError, match="0 feature"):
+        model.update(future)
+
+
+def test_series_without_index_as_y_goes_with_the_rows_of_x():
+    polars = pytest.importorskip("polars")
+    X = pd.DataFrame({"x": np.arange(60) % 3}, pd.date_range("2024-01-01", periods=60))
+    y = pd.Series(np.sin(np.arange(60.0)), X.index, name="y")
+    model = DeepLSTMForecaster(horizon=3, lookback=6, hidden_size=4, max_epochs=1, random_state=0)
+    expected = model.fit(X, y).predict(X)
+    found = model.fit(X, polars.Series("y", y.to_numpy())).predict(X)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("stamps", [range(60), pd.period_range("2015-01", periods=60, freq="M")])
+def test_a_column_of_python_objects_is_the_time_that_it_says(stamps):
+    data = pd.DataFrame({"t": pd.Series(list(stamps), dtype=object), "y": np.sin(np.arange(60.0))})
+    model = DeepLSTMForecaster(horizon=3, time="t", lookback=6, hidden_size=4, max_epochs=1)
+    expected = pd.Index(stamps)[-1] + np.arange(1, 4)
+    assert list(model.fit(data).forecast().index) == list(expected)
+
+
+def test_future_index_is_that_of_the_forecast():
+    """It is what covariates of the future are made on, before there is a forecast."""
+    df = wave()
+    fc = tiny(horizon=3).fit(df)
+    assert fc.future_index().equals(fc.forecast().index)
+    panel = pd.concat({"a": df, "b": df.iloc[:-4]}, names=["id", "time"])
+    fc = tiny(horizon=3).fit(panel)
+    assert fc.future_index(5).equals(fc.forecast(horizon=5).index)
+    with pytest.raises(DataError, match="horizon must be an integer >= 1"):
+        fc.future_index(0)

@@ -239,7 +239,7 @@ def test_words_that_nobody_encoded_are_refused(lstm, seattle):
 
 
 def _season(X):
-    angle = 2 * np.pi * X.index.dayofyear.to_numpy() / 365.25
+    angle = 2 * np.pi * X.index.day_of_year.to_numpy() / 365.25
     return pd.DataFrame({"sin": np.sin(angle), "cos": np.cos(angle)}, index=X.index)
 
 

@@ -210,3 +210,18 @@ def test_a_frame_that_is_no_backtest_is_refused(frame, panel, results):
         compare(frame, frame)
     with pytest.raises(DataError, match="origins that are not time stamps"):
         compare(results, frame)
+
+
+def test_a_constant_series_has_no_scaled_errors_but_a_leaderboard():
+    models = {"last": NaiveForecaster(), "drift": NaiveForecaster(strategy="drift")}
+    board = compare(models, pd.DataFrame({"y": np.full(30, 5.0)}), horizon=2, n_origins=2)
+    assert sorted(board.index) == ["drift", "last"]
+    assert board["mase"].isna().all()
+    assert_allclose(board["smape"], 0)
+
+
+def test_models_of_different_targets_share_no_leaderboard():
+    frame = pd.DataFrame({"a": np.arange(30.0), "b": np.arange(30.0) ** 2})
+    models = {"one": NaiveForecaster(target="a"), "other": NaiveForecaster(target="b")}
+    with pytest.raises(DataError, match=r"'one' forecasts \['a'\] and 'other' \['b'\]"):
+        compare(models, frame, horizon=2, n_origins=2)

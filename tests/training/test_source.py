@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -138,3 +140,12 @@ def test_windows_spread_evenly_cover_all():
     few = np.concatenate([n for n, _ in source.evenly(5, 2)])
     assert len(few) == 5
     assert np.diff(few).max() - np.diff(few).min() <= 1
+
+
+@pytest.mark.parametrize("unit", [1e200, 1e-200])
+def test_units_of_very_large_and_very_small_values(unit):
+    panel = panel_of()
+    plain = measure_units(panel)
+    scaled = measure_units(dataclasses.replace(panel, targets=panel.targets * unit))
+    np.testing.assert_allclose(scaled.target_loc / unit, plain.target_loc)
+    np.testing.assert_allclose(scaled.target_scale / unit, plain.target_scale)
