@@ -64,13 +64,14 @@ def build_panel(
     if keys.has_time:
         for code, rows in groups:
             _check_sorted(owner, keys.stamps(rows), keys, code)
+        inferred = calendar is None and freq is None and len(groups) > 1
         if calendar is None:
             calendar = infer_calendar(keys.stamps(groups[int(np.argmax(lengths))][1]), freq)
         starts = keys.stamps(first)
         if calendar.own_grid:
             stamps = keys.stamps(_order(groups) if moved else slice(None))
         else:
-            spans = np.array([_places(owner, calendar, keys, *group)[-1] + 1 for group in groups])
+            spans = np.array([_span(owner, calendar, keys, group, inferred) for group in groups])
             if (spans != lengths).any():
                 places = [_places(owner, calendar, keys, *group) for group in groups]
                 arrays, absent = _spread(arrays, groups, places, spans)
@@ -138,6 +139,19 @@ def _check_sorted(owner: str, stamps: pd.Index, keys: Keys, code: int) -> None:
         f"{owner}: {who}time stamps are not sorted: call sort_index() first. If a splitter "
         f"shuffled the rows, use TimeSeriesSplit (or PanelTimeSeriesSplit), or shuffle=False"
     )
+
+
+def _span(owner: str, calendar: Calendar, keys: Keys, group: _Group, inferred: bool) -> int:
+    """Steps from a series' first row to its last; refuses one that is coarser than the grid."""
+    places = _places(owner, calendar, keys, *group)
+    apart = int(np.diff(places).min()) if len(places) > 3 else 1
+    if inferred and apart > 1:
+        raise DataError(
+            f"{owner}: {keys.label(group[0])} has a row every {apart} steps or more "
+            f"of the grid {calendar!r} that the longest series has: fit series of different "
+            f"frequencies apart, or pass freq= to put them on one grid"
+        )
+    return int(places[-1]) + 1
 
 
 def _places(owner: str, calendar: Calendar, keys: Keys, code: int, rows: _Rows) -> np.ndarray:

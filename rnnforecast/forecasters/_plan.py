@@ -52,11 +52,10 @@ def make_plan(
     season = choose_seasonality(panel) if seasonality is None else seasonality
     chosen = choose_lookback(panel, horizon, season) if lookback is None else lookback
     _check_length(owner, panel, chosen, horizon, lookback is None)
-    # the last rows of a series validate, if at least one training window is left before them
+    # the last rows of a series validate, as far as one training window is left before them
     held = np.maximum(np.ceil(validation_fraction * panel.lengths).astype(np.int64), horizon)
-    held = np.where(panel.lengths - held >= chosen + horizon, held, 0)
-    if validation_fraction == 0:
-        held = np.zeros_like(held)
+    held = np.minimum(held, panel.lengths - (chosen + horizon))
+    held = np.where((held >= horizon) & (validation_fraction > 0), held, 0)
     cut = panel.lengths - held
     first = np.full(panel.n_series, chosen)
     return Plan(

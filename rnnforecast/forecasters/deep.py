@@ -334,11 +334,11 @@ class DeepRNNForecaster(BaseForecaster):
         """Quantiles at ``levels`` from those trained, linear between neighbours."""
         trained = np.asarray(self.model_.output.levels)
         if levels[0] < trained[0] - 1e-9 or levels[-1] > trained[-1] + 1e-9:
+            asked = [round(level, 10) for level in levels]
             raise DataError(
-                f"{type(self).__name__}: quantiles {levels} reach beyond the trained ones, "
-                f"{tuple(trained)}: "
-                f"fit with quantiles= that span them, or with quantiles=None for conformal "
-                f"intervals"
+                f"{type(self).__name__}: quantiles {asked} reach beyond the trained ones, "
+                f"{trained.tolist()}: fit with quantiles= that span them, or with "
+                f"quantiles=None for conformal intervals"
             )
         right = np.clip(np.searchsorted(trained, levels), 1, len(trained) - 1)
         left = right - 1

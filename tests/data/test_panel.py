@@ -432,3 +432,18 @@ def test_roles():
 def test_roles_that_cannot_be(options, text):
     with pytest.raises(DataError, match=text):
         roles_of(**options)
+
+
+def test_series_of_different_frequencies_are_refused():
+    hours = pd.DataFrame(
+        {"y": np.arange(200.0)}, index=pd.date_range("2024", periods=200, freq="h")
+    )
+    days = pd.DataFrame({"y": np.arange(9.0)}, index=pd.date_range("2024", periods=9, freq="D"))
+    panel = pd.concat({"h": hours, "d": days}, names=["id", "time"])
+    table = read_table("Someone", panel)
+    empty = np.empty((len(panel), 0))
+    arrays = (panel.to_numpy(), empty, empty, empty)
+    with pytest.raises(DataError, match=r"series 'd' has a row every 24 steps or more of the grid"):
+        build_panel("Someone", table.keys, *arrays)
+    on_purpose = build_panel("Someone", table.keys, *arrays, freq="h")
+    np.testing.assert_array_equal(on_purpose.lengths, [200, 8 * 24 + 1])

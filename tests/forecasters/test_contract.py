@@ -21,6 +21,7 @@ from rnnforecast import (
     DeepRNNForecaster,
 )
 from rnnforecast.exceptions import DataError, DivergedError, NotFittedError
+from rnnforecast.forecasters._plan import make_plan
 from rnnforecast.training.optimizers import Adam
 
 CLASSES = [
@@ -753,3 +754,14 @@ def test_future_index_is_that_of_the_forecast():
     assert fc.future_index(5).equals(fc.forecast(horizon=5).index)
     with pytest.raises(DataError, match="horizon must be an integer >= 1"):
         fc.future_index(0)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "held"), [(0.0, 0), (0.1, 10), (0.5, 50), (0.99, 90), (0.01, 4)]
+)
+def test_validation_takes_what_leaves_one_training_window(fraction, held):
+    """Of 100 rows with look-back 6 and horizon 4: a share that asks for more gets 90."""
+    panel = tiny().fit(pd.DataFrame({"y": np.arange(100.0)})).panel_
+    plan = make_plan("Someone", panel, 4, 6, 1, fraction)
+    assert len(plan.validation) == max(held - 3, 0)  # windows of 4 within the held rows
+    assert len(plan.train) == 100 - held - 6 - 3
