@@ -232,8 +232,9 @@ class LocalForecaster(BaseForecaster):
     def _check_rows(self, panel: Panel) -> None:
         """Every target of every series needs two observed values, and covariates where observed."""
         owner = type(self).__name__
+        observed = panel.mask
         for i in range(panel.n_series):
-            seen = panel.mask[panel.series(i)].sum(axis=0)
+            seen = observed[panel.series(i)].sum(axis=0)
             if (seen < 2).any():
                 k = int(np.argmax(seen < 2))
                 count = "no observed value" if seen[k] == 0 else "1 sample (n_samples=1)"

@@ -26,7 +26,6 @@ def build_panel(
     known: np.ndarray,
     static_rows: np.ndarray,
     freq: Any = None,
-    calendar: Calendar | None = None,
 ) -> Panel:
     """Put rows on the grid of their calendar.
 
@@ -40,8 +39,6 @@ def build_panel(
         ``static_rows`` must be constant within each series.
     freq : str, DateOffset or int, optional
         Frequency; inferred from the longest series if None.
-    calendar : Calendar, optional
-        Use this one (rows that go on from a fitted panel).
 
     Returns
     -------
@@ -58,15 +55,14 @@ def build_panel(
     first = np.array([_first(rows) for _, rows in groups])
     ids = keys.ids[[code for code, _ in groups]]
     arrays = [targets, past, known]
-    stamps = starts = absent = None
+    calendar = stamps = starts = absent = None
     in_order = bool((first == np.concatenate([[0], np.cumsum(lengths)[:-1]])).all())
     moved = not (in_order and all(isinstance(rows, slice) for _, rows in groups))
     if keys.has_time:
         for code, rows in groups:
             _check_sorted(owner, keys.stamps(rows), keys, code)
-        inferred = calendar is None and freq is None and len(groups) > 1
-        if calendar is None:
-            calendar = infer_calendar(keys.stamps(groups[int(np.argmax(lengths))][1]), freq)
+        calendar = infer_calendar(keys.stamps(groups[int(np.argmax(lengths))][1]), freq)
+        inferred = freq is None and len(groups) > 1
         starts = keys.stamps(first)
         if calendar.own_grid:
             stamps = keys.stamps(_order(groups) if moved else slice(None))

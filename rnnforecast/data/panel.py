@@ -170,26 +170,6 @@ class Panel:
             static=np.array(self.static, order="C"),
         )
 
-    def head(self, lengths: np.ndarray) -> Panel:
-        """The first ``lengths[i]`` rows of each series, for rolling origins inside the training
-        rows.
-        """
-        rows = np.concatenate(
-            [np.arange(a, a + n) for a, n in zip(self.indptr[:-1], lengths, strict=True)]
-        )
-        return self._take(rows, np.concatenate([[0], np.cumsum(lengths)]))
-
-    def _take(self, rows: np.ndarray, indptr: np.ndarray) -> Panel:
-        return replace(
-            self,
-            targets=self.targets[rows],
-            past=self.past[rows],
-            known=self.known[rows],
-            indptr=indptr,
-            stamps=None if self.stamps is None else self.stamps[rows],
-            absent=None if self.absent is None else self.absent[rows],
-        )
-
     # -- where rows are ----------------------------------------------------------------------------
 
     def locate(self, owner: str, keys: Keys) -> tuple[np.ndarray, np.ndarray]:
@@ -231,9 +211,9 @@ class Panel:
             )
         found = self.ids.get_indexer(keys.ids)
         if (found < 0).any():
-            unknown = keys.ids[found < 0][0]
             raise DataError(
-                f"{owner}: series {unknown!r} was not in the data passed to fit: fit on it first"
+                f"{owner}: {keys.label(int(np.argmax(found < 0)))} was not in the data passed to "
+                f"fit: fit on it first"
             )
         return found[keys.series].astype(np.int64)
 

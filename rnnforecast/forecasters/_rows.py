@@ -325,7 +325,9 @@ def _concatenate(
     indptr = np.concatenate([[0], np.cumsum(panel.lengths + added)])
     old_arrays = [panel.targets, panel.past, panel.known]
     arrays = [
-        np.full((int(indptr[-1]), old.shape[1]), np.nan, dtype=old.dtype) for old in old_arrays
+        # a float32 history takes float64 rows without rounding them
+        np.full((int(indptr[-1]), old.shape[1]), np.nan, dtype=np.result_type(old, added_rows))
+        for old, added_rows in zip(old_arrays, new, strict=True)
     ]
     absent = np.zeros(int(indptr[-1]), dtype=bool)
     stamps: list[pd.Index] = []

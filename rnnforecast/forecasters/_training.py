@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,9 +77,7 @@ class Run:
 
     def fit(self, max_epochs: int, early_stopping: bool, verbose: int) -> History:
         """Train, and leave the best weights in the network."""
-        settings = self.settings
-        if max_epochs != settings.max_epochs:
-            settings = Settings(**{**vars(settings), "max_epochs": max_epochs})
+        settings = replace(self.settings, max_epochs=max_epochs)
         validate = None
         callbacks: list[Callback] = []
         if len(self.validation.windows):
@@ -95,7 +93,7 @@ class Run:
                 callbacks.append(BestWeights(self.patience))
         if verbose:
             callbacks.append(ProgressBar(self.name, max_epochs * len(self.source)))
-        set_generator(self.network, self.generator)
+        set_generator(self.network, _noise_generator(self.generator, self.source.device))
         try:
             return train(
                 self.network,
@@ -186,8 +184,7 @@ def prepare(
         if warm.spec != spec:
             raise DataError(
                 f"{owner}: warm_start needs the same architecture, look-back and columns as the "
-                f"fit before it; "
-                f"fit a clone instead"
+                f"fit before it; fit a clone instead"
             )
         network.load_state_dict({k: v.float() for k, v in warm.state_dict().items()})
     settings = Settings(
@@ -198,8 +195,6 @@ def prepare(
         gradient_clip=forecaster.gradient_clip,
         lr_schedule=forecaster.lr_schedule,
     )
-    if device.type != "cpu":
-        generator = _device_generator(generator, device)
     return Run(
         network.to(device),
         output,
@@ -250,5 +245,8 @@ def _to_cpu(batch: Batch) -> tuple:
     return type(batch.inputs)(*(t.cpu() for t in batch.inputs)), batch.truth.cpu()
 
 
-def _device_generator(generator: torch.Generator, device: torch.device) -> torch.Generator:
+def _noise_generator(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """Where dropout draws from: the device itself (the order of batches is drawn on the CPU)."""
+    if device.type == "cpu":
+        return generator
     return torch.Generator(device=device).manual_seed(generator.initial_seed())

@@ -105,7 +105,8 @@ def to_inputs(batch: WindowBatch, units: Units, device: torch.device, dtype: tor
     scale = units.target_scale[batch.series][:, None]
 
     def tensor(values: np.ndarray) -> Tensor:
-        return torch.as_tensor(values).to(device=device, dtype=dtype)
+        # first the type: not every device has float64
+        return torch.as_tensor(values).to(dtype).to(device)
 
     inputs = Inputs(
         targets=tensor((batch.targets - loc) / scale),

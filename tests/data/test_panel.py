@@ -272,20 +272,6 @@ def test_sorted_floats_are_read_without_a_copy(dtype):
     assert np.shares_memory(array.targets, values)
 
 
-def test_head_is_a_panel_of_the_first_rows():
-    frame = long_frame([40, 30]).drop(index=[3, 50])
-    panel = panel_of(frame, **ROLES, series_id="id", time="when")
-    head = panel.head(np.array([10, 17]))
-    first = frame.groupby("id").apply(
-        lambda part: part[
-            part["when"] < part["when"].min() + pd.Timedelta({0: 10, 1: 17}[int(part.name[1])], "h")
-        ],
-        include_groups=False,
-    )
-    assert list(head.history(["y"])["y"]) == list(first["y"])
-    assert head.last(1) == panel.time_index(1)[16]
-
-
 # -- refusals --------------------------------------------------------------------------------------
 
 

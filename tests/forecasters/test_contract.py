@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -561,13 +562,19 @@ def test_update_with_y_apart():
         fc.update(X[90:], y[90:93])
 
 
+def first_rows(panel, n):
+    """The history of one series as it was after n rows."""
+    parts = {name: getattr(panel, name)[:n] for name in ("targets", "past", "known")}
+    return replace(panel, **parts, indptr=np.array([0, n]))
+
+
 def test_in_sample_values_are_one_step_forecasts():
     df = wave(90)
     fc = tiny().fit(df[:70])
     values = fc.predict(df[:70])
     moved = copy.deepcopy(fc)
     for k in (20, 41, 69):
-        moved.panel_ = fc.panel_.head(np.array([k]))
+        moved.panel_ = first_rows(fc.panel_, k)
         np.testing.assert_allclose(moved.forecast(horizon=1).iloc[0, 0], values[k], rtol=1e-12)
 
 
@@ -765,3 +772,21 @@ def test_validation_takes_what_leaves_one_training_window(fraction, held):
     plan = make_plan("Someone", panel, 4, 6, 1, fraction)
     assert len(plan.validation) == max(held - 3, 0)  # windows of 4 within the held rows
     assert len(plan.train) == 100 - held - 6 - 3
+
+
+def test_update_does_not_round_float64_rows_to_a_float32_history():
+    df = wave().astype(np.float32)
+    fc = tiny().fit(df)
+    stamp = fc.future_index(1)
+    fc.update(pd.DataFrame({"y": [16777217.0]}, index=stamp))  # 2**24 + 1 has no float32
+    assert fc.history()["y"].iloc[-1] == 16777217.0
+    np.testing.assert_array_equal(fc.history()["y"].iloc[:-1], df["y"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_training_with_dropout_on_a_gpu():
+    """The order of batches is drawn on the CPU, the noise on the device."""
+    first, second = (tiny(device="cuda", dropout=0.2).fit(wave()) for _ in range(2))
+    pd.testing.assert_frame_equal(first.forecast(), second.forecast())
+    assert np.isfinite(first.forecast().to_numpy()).all()
