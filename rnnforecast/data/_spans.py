@@ -63,7 +63,7 @@ class Span:
         if (positions < panel.lengths[series]).all():
             return cls.stored(panel)
         start = np.zeros(panel.n_series, dtype=np.int64)
-        dtype, width = panel.targets.dtype, values.shape[1]
+        dtype, width = np.result_type(panel.targets, values), values.shape[1]
         parts = [np.empty((0, width), dtype=dtype)] * panel.n_series
         later = {}
         for i, rows in group_rows(series):

@@ -415,3 +415,10 @@ def test_inside_a_pipeline(rng):
     line = LinearRegression().fit(windows.transform(df.iloc[2:60]), y.iloc[2:60])
     np.testing.assert_allclose(line.coef_, [3, 0, 1], atol=1e-12)
     np.testing.assert_allclose(line.predict(windows.transform(df.iloc[60:])), y.iloc[60:])
+
+
+def test_rows_after_a_float32_fit_are_not_rounded():
+    X = series(np.arange(20.0)[:, None]).astype(np.float32)
+    windows = SlidingWindows(lookback=2).fit(X.iloc[:15])
+    later = X.iloc[15:].astype(np.float64) + 2.0**24 + 1  # odd numbers above 2**24: no float32
+    np.testing.assert_array_equal(windows.transform(later)[1], later.iloc[:2, 0])
