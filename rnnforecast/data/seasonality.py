@@ -7,7 +7,7 @@ import numpy as np
 from rnnforecast.data.calendar import default_seasonality
 from rnnforecast.data.panel import Panel
 
-__all__ = ["autocorrelation", "choose_lookback", "choose_seasonality"]
+__all__ = ["autocorrelation", "choose_lookback", "choose_seasonality", "choose_segment"]
 
 # periods that counted data usually have: quarters, business days, days, months, hours, weeks
 _CANDIDATES = (4, 5, 7, 12, 24, 48, 52, 96, 144, 168)
@@ -99,3 +99,20 @@ def choose_lookback(panel: Panel, horizon: int, season: int) -> int:
         max(_SEASONS * season if season > 1 else 0, 2 * horizon, _LEAST_LOOKBACK), _MOST_LOOKBACK
     )
     return max(min(wanted, (int(panel.lengths.min()) - horizon) // 2), 1)
+
+
+def choose_segment(season: int, lookback: int) -> int:
+    """Steps that a network folds into one, where the user names none.
+
+    A season where the look-back holds at least two, so that each step of the network is a whole
+    cycle; else 1.
+
+    Parameters
+    ----------
+    season, lookback : int
+
+    Returns
+    -------
+    int
+    """
+    return season if 1 < season <= lookback // 2 else 1

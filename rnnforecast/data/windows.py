@@ -38,6 +38,10 @@ class WindowIndex:
         room = np.asarray(high, dtype=np.int64) - horizon - low
         return cls(low, np.where(room < 0, 0, room // stride + 1), stride)
 
+    def later(self, rows: int) -> WindowIndex:
+        """The windows from ``rows`` rows after the first origin on (stride 1 only)."""
+        return WindowIndex(self.first + rows, np.maximum(self.counts - rows, 0))
+
     def __len__(self) -> int:
         return int(self.counts.sum())
 

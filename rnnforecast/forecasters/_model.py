@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.windows import gather
-from rnnforecast.nn.network import ForecastNetwork, Inputs
+from rnnforecast.nn import Inputs, WindowNetwork
 from rnnforecast.outputs import Output
 from rnnforecast.training.source import Units, to_inputs
 
@@ -30,7 +30,7 @@ class NetworkModel:
     whatever rows stand beside it in a batch, which float32 matrix products do not give.
     """
 
-    network: ForecastNetwork
+    network: WindowNetwork
     output: Output
     units: Units
 
@@ -80,11 +80,11 @@ class NetworkModel:
         return np.concatenate(parts)
 
     def _tensor(self, values: np.ndarray) -> Tensor:
-        weight = self.network.head.weight
+        weight = next(self.network.parameters())
         return torch.as_tensor(values).to(device=weight.device, dtype=weight.dtype)
 
     def _inputs(self, panel: Panel, series: np.ndarray, origins: np.ndarray) -> Inputs:
-        weight = self.network.head.weight
+        weight = next(self.network.parameters())
         batch = gather(panel, series, origins, self.lookback, 0)
         return to_inputs(batch, self.units, weight.device, weight.dtype).inputs
 

@@ -14,7 +14,7 @@ from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters._model import NetworkModel
 from rnnforecast.forecasters._plan import Plan
-from rnnforecast.nn import ForecastNetwork, NetworkSpec, initialise, set_generator
+from rnnforecast.nn import Inputs, WindowNetwork, initialise, set_generator, unfold
 from rnnforecast.outputs import Output, PointOutput, QuantileOutput
 from rnnforecast.training import BestWeights, Callback, History, ProgressBar, Settings, train
 from rnnforecast.training.source import Batch, Units, WindowSource, measure_units
@@ -57,7 +57,7 @@ def seed_of(random_state: Any) -> int:
 class Run:
     """One training: network, data and randomness."""
 
-    network: ForecastNetwork
+    network: WindowNetwork
     output: Output
     units: Units
     source: WindowSource
@@ -68,11 +68,15 @@ class Run:
     patience: int
 
     def loss(self, network: Any, batch: Batch) -> Tensor:
-        """Loss of one batch, in series units."""
-        return self.output.loss(self._forecast(network, batch), batch.truth)
+        """Loss of one batch of windows, or of stretches of them, in series units."""
+        spec = network.spec
+        if batch.inputs.targets.shape[1] == spec.lookback:
+            return self.output.loss(self._forecast(network(batch.inputs)), batch.truth)
+        batch = _dense(batch, spec.lookback, spec)
+        return self.output.loss(self._forecast(network.forward_dense(batch.inputs)), batch.truth)
 
-    def _forecast(self, network: Any, batch: Batch) -> Tensor:
-        raw, location, scale = network(batch.inputs)
+    def _forecast(self, parts: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        raw, location, scale = parts
         return self.output.forecast(raw) * scale[..., None] + location[..., None]
 
     def fit(self, max_epochs: int, early_stopping: bool, verbose: int) -> History:
@@ -115,7 +119,7 @@ class Run:
         source = self.validation if len(self.validation.windows) else self.source
         errors = []
         for _, batch in source.evenly(_CALIBRATION_WINDOWS, self.source.batch_size):
-            point = self.output.point(self._forecast(self.network, batch))
+            point = self.output.point(self._forecast(self.network(batch.inputs)))
             errors.append((batch.truth - point).cpu().numpy().astype(np.float64))
         return np.concatenate(errors)
 
@@ -131,7 +135,7 @@ def prepare(
     forecaster: Any,
     panel: Panel,
     plan: Plan,
-    warm: ForecastNetwork | None = None,
+    warm: WindowNetwork | None = None,
     units: Units | None = None,
 ) -> Run:
     """Build the network and its data source from a forecaster's parameters.
@@ -156,17 +160,16 @@ def prepare(
     output: Output = PointOutput(forecaster.loss)
     if forecaster.quantiles is not None:
         output = QuantileOutput(tuple(sorted({0.5, *map(float, forecaster.quantiles)})))
-    spec = _spec(forecaster, panel, plan, output)
     if units is None:
         units = measure_units(panel, per_series=forecaster.scaler is not None)
     generator = torch.Generator(device="cpu").manual_seed(seed_of(forecaster.random_state))
 
-    def source(windows):
+    def source(windows, lookback=plan.lookback):
         return WindowSource(
             panel,
             windows,
             units,
-            plan.lookback,
+            lookback,
             forecaster.horizon,
             forecaster.batch_size,
             _MAX_STEPS,
@@ -175,18 +178,21 @@ def prepare(
 
     training = source(plan.train)
     with torch.device("meta"):  # torch's own initialisation would draw from the global generator
-        network = ForecastNetwork(spec)
+        network = forecaster._network(panel, plan, output)
     network = network.to_empty(device="cpu")
     if warm is None:
         initialise(network, generator)
-        _start_at_best_anchor(network, training)
+        network.prime(_to_cpu(b) for _, b in training.evenly(512, training.batch_size))
     else:
-        if warm.spec != spec:
+        if warm.spec != network.spec:
             raise DataError(
                 f"{owner}: warm_start needs the same architecture, look-back and columns as the "
                 f"fit before it; fit a clone instead"
             )
         network.load_state_dict({k: v.float() for k, v in warm.state_dict().items()})
+    if forecaster.training == "dense":
+        extra = _extra(network.spec, plan)
+        training = source(plan.train.later(extra), plan.lookback + extra)
     settings = Settings(
         max_epochs=forecaster.max_epochs,
         lr=forecaster.lr,
@@ -208,41 +214,24 @@ def prepare(
     )
 
 
-def _spec(forecaster: Any, panel: Panel, plan: Plan, output: Output) -> NetworkSpec:
-    return NetworkSpec(
-        n_targets=panel.targets.shape[1],
-        n_past=panel.past.shape[1],
-        n_known=panel.known.shape[1],
-        n_static=panel.static.shape[1],
-        lookback=plan.lookback,
-        horizon=forecaster.horizon,
-        season=plan.season,
-        n_params=output.n_params,
-        cell=forecaster.cell,
-        hidden_size=forecaster.hidden_size,
-        n_layers=forecaster.n_layers,
-        bidirectional=forecaster.bidirectional,
-        residual=forecaster.residual,
-        dropout=forecaster.dropout,
-        normalise=forecaster.scaler == "window",
-    )
+def _extra(spec: Any, plan: Plan) -> int:
+    """Rows by which a stretch of dense training is longer than a window: at most half a look-back,
+    as far as the series with the fewest training windows reaches, in whole segments.
+    """
+    room = int(plan.train.counts.min()) - 1
+    return max(min(spec.lookback // 2, room), 0) // spec.segment * spec.segment
 
 
-@torch.no_grad()
-def _start_at_best_anchor(network: ForecastNetwork, source: WindowSource) -> None:
-    """Begin with the anchor that errs least at each step over training windows."""
-    total = torch.zeros_like(network.anchor_logits)
-    for _, batch in source.evenly(512, source.batch_size):
-        batch = Batch(*_to_cpu(batch))
-        anchors = network.normalise(batch.inputs.targets).anchors
-        error = (anchors - batch.truth[..., None]).abs()
-        total += torch.nan_to_num(error).sum((0, 2))
-    best = total.argmin(-1)
-    network.anchor_logits[torch.arange(len(best)), best] = 4.0
+def _dense(batch: Batch, lookback: int, spec: Any) -> Batch:
+    """A batch of stretches as ``forward_dense`` reads it, with the truth of every window."""
+    inputs = batch.inputs
+    future = torch.cat([inputs.known[:, lookback:], inputs.future_known], 1)
+    truth = torch.cat([inputs.targets[:, lookback:], batch.truth], 1)
+    return Batch(inputs._replace(future_known=future), unfold(truth, spec.horizon, spec.segment))
 
 
-def _to_cpu(batch: Batch) -> tuple:
-    return type(batch.inputs)(*(t.cpu() for t in batch.inputs)), batch.truth.cpu()
+def _to_cpu(batch: Batch) -> tuple[Inputs, Tensor]:
+    return Inputs(*(t.cpu() for t in batch.inputs)), batch.truth.cpu()
 
 
 def _noise_generator(generator: torch.Generator, device: torch.device) -> torch.Generator:

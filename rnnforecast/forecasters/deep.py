@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from types import FunctionType
 from typing import Any
 
-import numpy as np
-import torch
-from sklearn.base import clone
-
-from rnnforecast._validation import (
-    check_bool,
-    check_choice,
-    check_int,
-    check_quantiles,
-    check_real,
-)
+from rnnforecast._validation import check_bool, check_choice, check_int, check_real
 from rnnforecast.data.panel import Panel
+from rnnforecast.data.seasonality import choose_segment
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters import _training
-from rnnforecast.forecasters._model import NetworkModel
-from rnnforecast.forecasters._plan import make_plan
-from rnnforecast.forecasters.base import BaseForecaster
-from rnnforecast.forecasters.conformal import ConformalErrors
-from rnnforecast.nn import CELLS, ForecastNetwork
-from rnnforecast.outputs import LOSSES
-from rnnforecast.training import OPTIMIZERS, SCHEDULES, History
+from rnnforecast.forecasters._plan import Plan
+from rnnforecast.forecasters.neural import NeuralForecaster
+from rnnforecast.nn import CELLS, ForecastNetwork, NetworkSpec
+from rnnforecast.outputs import Output
 
 __all__ = [
     "BiGRUForecaster",
@@ -37,9 +23,10 @@ __all__ = [
 ]
 
 _SCALERS = ("window", "series", None)
+_TRAININGS = ("windows", "dense")
 
 
-class DeepRNNForecaster(BaseForecaster):
+class DeepRNNForecaster(NeuralForecaster):
     """Stacked recurrent network that forecasts all steps of the horizon at once.
 
     One global model is trained over all series of a panel. The look-back window is normalised, read
@@ -65,6 +52,12 @@ class DeepRNNForecaster(BaseForecaster):
     hidden_size : int, default 32
         Units of each layer and direction.
     n_layers : int, default 2
+    segment : int, optional
+        Neighbouring steps of the look-back folded into one step of the network. None: a season,
+        where the look-back holds two at least; else 1, step by step.
+    training : {"windows", "dense"}, default "windows"
+        "windows": every window is encoded by itself. "dense": a stretch of neighbouring windows is
+        encoded in one pass, each reading the state that has come that far.
     bidirectional : bool, default False
         Read the look-back in both directions.
     residual : bool, default False
@@ -111,7 +104,7 @@ class DeepRNNForecaster(BaseForecaster):
 
     Attributes
     ----------
-    lookback_, seasonality_ : int
+    lookback_, seasonality_, segment_ : int
         Given or chosen.
     history_ : History
         Losses, gradient norms and learning rates by epoch; ``history_.frame()``.
@@ -156,6 +149,8 @@ class DeepRNNForecaster(BaseForecaster):
         cell: str = "lstm",
         hidden_size: int = 32,
         n_layers: int = 2,
+        segment: int | None = None,
+        training: str = "windows",
         bidirectional: bool = False,
         residual: bool = False,
         dropout: float = 0.0,
@@ -189,6 +184,8 @@ class DeepRNNForecaster(BaseForecaster):
         self.cell = cell
         self.hidden_size = hidden_size
         self.n_layers = n_layers
+        self.segment = segment
+        self.training = training
         self.bidirectional = bidirectional
         self.residual = residual
         self.dropout = dropout
@@ -216,27 +213,14 @@ class DeepRNNForecaster(BaseForecaster):
     def _check_params(self) -> None:
         super()._check_params()
         owner = type(self).__name__
-        for name in ("lookback", "seasonality"):
-            check_int(owner, name, getattr(self, name), none=True)
-        for name in ("bidirectional", "residual", "early_stopping", "warm_start"):
-            check_bool(owner, name, getattr(self, name))
-        for name in ("hidden_size", "n_layers", "max_epochs", "batch_size", "patience"):
+        check_int(owner, "segment", self.segment, none=True)
+        for name in ("hidden_size", "n_layers"):
             check_int(owner, name, getattr(self, name))
+        for name in ("bidirectional", "residual"):
+            check_bool(owner, name, getattr(self, name))
         check_real(owner, "dropout", self.dropout, 0, 1, closed="low")
-        check_real(owner, "validation_fraction", self.validation_fraction, 0, 1, closed="low")
-        check_real(owner, "lr", self.lr, 0, closed="neither")
-        check_real(owner, "weight_decay", self.weight_decay, 0, closed="low")
-        check_real(owner, "gradient_clip", self.gradient_clip, 0, closed="high", none=True)
-        for name, choices in (
-            ("cell", CELLS),
-            ("loss", LOSSES),
-            ("scaler", _SCALERS),
-            ("optimizer", OPTIMIZERS),
-            ("lr_schedule", SCHEDULES),
-        ):
+        for name, choices in (("cell", CELLS), ("scaler", _SCALERS), ("training", _TRAININGS)):
             check_choice(owner, name, getattr(self, name), choices)
-        if self.quantiles is not None:
-            check_quantiles(owner, self.quantiles)
         fixed = (("cell", self._cell), ("bidirectional", self._both))
         for name, only in fixed:
             if only is not None and getattr(self, name) != only:
@@ -244,121 +228,48 @@ class DeepRNNForecaster(BaseForecaster):
                     f"{owner}: {name} must be {only!r}. Got {getattr(self, name)!r}: use "
                     f"DeepRNNForecaster to choose it"
                 )
-
-    def _fit_panel(self, panel: Panel) -> dict[str, Any]:
-        owner = type(self).__name__
-        plan = make_plan(
-            owner, panel, self.horizon, self.lookback, self.seasonality, self.validation_fraction
-        )
-        warm = self.network_ if self.warm_start and hasattr(self, "network_") else None
-        run = _training.prepare(self, panel, plan, warm)
-        history = run.fit(self.max_epochs, self.early_stopping, self.verbose)
-        return {
-            "lookback_": plan.lookback,
-            "seasonality_": plan.season,
-            **self._finished(run, history),
-        }
-
-    @staticmethod
-    def _finished(run: _training.Run, history: History) -> dict[str, Any]:
-        return {
-            "history_": history,
-            "n_epochs_": len(history),
-            "conformal_": ConformalErrors(run.calibrate(), run.units.target_scale),
-            "model_": run.model(),
-        }
-
-    def partial_fit(self, X: Any, y: Any = None) -> DeepRNNForecaster:
-        """Append new rows to the history and train one epoch further on all of it.
-
-        Parameters
-        ----------
-        X, y
-            As in ``update``; as in ``fit`` the first time.
-
-        Returns
-        -------
-        self
-        """
-        self._check_params()
-        if "panel_" not in vars(self):
-            first = clone(self).set_params(max_epochs=1).fit(X, y)  # keeps own parameters as set
-            self.__dict__.update({name: v for name, v in vars(first).items() if name.endswith("_")})
-            return self
-        panel = self._extended(X, y)
-        plan = make_plan(
-            type(self).__name__,
-            panel,
-            self.horizon,
-            self.lookback_,
-            self.seasonality_,
-            self.validation_fraction,
-        )
-        run = _training.prepare(self, panel, plan, self.network_, self.model_.units)
-        history = run.fit(1, False, self.verbose)
-        self.__dict__.update({"panel_": panel, **self._finished(run, history)})
-        return self
-
-    # -- hooks of the contract ---------------------------------------------------------------------
-
-    @property
-    def network_(self) -> ForecastNetwork:
-        """The trained torch module."""
-        if "model_" not in vars(self):
-            raise AttributeError(f"{type(self).__name__} has no network_ before fit")
-        return self.model_.network
-
-    def _predict_future(self, series, n_steps, known):
-        return self._point(self.model_.future(self.panel_, series, n_steps, known))
-
-    def _predict_in_sample(self, series, positions, known):
-        return self._point(self.model_.in_sample(self.panel_, series, positions, known))
-
-    def _point(self, values: np.ndarray) -> np.ndarray:
-        return self.model_.output.point(torch.as_tensor(values)).numpy()
-
-    def _quantiles_future(self, series, n_steps, known, levels):
-        values = self.model_.future(self.panel_, series, n_steps, known)
-        if self.model_.output.n_params == 1:
-            return self.conformal_.quantiles(self._point(values), series, levels)
-        return self._interpolate(values, levels)
-
-    def _quantiles_in_sample(self, series, positions, known, levels):
-        values = self.model_.in_sample(self.panel_, series, positions, known)
-        if self.model_.output.n_params == 1:
-            point = self._point(values)[:, None]
-            return self.conformal_.quantiles(point, series, levels)[:, 0]
-        return self._interpolate(values, levels)
-
-    def _interpolate(self, values: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
-        """Quantiles at ``levels`` from those trained, linear between neighbours."""
-        trained = np.asarray(self.model_.output.levels)
-        if levels[0] < trained[0] - 1e-9 or levels[-1] > trained[-1] + 1e-9:
-            asked = [round(level, 10) for level in levels]
+        if self.training == "dense" and self.bidirectional:
             raise DataError(
-                f"{type(self).__name__}: quantiles {asked} reach beyond the trained ones, "
-                f"{trained.tolist()}: fit with quantiles= that span them, or with "
-                f"quantiles=None for conformal intervals"
+                f"{owner}: training='dense' reads every window of a stretch in one pass, which a "
+                f"bidirectional encoder cannot: use training='windows'"
             )
-        right = np.clip(np.searchsorted(trained, levels), 1, len(trained) - 1)
-        left = right - 1
-        share = (np.asarray(levels) - trained[left]) / (trained[right] - trained[left])
-        share = np.clip(share, 0.0, 1.0)
-        return values[..., left] * (1 - share) + values[..., right] * share
 
-    def _describe(self) -> list[str]:
-        chosen = f"lookback={self.lookback_}, seasonality={self.seasonality_}"
-        best = f"epoch {self.history_.best_epoch} of {self.n_epochs_}"
-        return [*super()._describe(), chosen, best]
+    # -- hooks -------------------------------------------------------------------------------------
 
-    def __getstate__(self):
-        """Pickles hold the network on the CPU, so that a machine without a GPU can load them."""
-        state = super().__getstate__().copy()
-        model: NetworkModel | None = state.get("model_")
-        if model is not None and model.network.head.weight.device.type != "cpu":
-            network = copy.deepcopy(model.network).to("cpu")
-            state["model_"] = NetworkModel(network.double(), model.output, model.units)
-        return state
+    def _segment(self, plan: Plan) -> int:
+        if self.segment is None:
+            return choose_segment(plan.season, plan.lookback)
+        if self.segment > plan.lookback:
+            raise DataError(
+                f"{type(self).__name__}: segment must be at most the look-back, {plan.lookback}. "
+                f"Got {self.segment}"
+            )
+        return self.segment
+
+    def _chosen(self, plan: Plan) -> dict[str, Any]:
+        return {"segment_": self._segment(plan)}
+
+    def _network(self, panel: Panel, plan: Plan, output: Output) -> ForecastNetwork:
+        return ForecastNetwork(
+            NetworkSpec(
+                n_targets=panel.targets.shape[1],
+                n_past=panel.past.shape[1],
+                n_known=panel.known.shape[1],
+                n_static=panel.static.shape[1],
+                lookback=plan.lookback,
+                horizon=self.horizon,
+                season=plan.season,
+                n_params=output.n_params,
+                cell=self.cell,
+                hidden_size=self.hidden_size,
+                n_layers=self.n_layers,
+                bidirectional=self.bidirectional,
+                residual=self.residual,
+                dropout=self.dropout,
+                normalise=self.scaler == "window",
+                segment=self._segment(plan),
+            )
+        )
 
 
 def _with_defaults(**defaults: Any) -> Any:

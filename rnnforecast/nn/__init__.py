@@ -2,7 +2,8 @@
 
 from rnnforecast.nn.cells import CELLS, RecurrentLayer, make_layer, register_cell
 from rnnforecast.nn.layers import RecurrentStack, SeededDropout, initialise, set_generator
-from rnnforecast.nn.network import ForecastNetwork, Inputs, NetworkSpec
+from rnnforecast.nn.network import ForecastNetwork, NetworkSpec, unfold
+from rnnforecast.nn.window import Inputs, Window, WindowNetwork
 
 __all__ = [
     "CELLS",
@@ -12,8 +13,11 @@ __all__ = [
     "RecurrentLayer",
     "RecurrentStack",
     "SeededDropout",
+    "Window",
+    "WindowNetwork",
     "initialise",
     "make_layer",
     "register_cell",
     "set_generator",
+    "unfold",
 ]

@@ -66,7 +66,8 @@ def test_a_rolled_forecast_feeds_back_no_covariate():
         residual = tensor(y) - network.effect(tensor(x[51:60]))
         for start in range(0, 11, 4):
             window = network.normalise(residual)
-            context = network.encode(window, torch.zeros(1, 9, 0))
+            parts = (window.values, window.observed, torch.zeros(1, 9, 0))
+            context = network.encode(*parts)[1]
             raw, anchor = network.decode(window, context)
             for h in range(min(4, 11 - start)):
                 own = tensor(steps[start + h : start + h + 1])

@@ -1,0 +1,185 @@
+"""What every windowed network does before and after its encoder.
+
+In the unit of each series (standardised by constants from the training rows):
+
+1. The effect ``k(x_t)`` of the known covariates is taken off the targets, r_t = y_t - k(x_t). A
+   step's covariates act on that step alone, as in a regression with ARIMA errors, so that a
+   forecast never needs the covariates of other future rows.
+2. The window of r is shifted and scaled by its own statistics (reversible instance normalisation,
+   Kim et al. 2022, eq. 1-2, with the mask) and encoded.
+3. The forecast starts from an anchor, to which the decoded deviation in the window's unit is added,
+   and ``k(x_h)``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rnnforecast.nn.covariates import CovariateEffect
+
+__all__ = ["Inputs", "Window", "WindowNetwork"]
+
+
+class Inputs(NamedTuple):
+    """One batch in series units; NaN marks what was not observed.
+
+    Attributes
+    ----------
+    targets : (batch, lookback, n_targets)
+    past : (batch, lookback, n_past)
+    known : (batch, lookback, n_known)
+    future_known : (batch, steps, n_known), steps <= horizon
+    static : (batch, n_static)
+    """
+
+    targets: Tensor
+    past: Tensor
+    known: Tensor
+    future_known: Tensor
+    static: Tensor
+
+
+class Window(NamedTuple):
+    """A normalised window.
+
+    Attributes
+    ----------
+    values : (batch, lookback, n_targets)
+        Targets less the covariates' effect, shifted and scaled; 0 where unobserved.
+    observed : (batch, lookback, n_targets), bool
+    anchors : (batch, horizon, n_targets, 3)
+        Last value, mean and last season as forecasts.
+    centre, scale : (batch, 1, n_targets)
+    """
+
+    values: Tensor
+    observed: Tensor
+    anchors: Tensor
+    centre: Tensor
+    scale: Tensor
+
+
+_SCALE_FLOOR = 1e-2  # of a series' standard deviation: a flat window must not blow up its noise
+
+
+class WindowNetwork(nn.Module, ABC):
+    """Covariate effect, window statistics and anchors; a subclass encodes and decodes.
+
+    Parameters
+    ----------
+    spec : NamedTuple
+        Plain numbers and names that fix the shape: at least ``n_targets, n_past, n_known, n_static,
+        lookback, horizon, season, n_params, hidden_size, normalise``.
+    """
+
+    def __init__(self, spec: Any):
+        super().__init__()
+        self.spec = spec
+        if spec.n_known:
+            self.effect = CovariateEffect(spec.n_known, spec.n_targets, spec.hidden_size)
+
+    @abstractmethod
+    def context(self, window: Window, inputs: Inputs) -> Tensor:
+        """Encoding of a window, ``(batch, ...)``."""
+
+    @abstractmethod
+    def decode(self, window: Window, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw deviations without covariates, and where they start from.
+
+        Returns
+        -------
+        raw : (batch, horizon, n_targets, n_params)
+        anchor : (batch, horizon, n_targets)
+        """
+
+    def add_known(self, raw: Tensor, context: Tensor, future_known: Tensor) -> Tensor:
+        """Raw deviations with what the steps' own covariates change in them, same shape."""
+        return raw
+
+    def prime(self, batches: Iterable[tuple[Inputs, Tensor]]) -> None:
+        """Choose starting values from some training windows and their truth."""
+
+    # -- the parts, also used one by one when a forecast rolls on ---------------------------------
+
+    def take_effect(self, inputs: Inputs) -> Tensor:
+        """Targets less the effect of their own covariates: (batch, lookback, n_targets)."""
+        if not self.spec.n_known:
+            return inputs.targets
+        return inputs.targets - self.effect(inputs.known)
+
+    def normalise(self, residual: Tensor) -> Window:
+        """Statistics of a window; ``residual: (batch, lookback, n_targets)``."""
+        observed = ~torch.isnan(residual)
+        values = torch.where(observed, residual, torch.zeros_like(residual))
+        count = observed.sum(1, keepdim=True)
+        mean = values.sum(1, keepdim=True) / count.clamp(min=1)
+        last = _last_observed(values, observed, mean)
+        anchors = torch.stack(
+            [
+                last.expand(-1, self.spec.horizon, -1),
+                mean.expand(-1, self.spec.horizon, -1),
+                self._last_season(values, observed, mean),
+            ],
+            dim=-1,
+        )
+        deviation = torch.where(observed, (values - mean).abs(), torch.zeros_like(values))
+        scale = deviation.sum(1, keepdim=True) / count.clamp(min=1)
+        scale = torch.where(count > 1, scale, torch.ones_like(scale)).clamp(min=_SCALE_FLOOR)
+        if not self.spec.normalise:
+            scale = torch.ones_like(scale)
+        centre = mean if self.spec.normalise else torch.zeros_like(mean)
+        # NaN was replaced before the division: behind it, 0 * NaN would reach the gradient
+        unit = torch.where(observed, (values - centre) / scale, torch.zeros_like(values))
+        return Window(unit, observed, anchors, centre, scale)
+
+    def _last_season(self, values: Tensor, observed: Tensor, mean: Tensor) -> Tensor:
+        """The last observed value of each step's phase: (batch, horizon, n_targets)."""
+        season, horizon = self.spec.season, self.spec.horizon
+        cycles = self.spec.lookback // season
+        if season == 1 or cycles == 0:
+            return _last_observed(values, observed, mean).expand(-1, horizon, -1)
+        shape = (len(values), cycles, season, values.shape[-1])
+        used = values[:, -cycles * season :].reshape(shape)
+        seen = observed[:, -cycles * season :].reshape(shape)
+        one = _last_observed(used, seen, mean[:, :, None].expand(-1, 1, season, -1))[:, 0]
+        phase = torch.arange(horizon, device=values.device) % season
+        return one[:, phase]
+
+    def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Raw output, where it stands and its unit.
+
+        Returns
+        -------
+        raw : (batch, steps, n_targets, n_params)
+        location : (batch, steps, n_targets)
+            Anchor plus the effect of the covariates.
+        scale : (batch, 1, n_targets)
+        """
+        window = self.normalise(self.take_effect(inputs))
+        return self._locate(window, self.context(window, inputs), inputs.future_known)
+
+    def _locate(
+        self, window: Window, context: Tensor, future_known: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        raw, anchor = self.decode(window, context)
+        steps = future_known.shape[1]
+        raw = self.add_known(raw[:, :steps], context, future_known)
+        location = anchor[:, :steps]
+        if self.spec.n_known:
+            location = location + self.effect(future_known)
+        return raw, location, window.scale
+
+
+def _last_observed(values: Tensor, observed: Tensor, otherwise: Tensor) -> Tensor:
+    """Last observed value along dimension 1, kept as a dimension of one."""
+    n = values.shape[1]
+    steps = torch.arange(1, n + 1, device=values.device)
+    steps = steps.view(-1, *[1] * (values.dim() - 2))
+    latest = torch.where(observed, steps, 0).amax(1, keepdim=True)
+    found = values.gather(1, (latest - 1).clamp(min=0))
+    return torch.where(latest > 0, found, otherwise)
