@@ -8,7 +8,9 @@ VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 # Every install is held to the versions known to work together.
 INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt
-REQUIREMENTS := pyproject.toml constraints.txt
+# An install compiles the kernels too: again when they change.
+KERNELS := hatch_build.py $(wildcard rnnforecast/nn/native/*.cpp rnnforecast/nn/native/*.h)
+REQUIREMENTS := pyproject.toml constraints.txt $(wildcard $(KERNELS))
 # Worker processes for pytest.
 JOBS ?= 2
 # The networks here are small: a second thread gains little, and costs much where cores are shared.
@@ -55,4 +57,5 @@ test: $(VENV)/.installed-test
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis demo_forecast.png
+	rm -f rnnforecast/nn/native/_kernels.* rnnforecast/nn/native/_build.txt
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

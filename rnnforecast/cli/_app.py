@@ -176,6 +176,14 @@ def compare(data: Path, horizon: int, quiet: bool, **options: Any) -> None:
         click.echo(f"wrote {out}", err=True)
 
 
+@app.command()
+def versions() -> None:
+    """Tell versions, hardware and the kernels in use: what a report of a problem should hold."""
+    import rnnforecast
+
+    rnnforecast.show_versions()
+
+
 def _levels(quantiles: Sequence[float] | None, coverage: float | None) -> list[float]:
     if quantiles is None:
         coverage = 0.9 if coverage is None else coverage

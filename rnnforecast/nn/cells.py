@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnnforecast.nn.peephole import PeepholeLSTM
+from rnnforecast.nn.recurrence import FusedGRU, FusedLSTM, FusedRNN
+
 __all__ = ["CELLS", "RecurrentLayer", "make_layer", "register_cell"]
 
 CELLS: dict[str, type[RecurrentLayer]] = {}
@@ -52,9 +55,9 @@ class RecurrentLayer(nn.Module, ABC):
 
 
 class _TorchLayer(RecurrentLayer):
-    """A layer of torch's own; its weights keep torch's names."""
+    """A layer with torch's interface; its weights keep torch's names."""
 
-    module: Any  # nn.RNN, nn.LSTM or nn.GRU
+    module: Any  # a twin of nn.RNN, nn.LSTM or nn.GRU on the native kernels
 
     def __init__(self, input_size: int, hidden_size: int, bidirectional: bool = False):
         super().__init__(input_size, hidden_size, bidirectional)
@@ -72,21 +75,28 @@ class _TorchLayer(RecurrentLayer):
 class RNNLayer(_TorchLayer):
     """Elman 1990: h_t = tanh(W x_t + U h_{t-1} + b)."""
 
-    module = nn.RNN
+    module = FusedRNN
 
 
 @register_cell("lstm")
 class LSTMLayer(_TorchLayer):
     """Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000."""
 
-    module = nn.LSTM
+    module = FusedLSTM
+
+
+@register_cell("lstm_peephole")
+class PeepholeLSTMLayer(_TorchLayer):
+    """LSTM whose gates see the cell (Gers & Schmidhuber 2000; Graves 2013, eq. 7 to 11)."""
+
+    module = PeepholeLSTM
 
 
 @register_cell("gru")
 class GRULayer(_TorchLayer):
     """Cho et al. 2014, with the reset gate after the recurrent product, as cuDNN has it."""
 
-    module = nn.GRU
+    module = FusedGRU
 
 
 def make_layer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from rnnforecast.nn.cells import make_layer
 
-__all__ = ["RecurrentStack", "SeededDropout", "initialise", "set_generator"]
+__all__ = ["RecurrentStack", "SeededDropout", "initialise", "set_generator", "set_precision"]
 
 
 class SeededDropout(nn.Module):
@@ -49,7 +50,14 @@ class RecurrentStack(nn.Module):
         Each layer above the first adds its input to its output (He et al. 2016, eq. 1).
     dropout : float, default 0.0
         Between layers and after the last.
+
+    Attributes
+    ----------
+    precision : torch.dtype or None
+        Type of its matrix products where that is not the weights'; see :func:`set_precision`.
     """
+
+    precision: torch.dtype | None = None
 
     def __init__(
         self,
@@ -78,13 +86,19 @@ class RecurrentStack(nn.Module):
         outputs : (batch, time, output_size)
         last : (batch, output_size)
         """
-        last = x[:, -1]
-        for depth, layer in enumerate(self.layers):
-            out, new_last = layer(x)
-            if self.residual and depth > 0:
-                out, new_last = out + x, new_last + _ends(x, layer)
-            x, last = self.dropout(out), new_last
-        return x, self.dropout(last)
+        kind, last = x.dtype, x[:, -1]
+        with self._mixed(x):
+            for depth, layer in enumerate(self.layers):
+                out, new_last = layer(x)
+                if self.residual and depth > 0:
+                    out, new_last = out + x, new_last + _ends(x, layer)
+                x, last = self.dropout(out), new_last
+            return x.to(kind), self.dropout(last).to(kind)
+
+    def _mixed(self, x: Tensor) -> AbstractContextManager:
+        if self.precision is None:
+            return nullcontext()
+        return torch.autocast(x.device.type, dtype=self.precision)
 
 
 def _ends(x: Tensor, layer: Any) -> Tensor:
@@ -140,3 +154,14 @@ def set_generator(network: nn.Module, generator: torch.Generator | None) -> None
     for module in network.modules():
         if isinstance(module, SeededDropout):
             module.generator = generator
+
+
+def set_precision(network: nn.Module, dtype: torch.dtype | None) -> None:
+    """Let every stack of recurrent layers compute in ``dtype``, or in its weights' type for None.
+
+    Weights, their gradients and everything around the stacks (normalisation, decoder, loss) stay as
+    they are: this is torch's automatic mixed precision for the stacks alone.
+    """
+    for module in network.modules():
+        if isinstance(module, RecurrentStack):
+            module.precision = dtype

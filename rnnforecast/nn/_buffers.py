@@ -1,0 +1,81 @@
+"""Memory of activations that is kept between training steps.
+
+Fresh memory of that size comes from the system at every step, and filling it with pages costs as much
+as the arithmetic done in it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["empty", "release_buffers"]
+
+KEEP_BYTES = 256 * 2**20
+SMALL_BYTES = 2**16  # what the allocator hands out again by itself
+
+
+class _Block:
+    """A piece of memory; two are equal if they are the same one."""
+
+    def __init__(self, n_bytes: int):
+        self.array = np.empty(-(-n_bytes // 4096) * 4096 + 64, dtype=np.uint8)
+        self.n_bytes = self.array.nbytes
+
+
+kept: list[_Block] = []
+
+
+class _Lease:
+    """A block that goes back to ``kept`` when the last tensor over it dies.
+
+    No lock: a lease may end inside the garbage collector, in any thread. Appending to a list and
+    removing from it are atomic.
+    """
+
+    def __init__(self, block: _Block):
+        self.block = block
+        self.__array_interface__ = block.array.__array_interface__
+
+    def __del__(self) -> None:
+        kept.append(self.block)
+        while sum(block.n_bytes for block in tuple(kept)) > KEEP_BYTES:
+            try:
+                kept.pop(0)
+            except IndexError:  # another thread was first
+                break
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An uninitialised tensor on the CPU, in memory used before if it is large.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    dtype : torch.dtype
+    """
+    n_bytes = dtype.itemsize
+    for size in shape:
+        n_bytes *= size
+    if n_bytes < SMALL_BYTES:
+        return torch.empty(shape, dtype=dtype)
+    block = None
+    for candidate in reversed(tuple(kept)):  # the latest is in the caches still
+        if n_bytes + 64 <= candidate.n_bytes <= 2 * n_bytes and (
+            block is None or candidate.n_bytes < block.n_bytes
+        ):
+            block = candidate
+    if block is not None:
+        try:
+            kept.remove(block)
+        except ValueError:  # another thread was first
+            block = None
+    memory = torch.from_numpy(np.asarray(_Lease(block or _Block(n_bytes))))
+    skip = -memory.data_ptr() % 64
+    return memory[skip : skip + n_bytes].view(dtype).view(shape)
+
+
+def release_buffers() -> None:
+    """Give back the memory that is kept for the next training step."""
+    kept.clear()
