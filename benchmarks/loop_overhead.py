@@ -1,11 +1,12 @@
-"""What the training loop costs beyond forward, backward and optimiser.
+"""What the training loop costs beyond the network's forward and backward pass.
 
-    python benchmarks/loop_overhead.py [--rounds 7]
+    python benchmarks/loop_overhead.py [--rounds 7] [--steps 50]
 
-A: epochs of the library's loop over windows of a panel (gathering, scaling, clipping, schedule,
-bookkeeping).
-B: the same network, loss and fused optimiser on one batch already in memory, as many steps.
-A B A B ..., median of the ratios; one thread.
+A: epochs of the library's loop over windows of a panel (gathering, scaling, clipping, optimiser,
+schedule, bookkeeping).
+B: the same network's loss and backward on one batch already in memory, as many steps.
+C: B with ``torch.optim.Adam(fused=True)``, the least that a loop by hand would do.
+A B C A B C ..., medians; one thread.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ from rnnforecast.forecasters import _training
 from rnnforecast.forecasters._plan import make_plan
 from rnnforecast.training import Settings, train
 
+# hidden size, layers, batch, look-back, segment
+SHAPES = [(32, 2, 32, 168, 24), (32, 2, 32, 168, 1), (64, 2, 128, 96, 1)]
 
-def prepare(hidden_size: int, n_layers: int, batch_size: int, lookback: int):
+
+def prepare(hidden_size: int, n_layers: int, batch_size: int, lookback: int, segment: int = 1):
     """A run of the library's on 20 series of 2,000 hours."""
     rng = np.random.default_rng(0)
     index = pd.MultiIndex.from_product(
@@ -37,6 +41,7 @@ def prepare(hidden_size: int, n_layers: int, batch_size: int, lookback: int):
     forecaster = DeepLSTMForecaster(
         horizon=24,
         lookback=lookback,
+        segment=segment,
         hidden_size=hidden_size,
         n_layers=n_layers,
         batch_size=batch_size,
@@ -46,7 +51,7 @@ def prepare(hidden_size: int, n_layers: int, batch_size: int, lookback: int):
     empty = np.empty((len(df), 0))
     panel = build_panel("benchmark", table.keys, df.to_numpy(), empty, empty, empty)
     plan = make_plan("benchmark", panel, 24, lookback, None, 0.1)
-    return _training.prepare(forecaster, panel, plan)
+    return _training.prepare(forecaster, panel, plan)[0]
 
 
 def library(run, steps: int) -> float:
@@ -58,43 +63,62 @@ def library(run, steps: int) -> float:
     return (time.perf_counter() - start) / steps
 
 
-def bare(run, steps: int, batch) -> float:
-    """Seconds a step of forward, backward and optimiser alone."""
+def network_alone(run, steps: int, batch, fused: bool) -> float:
+    """Seconds a step of forward and backward, with torch's fused optimiser or none."""
     run.network.train()
-    optimizer = torch.optim.Adam(run.network.parameters(), lr=1e-3, fused=True)
+    optimizer = torch.optim.Adam(run.network.parameters(), lr=1e-3, fused=True) if fused else None
     start = time.perf_counter()
     for _ in range(steps):
-        optimizer.zero_grad(set_to_none=True)
+        run.network.zero_grad(set_to_none=True)
         run.loss(run.network, batch).backward()
-        optimizer.step()
+        if optimizer is not None:
+            optimizer.step()
     return (time.perf_counter() - start) / steps
+
+
+def measure(shape: tuple[int, int, int, int, int], rounds: int, steps: int) -> dict:
+    """Medians over rounds, in microseconds a step."""
+    run = prepare(*shape)
+    batch = run.source.take(np.arange(shape[2]))
+
+    def once() -> tuple[float, float, float]:
+        return (
+            library(run, steps),
+            network_alone(run, steps, batch, False),
+            network_alone(run, steps, batch, True),
+        )
+
+    once()
+    times = [once() for _ in range(rounds)]
+    a, b, c = (1e6 * statistics.median(column) for column in zip(*times))
+    return {
+        "hidden_size": shape[0],
+        "n_layers": shape[1],
+        "batch_size": shape[2],
+        "lookback": shape[3],
+        "segment": shape[4],
+        "library_us": round(a),
+        "network_us": round(b),
+        "network_and_adam_us": round(c),
+        "beyond_network_us": round(1e6 * statistics.median(x - y for x, y, _ in times)),
+        "over_a_loop_by_hand": round(statistics.median(x / z for x, _, z in times), 3),
+    }
 
 
 def main() -> None:
     """Print a table and a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=50)
     args = parser.parse_args()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    run = prepare(64, 2, 128, 96)
-    batch = run.source.take(np.arange(128))
-    library(run, 3), bare(run, 3, batch)
-    pairs = [(library(run, args.steps), bare(run, args.steps, batch)) for _ in range(args.rounds)]
-    torch.set_num_threads(before)
-    overheads = [1 - b / a for a, b in pairs]
-    result = {
-        "setting": "hidden 64, 2 layers, batch 128, look-back 96, 1 thread",
-        "library_ms": 1e3 * statistics.median(a for a, _ in pairs),
-        "bare_ms": 1e3 * statistics.median(b for _, b in pairs),
-        "overhead_median": statistics.median(overheads),
-        "overhead_min": min(overheads),
-        "overhead_max": max(overheads),
-    }
-    print(f"library {result['library_ms']:.1f} ms a step, bare {result['bare_ms']:.1f} ms")
-    print(f"overhead {result['overhead_median']:.1%} (median of {args.rounds})")
-    print(json.dumps(result))
+    try:
+        rows = [measure(shape, args.rounds, args.steps) for shape in SHAPES]
+    finally:
+        torch.set_num_threads(before)
+    print(pd.DataFrame(rows).to_string(index=False))
+    print(json.dumps({"benchmark": "loop_overhead", "torch": torch.__version__, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ grid: no row is invented in its past, and its future follows the weekly pattern 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,16 @@ import pandas as pd
 
 from rnnforecast._validation import check_int
 from rnnforecast.data._season import DAY, season_of_interval, season_of_offset
-from rnnforecast.data._stamps import mode, nanoseconds, out_of_bounds, short
+from rnnforecast.data._stamps import (
+    infer_freq,
+    localize,
+    mode,
+    nanoseconds,
+    nanoseconds_of,
+    out_of_bounds,
+    short,
+    with_freq,
+)
 from rnnforecast.exceptions import DataError
 
 __all__ = ["Calendar", "default_seasonality", "infer_calendar"]
@@ -36,6 +44,10 @@ class Calendar(ABC):
     @abstractmethod
     def after(self, origin: Any, n: int) -> pd.Index:
         """The ``n`` stamps that follow ``origin``."""
+
+    def at(self, origin: Any, n: int) -> Any:
+        """The stamp ``n`` steps after ``origin``, n >= 0."""
+        return self.after(origin, n)[-1] if n else origin
 
     @property
     @abstractmethod
@@ -123,14 +135,21 @@ class FixedCalendar(Calendar):
         return delta // self.interval
 
     def after(self, origin, n):
-        start = self._count(pd.DatetimeIndex([origin]))[0]
-        if int(start) + self.interval * n > pd.Timestamp.max.value:
+        start = nanoseconds_of(origin, self.wall)
+        if start + self.interval * n > pd.Timestamp.max.value:
             raise out_of_bounds(f"{n} steps after {origin} lie beyond them")
+        if n >= 3 and self.interval < DAY and not self.wall:  # no need to infer the frequency
+            every = pd.tseries.frequencies.to_offset(pd.Timedelta(self.interval))
+            return pd.date_range(origin, periods=n + 1, freq=every).as_unit("ns")[1:]
         stamps = pd.DatetimeIndex(start + self.interval * np.arange(1, n + 1))
         if self.tz is not None:
-            stamps = _localize(stamps, self.tz) if self.wall else stamps.tz_localize("UTC")
+            stamps = localize(stamps, self.tz) if self.wall else stamps.tz_localize("UTC")
             stamps = stamps.tz_convert(self.tz)
-        return _with_freq(stamps)
+        return with_freq(stamps)
+
+    def at(self, origin, n):
+        later = pd.Timedelta(self.interval * n)
+        return super().at(origin, n) if self.wall else pd.Timestamp(origin) + later
 
     @property
     def season(self):
@@ -170,7 +189,7 @@ class OffsetCalendar(Calendar):
         start = self._local(pd.DatetimeIndex([origin]))[0]
         grid = pd.date_range(start, periods=n + 1, freq=self.offset)
         grid = grid[1:] if grid[0] == start else grid[:n]
-        return grid if self.tz is None else _localize(grid, self.tz)
+        return grid if self.tz is None else localize(grid, self.tz)
 
     @property
     def season(self):
@@ -224,7 +243,7 @@ class WeeklyCalendar(Calendar):
         first = self._ordinal(start)[0] + int(self._rest(start)[0] in self.slots)
         week, slot = np.divmod(first + np.arange(n), len(self.slots))
         stamps = pd.DatetimeIndex(self._MONDAY + week * _WEEK + self.slots[slot])
-        return stamps if self.tz is None else _localize(stamps, self.tz)
+        return stamps if self.tz is None else localize(stamps, self.tz)
 
     @property
     def season(self):
@@ -324,7 +343,7 @@ def _infer_datetime(stamps: pd.DatetimeIndex) -> Calendar:
     wall = stamps if tz is None else stamps.tz_localize(None)
     if len(stamps) >= 3:
         for candidate in (stamps, wall):
-            inferred = _infer_freq(candidate)
+            inferred = infer_freq(candidate)
             if inferred is not None:
                 return _from_offset(inferred, tz, wall=candidate is wall)
         anchored = _anchored_with_gaps(wall)
@@ -343,24 +362,6 @@ def _infer_datetime(stamps: pd.DatetimeIndex) -> Calendar:
         if (gaps % interval == 0).all() and present >= 0.5:
             return FixedCalendar(interval, tz, wall=local and tz is not None)
     return IrregularCalendar(max(int(np.median(gaps)), 1), tz)
-
-
-def _text_answers() -> AbstractContextManager:
-    """Pandas 3 warns that its answer will be an offset one day, unless told that both are fine."""
-    option = "future.infer_freq_returns_offset"
-    try:
-        pd.get_option(option)
-    except KeyError:
-        return nullcontext()
-    return pd.option_context(option, False)
-
-
-def _infer_freq(stamps: pd.DatetimeIndex) -> str | None:
-    try:
-        with _text_answers():
-            return pd.infer_freq(stamps)
-    except (ValueError, TypeError):
-        return None
 
 
 def _from_offset(freq: Any, tz: Any, wall: bool = True) -> Calendar:
@@ -418,15 +419,6 @@ def _weekly_pattern(wall: pd.DatetimeIndex) -> np.ndarray | None:
     if len(slots) <= 0.9 * grid and dense >= 0.6:
         return slots
     return None
-
-
-def _localize(stamps: pd.DatetimeIndex, tz: Any) -> pd.DatetimeIndex:
-    return stamps.tz_localize(tz, ambiguous=np.ones(len(stamps), bool), nonexistent="shift_forward")
-
-
-def _with_freq(stamps: pd.DatetimeIndex) -> pd.DatetimeIndex:
-    inferred = _infer_freq(stamps) if len(stamps) >= 3 else None
-    return stamps if inferred is None else pd.DatetimeIndex(stamps, freq=inferred)
 
 
 def default_seasonality(calendar: Calendar) -> int:

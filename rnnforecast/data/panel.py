@@ -102,7 +102,12 @@ class Panel:
         """Stamp of series i's last row."""
         if self.stamps is not None:
             return self.stamps[int(self.indptr[i + 1]) - 1]
-        return self.time_index(i)[-1]
+        later = int(self.indptr[i + 1] - self.indptr[i]) - 1
+        if self.calendar is None:
+            return later
+        assert self.starts is not None
+        last = self.calendar.at(self.starts[i], later)
+        return last.as_unit(self.starts.unit) if isinstance(last, pd.Timestamp) else last
 
     def each(self, of: Callable[[int], Any]) -> list:
         """``of(i)`` for every series; computed once for those that start and end together.
@@ -110,17 +115,15 @@ class Panel:
         ``of`` may depend on the time stamps of series i alone. Thousands of series mostly share
         their calendar's stretch, and an index of stamps costs a millisecond.
         """
-        found: dict = {}
-        out = []
-        for i in range(self.n_series):
-            if self.stamps is not None:
-                out.append(of(i))
-                continue
-            key = (None if self.starts is None else self.starts[i], int(self.lengths[i]))
-            if key not in found:
-                found[key] = of(i)
-            out.append(found[key])
-        return out
+        if self.stamps is not None or self.n_series == 1:
+            return [of(i) for i in range(self.n_series)]
+        keys = self.lengths
+        if self.starts is not None:
+            codes, unique = pd.factorize(self.starts)
+            keys = keys * len(unique) + codes
+        _, first, place = np.unique(keys, return_index=True, return_inverse=True)
+        found = [of(int(i)) for i in first]
+        return [found[k] for k in place]
 
     def future_index(self, i: int, n: int) -> pd.Index:
         """The ``n`` stamps after series i's last row."""

@@ -65,7 +65,7 @@ class WindowBatch:
 
     Attributes
     ----------
-    series : ndarray of int64, shape (batch,)
+    series, origins : ndarray of int64, shape (batch,)
     targets : ndarray, shape (batch, lookback, n_targets)
     past : ndarray, shape (batch, lookback, n_past)
     known : ndarray, shape (batch, lookback, n_known)
@@ -75,6 +75,7 @@ class WindowBatch:
     """
 
     series: np.ndarray
+    origins: np.ndarray
     targets: np.ndarray
     past: np.ndarray
     known: np.ndarray
@@ -118,6 +119,7 @@ def gather(
     back, ahead = slice(0, lookback), slice(lookback, None)
     return WindowBatch(
         series=np.asarray(series),
+        origins=np.asarray(origins),
         targets=take(panel.targets, back),
         past=take(panel.past, back),
         known=take(panel.known, back),

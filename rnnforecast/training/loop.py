@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -59,6 +60,7 @@ class Settings:
     weight_decay: float
     gradient_clip: float | None
     lr_schedule: str
+    ema_decay: float | None = None
 
 
 @dataclass
@@ -150,7 +152,8 @@ def train(
     history = History()
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = OPTIMIZERS[settings.optimizer](parameters, settings.weight_decay)
-    watchers = list(callbacks)
+    average = WeightAverage(optimizer.values, settings.ema_decay)
+    watchers = [average, *callbacks]
     start = time.perf_counter()
     try:
         for epoch in range(settings.max_epochs):
@@ -158,22 +161,69 @@ def train(
                 network, batches, loss, settings, generator, optimizer, epoch, history, watchers
             )
             network.eval()
-            with torch.no_grad():
-                history.val_loss.append(math.nan if validate is None else validate(network))
-            history.seconds.append(time.perf_counter() - start)
-            history.best_epoch = epoch + 1
-            _check_finite(history, settings, validate is not None)
-            reasons = [reason for w in watchers if (reason := w.on_epoch(network, history))]
+            with average.applied():
+                with torch.inference_mode():
+                    history.val_loss.append(math.nan if validate is None else validate(network))
+                history.seconds.append(time.perf_counter() - start)
+                history.best_epoch = epoch + 1
+                _check_finite(history, settings, validate is not None)
+                reasons = [reason for w in watchers if (reason := w.on_epoch(network, history))]
             if reasons:
                 history.stop_reason = reasons[0]
                 break
         else:
             history.stop_reason = f"max_epochs={settings.max_epochs} reached"
+        average.keep()
     finally:
         network.eval()
+        optimizer.release()
         for watcher in watchers:
             watcher.on_end(network, history)
     return history
+
+
+class WeightAverage(Callback):
+    """Exponential moving average of the weights (Polyak & Juditsky 1992, in the form of Tarvainen &
+    Valpola 2017, eq. 2): what is validated and kept, while training goes on from the last ones.
+
+    Parameters
+    ----------
+    values : list of Tensor
+        The weights, changed in place by the optimiser.
+    decay : float or None
+        Memory of the average, approached from below in the first steps; None averages nothing.
+    """
+
+    def __init__(self, values: list[Tensor], decay: float | None):
+        self._values = [value.detach() for value in values]
+        self._decay = decay
+        self._steps = 0
+        self._average = [] if decay is None else [value.clone() for value in self._values]
+
+    def on_batch(self, step: int) -> None:
+        if self._decay is None:
+            return
+        self._steps += 1
+        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        torch._foreach_lerp_(self._average, self._values, 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The average in the place of the weights, for as long as the context lasts."""
+        if self._decay is None:
+            yield
+            return
+        last = [value.clone() for value in self._values]
+        self.keep()
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(self._values, last)
+
+    def keep(self) -> None:
+        """Leave the average in the place of the weights."""
+        if self._decay is not None:
+            torch._foreach_copy_(self._values, self._average)
 
 
 def _check_finite(history: History, settings: Settings, validated: bool) -> None:
@@ -210,8 +260,7 @@ def _run_epoch(
         optimizer.zero_grad()
         value = loss(network, batch)
         value.backward()
-        norms.append(nn.utils.clip_grad_norm_(optimizer.parameters, limit))
-        optimizer.step(rate)
+        norms.append(optimizer.step(rate, limit))
         losses.append(value.detach())  # read once an epoch: no synchronisation a step
         for watcher in watchers:
             watcher.on_batch(step)

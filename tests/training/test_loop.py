@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import subprocess
 import sys
@@ -338,3 +339,56 @@ def test_a_fit_does_not_import_torchs_compiler():
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- moving average of the weights -----------------------------------------------------------------
+
+
+def literal_average(decay, epochs):
+    """Weights after each step of plain training, and their average after each epoch."""
+    weights, average = [], None
+
+    class Watch(Callback):
+        def on_batch(self, step):
+            weights.append([p.detach().clone() for p in network.parameters()])
+
+    network = network_of()
+    average = [p.detach().clone() for p in network.parameters()]
+    run(dataclasses.replace(SETTINGS, max_epochs=epochs), network, callbacks=[Watch()])
+    ends, n = [], len(Rows())
+    for step, now in enumerate(weights, start=1):
+        share = min(decay, (1 + step) / (10 + step))
+        average = [share * a + (1 - share) * w for a, w in zip(average, now)]
+        if step % n == 0:
+            ends.append(average)
+    return ends
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.99])
+def test_what_is_validated_and_kept_is_the_average(decay):
+    seen = []
+
+    def validate(network):
+        seen.append([p.detach().clone() for p in network.parameters()])
+        return 1.0
+
+    network, _ = run(dataclasses.replace(SETTINGS, ema_decay=decay), validate=validate)
+    expected = literal_average(decay, SETTINGS.max_epochs)
+    for found, averages in zip([*seen, list(network.parameters())], [*expected, expected[-1]]):
+        for a, b in zip(found, averages):
+            torch.testing.assert_close(a.detach(), b, rtol=1e-5, atol=1e-6)
+
+
+def test_the_best_average_is_kept():
+    values = iter([2.0, 1.0, 3.0])
+    settings = dataclasses.replace(SETTINGS, ema_decay=0.9)
+    network, history = run(settings, validate=lambda _: next(values), callbacks=[BestWeights(None)])
+    assert history.best_epoch == 2
+    for a, b in zip(network.parameters(), literal_average(0.9, 3)[1]):
+        torch.testing.assert_close(a.detach(), b, rtol=1e-5, atol=1e-6)
+
+
+def test_averaging_does_not_change_the_course_of_training():
+    _, plain = run()
+    _, averaged = run(dataclasses.replace(SETTINGS, ema_decay=0.9))
+    assert plain.train_loss == averaged.train_loss

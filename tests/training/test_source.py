@@ -11,6 +11,7 @@ import torch
 
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.windows import WindowIndex
+from rnnforecast.training import _rows
 from rnnforecast.training.source import WindowSource, measure_units
 
 CPU = torch.device("cpu")
@@ -79,7 +80,7 @@ def test_restore_is_the_inverse():
 
 
 def source_of(panel, batch_size=8, max_steps=100, lookback=5, horizon=3):
-    windows = WindowIndex.between(np.full(2, lookback), panel.lengths, horizon)
+    windows = WindowIndex.between(np.full(panel.n_series, lookback), panel.lengths, horizon)
     return WindowSource(
         panel, windows, measure_units(panel), lookback, horizon, batch_size, max_steps, CPU
     )
@@ -110,19 +111,75 @@ def test_a_batch_is_rows_in_units():
 
 
 def test_an_epoch_is_one_pass_in_an_order_of_the_generator():
-    source = source_of(panel_of(), batch_size=9)
-    taken = []
-    source.take = lambda numbers: taken.append(numbers)
-    list(source.epoch(torch.Generator().manual_seed(0)))
-    assert len(taken) == len(source) == -(-len(source.windows) // 9)
-    first = np.concatenate(taken)
-    np.testing.assert_array_equal(np.sort(first), np.arange(len(source.windows)))
-    taken.clear()
-    list(source.epoch(torch.Generator().manual_seed(0)))
-    np.testing.assert_array_equal(np.concatenate(taken), first)
-    taken.clear()
-    list(source.epoch(torch.Generator().manual_seed(1)))
-    assert not np.array_equal(np.concatenate(taken), first)
+    panel = panel_of()
+    panel.past[:, 0] = np.arange(75)  # names each row
+    source = source_of(panel, batch_size=9)
+
+    def taken(seed):
+        batches = list(source.epoch(torch.Generator().manual_seed(seed)))
+        assert len(batches) == len(source) == -(-len(source.windows) // 9)
+        last = torch.cat([batch.inputs.past[:, -1, 0] for batch in batches]).numpy()
+        return np.rint(last * source.units.past_scale[0] + source.units.past_loc[0])
+
+    first = taken(0)
+    series, origins = source.windows[np.arange(len(source.windows))]
+    np.testing.assert_array_equal(np.sort(first), panel.indptr[series] + origins - 1)
+    np.testing.assert_array_equal(taken(0), first)
+    assert not np.array_equal(taken(1), first)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_rows_scaled_beforehand_give_the_same_bits(dtype, order, monkeypatch):
+    panel = panel_of((30, 45, 10), dtype=dtype)
+    panel = dataclasses.replace(
+        panel,
+        **{name: np.asarray(getattr(panel, name), order=order) for name in ("targets", "known")},
+    )
+    monkeypatch.setattr(_rows, "_CHUNK", 7)
+    ready = source_of(panel)
+    assert ready._rows is not None
+    monkeypatch.setattr(_rows, "_MOST_BYTES", 4 * 3 * 75)
+    anew = source_of(panel)
+    assert anew._rows is None
+    numbers = np.array([0, 23, 60, 25])
+    for ours, theirs in zip(flat(ready.take(numbers)), flat(anew.take(numbers))):
+        assert ours.dtype == torch.float32
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_window_that_leaves_its_series_is_missing_there():
+    """Rows of the neighbouring series must not stand in for those that are not there."""
+    panel = panel_of()
+    source = source_of(panel)
+    early = WindowIndex.between(np.full(2, 3), panel.lengths, 3)
+    other = WindowSource(panel, early, source.units, 5, 3, 8, 100, CPU, like=source)
+    assert other._rows is source._rows
+    numbers = np.array([0, int(early.counts[0])])  # the first of each series
+    batch = other.take(numbers)
+    assert torch.isnan(batch.inputs.targets[:, :2]).all()
+    inside = source.take(np.array([0, int(source.windows.counts[0])]))
+    np.testing.assert_array_equal(batch.inputs.targets[:, 4], inside.inputs.targets[:, 2])
+
+
+def flat(batch):
+    return [*batch.inputs, batch.truth]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_batch_on_a_gpu_is_the_same_batch(monkeypatch):
+    panel = panel_of()
+    source = source_of(panel)
+    numbers = np.array([0, 23, 60, 25])
+    gpu = torch.device("cuda")
+    for share in (1.0, 0.0):  # all rows on the device, and batches sent there
+        monkeypatch.setattr(_rows, "_SHARE", share)
+        other = WindowSource(panel, source.windows, source.units, 5, 3, 8, 100, gpu)
+        assert (other._rows is None) == (share == 0.0)
+        for ours, theirs in zip(flat(other.take(numbers)), flat(source.take(numbers))):
+            assert ours.device.type == "cuda"
+            np.testing.assert_array_equal(ours.cpu(), theirs)
 
 
 @pytest.mark.parametrize("max_steps", [1, 4])

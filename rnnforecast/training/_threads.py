@@ -1,0 +1,67 @@
+"""How many threads torch may use, for a while."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["at_most_threads", "useful_threads"]
+
+# Torch's setting is partly the process's (MKL, threads yet to come) and partly each thread's own
+# (OpenMP), so that threads that limit it at the same time must agree on what it was before: what
+# the first of them found. Every thread that leaves restores that, or the limit it had itself set
+# outside.
+_lock = threading.Lock()
+_inside = 0
+_before = 1
+_own = threading.local()
+
+
+@contextmanager
+def at_most_threads(n: int) -> Iterator[None]:
+    """Let torch use at most ``n`` threads for one operation, and restore the setting after.
+
+    The setting is process-wide: another thread's work in torch is limited too for as long. It is
+    never raised, and is restored after an error too.
+
+    Parameters
+    ----------
+    n : int
+    """
+    global _inside, _before
+    outer = getattr(_own, "limits", ())
+    with _lock:
+        if not _inside:
+            _before = torch.get_num_threads()
+        _inside += 1
+        limit = min(n, *outer, _before)
+        _own.limits = (*outer, limit)
+        torch.set_num_threads(limit)
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            _own.limits = outer
+            torch.set_num_threads(outer[-1] if outer else _before)
+
+
+# multiply-adds of one step of one layer over a batch, some 20 microseconds on one core: torch wakes
+# its threads for every step of the look-back, and less than that is not worth waking them for
+_ENOUGH_WORK = 1_000_000
+
+
+def useful_threads(batch_size: int, hidden_size: int) -> int:
+    """Threads worth using for a recurrent layer: 1, or as many as there are.
+
+    One thread also leaves cores to other members, and sums in one order on every machine.
+
+    Parameters
+    ----------
+    batch_size, hidden_size : int
+    """
+    work = batch_size * 4 * hidden_size * 2 * hidden_size
+    return 1 if work < _ENOUGH_WORK else torch.get_num_threads()
