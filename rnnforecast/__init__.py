@@ -12,11 +12,14 @@ __version__ = "0.1.0"
 
 # public name -> module that defines it
 _PUBLIC = {
+    "AutoForecaster": "rnnforecast.auto",
     "DeepRNNForecaster": "rnnforecast.forecasters",
     "DeepLSTMForecaster": "rnnforecast.forecasters",
     "DeepGRUForecaster": "rnnforecast.forecasters",
     "BiLSTMForecaster": "rnnforecast.forecasters",
     "BiGRUForecaster": "rnnforecast.forecasters",
+    "ESRNNForecaster": "rnnforecast.forecasters",
+    "SegmentRNNForecaster": "rnnforecast.forecasters",
     "NaiveForecaster": "rnnforecast.baselines",
     "ARIMAForecaster": "rnnforecast.baselines",
     "AutoARIMAForecaster": "rnnforecast.baselines",
@@ -33,6 +36,7 @@ _PUBLIC = {
     "compare": "rnnforecast.model_selection",
     "diebold_mariano": "rnnforecast.model_selection",
     "plot_forecast": "rnnforecast.plotting",
+    "show_versions": "rnnforecast._versions",
 }
 _MODULES = ("datasets", "exceptions", "metrics", "model_selection", "plotting")
 
@@ -55,6 +59,8 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from rnnforecast._versions import show_versions
+    from rnnforecast.auto import AutoForecaster
     from rnnforecast.baselines import (
         ARIMAForecaster,
         AutoARIMAForecaster,
@@ -76,6 +82,8 @@ if TYPE_CHECKING:
         DeepGRUForecaster,
         DeepLSTMForecaster,
         DeepRNNForecaster,
+        ESRNNForecaster,
+        SegmentRNNForecaster,
     )
     from rnnforecast.model_selection import (
         PanelTimeSeriesSplit,

@@ -8,6 +8,8 @@ from rnnforecast.forecasters.deep import (
     DeepLSTMForecaster,
     DeepRNNForecaster,
 )
+from rnnforecast.forecasters.esrnn import ESRNNForecaster
+from rnnforecast.forecasters.segment import SegmentRNNForecaster
 
 __all__ = [
     "BaseForecaster",
@@ -16,4 +18,6 @@ __all__ = [
     "DeepGRUForecaster",
     "DeepLSTMForecaster",
     "DeepRNNForecaster",
+    "ESRNNForecaster",
+    "SegmentRNNForecaster",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from rnnforecast.data.panel import Panel
 from rnnforecast.outputs import masked_mean
 
-__all__ = ["ESUnits", "hybrid_loss", "measure"]
+__all__ = ["ESUnits", "hybrid_loss", "measure", "pinball"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ESUnits:
     centre, scale : ndarray, shape (n_series, n_targets)
         Mean of g(y), and its mean absolute seasonal difference.
     floor : ndarray, shape (n_series, n_targets)
-        Smallest positive value of fit; what is later not positive counts as this.
+        Smallest value of fit; what is later not positive counts as this.
     naive : ndarray, shape (n_series, n_targets)
         Mean absolute seasonal difference of y itself.
     relative : float
@@ -39,16 +39,22 @@ class ESUnits:
     naive: np.ndarray
     relative: float
 
-    def to(self, y: np.ndarray, series: np.ndarray) -> np.ndarray:
-        """Values ``y: (n, ..., n_targets)`` of series ``(n,)`` on the additive scale."""
-        place = (slice(None), *[None] * (y.ndim - 2))
+    def to(self, y: np.ndarray, virtual: np.ndarray) -> np.ndarray:
+        """Values ``y: (n, n_rows)`` of ``virtual: (n,)`` (series * n_targets + target) on the
+        additive scale.
+        """
+        floor, centre, scale = (
+            x.ravel()[virtual][:, None] for x in (self.floor, self.centre, self.scale)
+        )
         y = y.astype(np.float64)
         if self.log:
-            y = np.log(np.maximum(y, self.floor[series][place]))
-        return (y - self.centre[series][place]) / self.scale[series][place]
+            y = np.log(np.where(y <= 0, floor, y))
+        return (y - centre) / scale
 
     def back(self, z: np.ndarray, series: np.ndarray) -> np.ndarray:
-        """The inverse of :meth:`to`; ``z: (n, n_steps, n_targets[, n_levels])``."""
+        """Values of ``series: (n,)`` in the data's unit; ``z: (n, n_steps, n_targets[, n_levels])``
+        on the additive scale.
+        """
         place = (slice(None), None, slice(None), *[None] * (z.ndim - 3))
         y = z * self.scale[series][place] + self.centre[series][place]
         # e^700 is the last before infinity
@@ -69,41 +75,64 @@ def measure(panel: Panel, rows: np.ndarray, season: int, log: bool) -> ESUnits:
     shape = (panel.n_series, panel.targets.shape[1])
     centre, scale, floor = np.zeros(shape), np.ones(shape), np.ones(shape)
     naive, relative = np.ones(shape), np.full(shape, np.nan)
-    for i in range(panel.n_series):  # once a fit, and a few microseconds each
-        own = panel.targets[panel.series(i)][: rows[i]].astype(np.float64)
-        for j, y in enumerate(own.T):
-            seen = y[~np.isnan(y)]
-            if len(seen) == 0:
-                continue
-            floor[i, j] = seen.min() if log else 1.0
-            g = np.log(y) if log else y
-            centre[i, j] = np.log(seen).mean() if log else seen.mean()
-            scale[i, j] = _difference(g, season)
-            naive[i, j] = _difference(y, season)
-            if log:
-                relative[i, j] = np.nanmean(_lagged(np.abs, y, season, relative=True))
-    known = relative[np.isfinite(relative) & (relative > 0)]
+    rows = np.asarray(rows)
+    owner = np.repeat(np.arange(panel.n_series), panel.lengths)
+    own = np.arange(len(owner)) - panel.indptr[owner]
+    used = own < rows[owner]
+    lag = np.where(rows > season, season, 1)[owner]
+    later = np.flatnonzero(used & (own >= lag))
+    pairs = (later, later - lag[later], owner[later])
+    for j, y in enumerate(panel.targets.astype(np.float64).T):
+        if log:
+            least = np.minimum.reduceat(np.where(np.isnan(y), np.inf, y), panel.indptr[:-1])
+            floor[:, j] = np.where(np.isinf(least), 1.0, least)
+        g = np.log(y) if log else y
+        centre[:, j] = _mean(g[used], owner[used], panel.n_series)
+        scale[:, j] = _unit(g, pairs, used, owner, centre[:, j])
+        naive[:, j] = _unit(y, pairs, used, owner, _mean(y[used], owner[used], panel.n_series))
+        if log:
+            a, b = y[pairs[0]], y[pairs[1]]
+            relative[:, j] = _mean(2 * np.abs(a - b) / (a + b), pairs[2], panel.n_series)
+    known = relative[relative > 0]
     return ESUnits(log, centre, scale, floor, naive, float(known.mean()) if len(known) else 1.0)
 
 
-def _lagged(of, y: np.ndarray, season: int, relative: bool = False) -> np.ndarray:
-    lag = season if len(y) > season else 1
-    if len(y) <= lag:
-        return np.zeros(1)
-    change = of(y[lag:] - y[:-lag])
-    if relative:
-        change = 2 * change / (y[lag:] + y[:-lag])
-    return change if not np.isnan(change).all() else np.zeros(1)
+def _mean(values: np.ndarray, owner: np.ndarray, n: int) -> np.ndarray:
+    """Mean of the values of each of ``n`` series, NaN left out; 0 where there is nothing else."""
+    seen = ~np.isnan(values)
+    total = np.bincount(owner[seen], values[seen], minlength=n)
+    return total / np.maximum(np.bincount(owner[seen], minlength=n), 1)
 
 
-def _difference(y: np.ndarray, season: int) -> float:
-    """Mean absolute seasonal difference; of series that repeat themselves their deviation, or 1."""
-    size = float(np.nanmean(_lagged(np.abs, y, season)))
-    spread = float(np.nanstd(y))
-    least = 1e-9 * max(1e-300, float(np.nanmax(np.abs(y))))  # rounding is not a unit
-    if spread <= least:
-        return 1.0
-    return max(size, 1e-3 * spread)
+def _unit(
+    y: np.ndarray, pairs: tuple, used: np.ndarray, owner: np.ndarray, mean: np.ndarray
+) -> np.ndarray:
+    """Mean absolute seasonal difference of each series, at least a thousandth of its deviation;
+    1 for constant series.
+    """
+    now, before, whose = pairs
+    size = _mean(np.abs(y[now] - y[before]), whose, len(mean))
+    # in units of the largest, whose square neither overflows nor vanishes
+    far = np.abs(y - mean[owner])
+    largest = np.zeros(len(mean))
+    np.fmax.at(largest, owner[used], far[used])
+    unit = np.where(largest > 0, largest, 1.0)
+    spread = unit * np.sqrt(_mean((far / unit[owner])[used] ** 2, owner[used], len(mean)))
+    rounding = 1e-9 * np.maximum(np.abs(mean), 1e-300)
+    return np.where(spread > rounding, np.maximum(size, 1e-3 * spread), 1.0)
+
+
+def pinball(tau: float, error: Tensor) -> Tensor:
+    """Twice the mean pinball loss of ``error``, forecast minus truth; NaN left out."""
+    mask = ~torch.isnan(error)
+    error = torch.where(mask, error, 0.0)
+    return masked_mean(_side(tau, error) * error.abs(), mask)
+
+
+def _side(tau: float, error: Tensor) -> Tensor:
+    """Twice the pinball weight of forecast minus truth: 1 on both sides at 0.5."""
+    below = error < 0
+    return torch.full_like(error, 2 * (1 - tau)).masked_fill(below, 2 * tau)
 
 
 def hybrid_loss(name: str, tau: float, error: Tensor, weight: Tensor, relative: float) -> Tensor:
@@ -131,7 +160,6 @@ def hybrid_loss(name: str, tau: float, error: Tensor, weight: Tensor, relative: 
     mask = ~torch.isnan(error)
     error = torch.where(mask, error, 0.0)
     weight = torch.where(mask, weight, 0.0)
-    side = 2 * torch.where(error < 0, tau, 1 - tau)
     total = torch.zeros_like(error)
     if name != "scaled":
         total = total + 2 * torch.tanh(error.abs() / 2) / relative
@@ -139,4 +167,4 @@ def hybrid_loss(name: str, tau: float, error: Tensor, weight: Tensor, relative: 
         total = total + weight * torch.expm1(error.clamp(-5.0, 5.0)).abs()
     if name == "balanced":
         total = total / 2
-    return masked_mean(side * total, mask)
+    return masked_mean(_side(tau, error) * total, mask)

@@ -4,8 +4,10 @@ horizon.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,26 +45,48 @@ class NetworkModel:
         return self.network.spec.horizon
 
     @property
+    def networks(self) -> list[WindowNetwork]:
+        return [self.network]
+
+    def on_cpu(self) -> NetworkModel:
+        """The same model on the CPU; itself if it is there."""
+        if next(self.network.parameters()).device.type == "cpu":
+            return self
+        network = copy.deepcopy(self.network).to("cpu").double()
+        return NetworkModel(network, self.output, self.units)
+
+    @property
     def _chunk(self) -> int:
         """Windows in one pass."""
         each = self.lookback * self.network.spec.hidden_size
         return min(max(_CHUNK_NUMBERS // each, 16), 512)
 
     def future(
-        self, panel: Panel, series: np.ndarray, n_steps: int, known: np.ndarray
+        self,
+        panel: Panel,
+        series: np.ndarray,
+        n_steps: int,
+        known: np.ndarray,
+        origins: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Forecasts after the history of each series.
+        """Forecasts after the history of each series, or after its first ``origins`` rows.
 
         Returns
         -------
         ndarray, shape (n_series, n_steps, n_targets, n_params)
         """
         parts = []
+        origins = panel.lengths[series] if origins is None else origins
         for start in range(0, len(series), self._chunk):
             chunk = series[start : start + self._chunk]
-            inputs = self._inputs(panel, chunk, panel.lengths[chunk])
+            at = origins[start : start + self._chunk]
+            inputs = self._inputs(panel, chunk, at)
             future = self._tensor(self.units.known(known[start : start + self._chunk]))
-            values = self._roll(inputs, n_steps, future)
+            statics = [
+                self._tensor(self.units.constants(panel, chunk, at + later))
+                for later in range(0, n_steps, self.horizon)
+            ]
+            values = self._roll(inputs, n_steps, future, statics)
             parts.append(self.units.restore(values.cpu().numpy().astype(np.float64), chunk))
         return np.concatenate(parts)
 
@@ -75,22 +99,58 @@ class NetworkModel:
             part = slice(start, start + self._chunk)
             inputs = self._inputs(panel, series[part], positions[part])
             future = self._tensor(self.units.known(known[part]))[:, None]
-            values = self._roll(inputs, 1, future).cpu().numpy().astype(np.float64)
+            values = self._roll(inputs, 1, future, [inputs.static]).cpu().numpy().astype(np.float64)
             parts.append(self.units.restore(values, series[part])[:, 0])
         return np.concatenate(parts)
 
-    def _tensor(self, values: np.ndarray) -> Tensor:
+    def future_from(
+        self,
+        inputs: Inputs,
+        encoded: np.ndarray,
+        panel: Panel,
+        n_steps: int,
+        known: np.ndarray,
+        origins: np.ndarray,
+    ) -> np.ndarray:
+        """As ``future``, of all series, from windows that were encoded elsewhere.
+
+        Parameters
+        ----------
+        inputs : Inputs
+            The windows before ``origins``, in series units.
+        encoded : ndarray, shape (rows, encoder output size)
+        """
+        series = np.arange(panel.n_series)
+        inputs = Inputs(*(self._tensor(part) for part in inputs))
+        statics = [
+            self._tensor(self.units.constants(panel, series, origins + later))
+            for later in range(0, n_steps, self.horizon)
+        ]
+        future = self._tensor(self.units.known(known))
+        values = self._roll(inputs, n_steps, future, statics, self._tensor(encoded))
+        return self.units.restore(values.cpu().numpy().astype(np.float64), series)
+
+    def _tensor(self, values: np.ndarray | Tensor) -> Tensor:
         weight = next(self.network.parameters())
         return torch.as_tensor(values).to(device=weight.device, dtype=weight.dtype)
 
     def _inputs(self, panel: Panel, series: np.ndarray, origins: np.ndarray) -> Inputs:
         weight = next(self.network.parameters())
         batch = gather(panel, series, origins, self.lookback, 0)
-        return to_inputs(batch, self.units, weight.device, weight.dtype).inputs
+        constants = self.units.constants(panel, series, origins)
+        return to_inputs(batch, self.units, constants, weight.device, weight.dtype).inputs
 
     @torch.inference_mode()
-    def _roll(self, inputs: Inputs, n_steps: int, known: Tensor) -> Tensor:
-        """Blocks of ``horizon`` steps, each from a window that ends with the block before it.
+    def _roll(
+        self,
+        inputs: Inputs,
+        n_steps: int,
+        known: Tensor,
+        statics: list[Tensor],
+        encoded: Tensor | None = None,
+    ) -> Tensor:
+        """Blocks of ``horizon`` steps, each from a window that ends with the block before it, with
+        the constants of its own origin.
 
         What is fed back is the point forecast without the covariates' effect, so that a row's
         forecast depends on its own covariates alone.
@@ -99,12 +159,16 @@ class NetworkModel:
         -------
         Tensor, shape (batch, n_steps, n_targets, n_params), in series units
         """
-        network, horizon = self.network, self.horizon
+        network: Any = self.network
+        horizon = self.horizon
         residual, past = network.take_effect(inputs), inputs.past
         blocks: list[Tensor] = []
-        for start in range(0, n_steps, horizon):
+        for start, static in zip(range(0, n_steps, horizon), statics):
             window = network.normalise(residual)
-            context = network.context(window, inputs._replace(past=past))
+            if encoded is not None and start == 0:
+                context = network.with_static(encoded, static)
+            else:
+                context = network.context(window, inputs._replace(past=past, static=static))
             raw, anchor = network.decode(window, context)
             scale = window.scale[..., None]
             steps = min(horizon, n_steps - start)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnnforecast.data.panel import Panel
+from rnnforecast.data.phases import CalendarPhases, choose_phases
 from rnnforecast.data.seasonality import choose_lookback, choose_seasonality
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
@@ -21,6 +22,7 @@ class Plan:
     Attributes
     ----------
     lookback, season : int
+    phases : CalendarPhases or None
     train, validation : WindowIndex
         Validation windows forecast only the last rows of each series, training windows none of
         them.
@@ -28,8 +30,13 @@ class Plan:
 
     lookback: int
     season: int
+    phases: CalendarPhases | None
     train: WindowIndex
     validation: WindowIndex
+
+    def n_static(self, panel: Panel) -> int:
+        """Constants of a window: static covariates and phases."""
+        return panel.static.shape[1] + (0 if self.phases is None else self.phases.size)
 
 
 def make_plan(
@@ -39,10 +46,12 @@ def make_plan(
     lookback: int | None,
     seasonality: int | None,
     validation_fraction: float,
+    calendar: bool = False,
 ) -> Plan:
     """Choose look-back and season, and split the windows of every series in time.
 
-    ``lookback=None`` leaves the look-back to :func:`choose_lookback`.
+    ``lookback=None`` leaves the look-back to :func:`choose_lookback`; ``calendar`` has
+    :func:`choose_phases` look for cycles of the calendar.
 
     Raises
     ------
@@ -61,6 +70,7 @@ def make_plan(
     return Plan(
         chosen,
         season,
+        choose_phases(panel, season) if calendar else None,
         WindowIndex.between(first, cut, horizon),
         WindowIndex.between(cut, panel.lengths, horizon),
     )

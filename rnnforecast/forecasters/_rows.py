@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from sklearn.utils.validation import _check_feature_names
 
-from rnnforecast.data.frames import Keys, Table, numeric, read_targets
+from rnnforecast.data.building import build_panel
+from rnnforecast.data.frames import Keys, Table, numeric, read_table, read_targets
 from rnnforecast.data.panel import Panel, group_rows
-from rnnforecast.data.roles import Roles, as_list
+from rnnforecast.data.roles import Roles, as_list, resolve_roles
 from rnnforecast.exceptions import DataError
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "check_observed",
     "future_known",
     "named_like_fit",
+    "read_fit",
     "truth_of",
     "without_default_index",
 ]
@@ -95,6 +97,48 @@ def _check_once(panel: Panel, places: np.ndarray) -> None:
         raise DataError(
             "X has two rows for the same time stamp of a series: drop the repeated rows"
         )
+
+
+class Reading(NamedTuple):
+    """The rows that a fit was given."""
+
+    panel: Panel
+    roles: Roles
+    columns: list
+    is_array: bool
+
+
+def read_fit(forecaster: Any, X: Any, y: Any) -> Reading:
+    """Read and check the rows of ``fit``; nothing but the column parameters is looked at.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be used.
+    """
+    owner = type(forecaster).__name__
+    table = read_table(owner, X, forecaster.series_id, forecaster.time)
+    targets, names, keys = None, None, table.keys
+    if y is not None:
+        targets, names, index = read_targets(owner, y, len(table))
+        keys = align_index(owner, table, index)
+    roles = resolve_roles(
+        owner, table, names, forecaster.target, forecaster.known, forecaster.static
+    )
+    if targets is None:
+        targets = numeric(owner, table.frame, roles.targets)
+    check_observed(owner, targets, roles.targets)
+    panel = build_panel(
+        owner,
+        keys,
+        targets,
+        numeric(owner, table.frame, roles.past),
+        numeric(owner, table.frame, roles.known),
+        numeric(owner, table.frame, roles.static),
+        forecaster.freq,
+    )
+    check_each_series(owner, panel, roles.targets)
+    return Reading(panel, roles, list(table.columns), table.is_array)
 
 
 def align_index(owner: str, table: Table, y_index: pd.Index | None) -> Keys:

@@ -21,13 +21,12 @@ from rnnforecast._validation import (
     check_real,
     quantiles_in_order,
 )
-from rnnforecast.data.building import build_panel
-from rnnforecast.data.frames import numeric, read_table, read_targets
+from rnnforecast.data.frames import numeric, read_table
 from rnnforecast.data.panel import Panel
-from rnnforecast.data.roles import resolve_roles
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters import _rows
 from rnnforecast.forecasters._rows import Rows
+from rnnforecast.forecasters._shared import of_rows
 
 __all__ = ["BaseForecaster"]
 
@@ -139,35 +138,19 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
             If the data cannot be used; the estimator is then as it was before.
         """
         self._check_params()
-        owner = type(self).__name__
-        table = read_table(owner, X, self.series_id, self.time)
-        targets, names, keys = None, None, table.keys
-        if y is not None:
-            targets, names, index = read_targets(owner, y, len(table))
-            keys = _rows.align_index(owner, table, index)
-        roles = resolve_roles(owner, table, names, self.target, self.known, self.static)
-        if targets is None:
-            targets = numeric(owner, table.frame, roles.targets)
-        _rows.check_observed(owner, targets, roles.targets)
-        panel = build_panel(
-            owner,
-            keys,
-            targets,
-            numeric(owner, table.frame, roles.past),
-            numeric(owner, table.frame, roles.known),
-            numeric(owner, table.frame, roles.static),
-            self.freq,
+        reads = (self.target, self.known, self.static, self.series_id, self.time, self.freq)
+        panel, roles, columns, is_array = of_rows(
+            (type(self).__name__, X, y, *reads), lambda: _rows.read_fit(self, X, y)
         )
-        _rows.check_each_series(owner, panel, roles.targets)
         fitted = self._fit_panel(panel)
         common = {
             "panel_": panel.owned(),
             "roles_": roles,
             "target_names_": list(roles.targets),
-            "n_features_in_": len(table.columns),
+            "n_features_in_": len(columns),
         }
-        if not table.is_array and all(isinstance(name, str) for name in table.columns):
-            common["feature_names_in_"] = np.asarray(table.columns, dtype=object)
+        if not is_array and all(isinstance(name, str) for name in columns):
+            common["feature_names_in_"] = np.asarray(columns, dtype=object)
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("_")]:
             delattr(self, name)
         self.__dict__.update(common, **fitted)

@@ -1,7 +1,13 @@
 """Networks: recurrent cells, stacks and the forecasting network. No pandas here."""
 
 from rnnforecast.nn.cells import CELLS, RecurrentLayer, make_layer, register_cell
-from rnnforecast.nn.layers import RecurrentStack, SeededDropout, initialise, set_generator
+from rnnforecast.nn.layers import (
+    RecurrentStack,
+    SeededDropout,
+    initialise,
+    set_generator,
+    set_precision,
+)
 from rnnforecast.nn.network import ForecastNetwork, NetworkSpec, unfold
 from rnnforecast.nn.window import Inputs, Window, WindowNetwork
 
@@ -19,5 +25,6 @@ __all__ = [
     "make_layer",
     "register_cell",
     "set_generator",
+    "set_precision",
     "unfold",
 ]

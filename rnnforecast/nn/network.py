@@ -42,6 +42,12 @@ class NetworkSpec(NamedTuple):
     dropout: float
     normalise: bool
     segment: int = 1
+    independent: bool = False
+
+    @property
+    def joint(self) -> int:
+        """Targets that one encoding reads: all, or one."""
+        return 1 if self.independent else self.n_targets
 
 
 class ForecastNetwork(WindowNetwork):
@@ -49,11 +55,12 @@ class ForecastNetwork(WindowNetwork):
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)
-        seasonal = spec.n_targets if spec.season > 1 else 0
+        joint = spec.joint
+        seasonal = joint if spec.season > 1 else 0
         # values, seasonal differences, missing marks; past covariates and their marks
-        size = 2 * spec.n_targets + seasonal + 2 * spec.n_past
+        size = 2 * joint + seasonal + 2 * spec.n_past
         marks = [
-            *range(spec.n_targets + seasonal, 2 * spec.n_targets + seasonal),
+            *range(joint + seasonal, 2 * joint + seasonal),
             *range(size - spec.n_past, size),
         ]
         self._marks = [step * size + mark for step in range(spec.segment) for mark in marks]
@@ -67,18 +74,19 @@ class ForecastNetwork(WindowNetwork):
             spec.dropout,
         )
         context = self.encoder.output_size + spec.n_static
-        self.head = nn.Linear(context, spec.horizon * spec.n_targets * spec.n_params)
+        self.head = nn.Linear(context, spec.horizon * joint * spec.n_params)
         self.skip = nn.Linear(spec.lookback, spec.horizon, bias=False)
         self.anchor_logits = nn.Parameter(torch.zeros(spec.horizon, 3))
         if spec.n_known:
             self.interaction = Interaction(
-                context, spec.n_known, spec.hidden_size, spec.n_targets * spec.n_params
+                context, spec.n_known, spec.hidden_size, joint * spec.n_params
             )
 
     def reset(self, generator: torch.Generator) -> None:
-        """Start at the anchor's forecast, and blind to missing marks until training shows some."""
+        """Start at the anchor's forecast, blind to missing marks and to constants of the window."""
         with torch.no_grad():
             self.head.weight.mul_(0.1)
+            self.head.weight[:, self.encoder.output_size :] = 0.0
             self.head.bias.zero_()
             self.skip.weight.zero_()
             self.anchor_logits.zero_()
@@ -107,9 +115,18 @@ class ForecastNetwork(WindowNetwork):
 
         Returns
         -------
-        outputs : (batch, steps // segment, encoder output size)
-        last : (batch, encoder output size)
+        outputs : (rows, steps // segment, encoder output size)
+            One row an element of the batch, or one a target of it if these are independent.
+        last : (rows, encoder output size)
         """
+        return self.encoder(self._fold(self.features(values, observed, past)))
+
+    def features(self, values: Tensor, observed: Tensor, past: Tensor) -> Tensor:
+        """What the encoder reads of each step: (rows, steps, size).
+
+        Values, seasonal differences, missing marks; past covariates and their marks.
+        """
+        values, observed, past = self._apart(values), self._apart(observed), self._for_each(past)
         parts = [values]
         season = self.spec.season
         if season > 1:
@@ -120,7 +137,23 @@ class ForecastNetwork(WindowNetwork):
         if self.spec.n_past:
             missing = torch.isnan(past)
             parts += [torch.where(missing, 0.0, past), missing.to(values.dtype)]
-        return self.encoder(self._fold(torch.cat(parts, dim=-1)))
+        return torch.cat(parts, dim=-1)
+
+    def _apart(self, x: Tensor) -> Tensor:
+        """Independent targets as rows of their own: (batch * n_targets, steps, 1)."""
+        if not self.spec.independent:
+            return x
+        return x.transpose(1, 2).reshape(-1, x.shape[1], 1)
+
+    def _for_each(self, x: Tensor) -> Tensor:
+        """What all targets of a window share, once for each row of the encoder."""
+        return x.repeat_interleave(self.spec.n_targets, 0) if self.spec.independent else x
+
+    def _together(self, raw: Tensor) -> Tensor:
+        """Raw numbers of all rows: (batch, steps, n_targets, n_params)."""
+        spec = self.spec
+        raw = raw.reshape(-1, spec.n_targets // spec.joint, raw.shape[1], spec.joint, spec.n_params)
+        return raw.transpose(1, 2).flatten(2, 3)
 
     def _fold(self, x: Tensor) -> Tensor:
         """Neighbouring steps side by side, the oldest left over: (batch, segments, segment *
@@ -137,7 +170,7 @@ class ForecastNetwork(WindowNetwork):
         targets (the skip beside the recurrent path; Zeng et al. 2023, eq. 1).
         """
         spec = self.spec
-        raw = self.head(context).view(-1, spec.horizon, spec.n_targets, spec.n_params)
+        raw = self._together(self.head(context).view(len(context), spec.horizon, -1))
         mixture = torch.softmax(self.anchor_logits, dim=-1)  # (horizon, 3)
         anchor = (window.anchors * mixture[None, :, None, :]).sum(-1)
         linear = self.skip(window.values.transpose(1, 2)).transpose(1, 2)
@@ -147,16 +180,19 @@ class ForecastNetwork(WindowNetwork):
         """Raw deviations with the interaction of the steps' own covariates, same shape."""
         if not self.spec.n_known:
             return raw
-        return raw + self.interaction(context, future_known).view(raw.shape)
+        return raw + self._together(self.interaction(context, self._for_each(future_known)))
 
     def context(self, window: Window, inputs: Inputs) -> Tensor:
         """Encoding with the static covariates beside it."""
-        return self._with_static(
+        return self.with_static(
             self.encode(window.values, window.observed, inputs.past)[1], inputs.static
         )
 
-    def _with_static(self, encoded: Tensor, static: Tensor) -> Tensor:
-        return torch.cat([encoded, static], dim=-1) if self.spec.n_static else encoded
+    def with_static(self, encoded: Tensor, static: Tensor) -> Tensor:
+        """What the decoder reads: encodings with the static covariates beside them."""
+        if not self.spec.n_static:
+            return encoded
+        return torch.cat([encoded, self._for_each(static)], dim=-1)
 
     def forward_dense(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         """As :meth:`forward`, for all windows of a stretch that end on a segment's end.
@@ -167,8 +203,9 @@ class ForecastNetwork(WindowNetwork):
         Parameters
         ----------
         inputs : Inputs
-            ``targets, past, known: (batch, lookback + extra, ...)`` and ``future_known: (batch,
-            extra + horizon, n_known)``, where ``extra`` is a multiple of ``segment``.
+            ``targets, past, known: (batch, lookback + extra, ...)``, with ``extra`` a multiple of
+            ``segment``; ``future_known: (batch, extra + horizon, n_known)``; ``static: (batch *
+            n_windows, n_static)``.
 
         Returns
         -------
@@ -184,10 +221,19 @@ class ForecastNetwork(WindowNetwork):
         observed = ~torch.isnan(residual)
         unit = (torch.where(observed, residual, 0.0) - first.centre) / first.scale
         outputs = self.encode(torch.where(observed, unit, 0.0), observed, inputs.past)[0]
-        encoded = outputs[:, -n:].reshape(len(windows), -1)
-        context = self._with_static(encoded, inputs.static.repeat_interleave(n, 0))
+        encoded = self._rows(outputs[:, -n:])
+        context = self.with_static(encoded, inputs.static)
         future = unfold(inputs.future_known, spec.horizon, spec.segment)
         return self._locate(window, context, future)
+
+    def _rows(self, outputs: Tensor) -> Tensor:
+        """States of n windows by row, windows of a stretch together, targets of a window together.
+
+        ``outputs: (batch * (n_targets or 1), n, size)``.
+        """
+        _, n, size = outputs.shape
+        each = self.spec.n_targets // self.spec.joint
+        return outputs.view(-1, each, n, size).transpose(1, 2).reshape(-1, size)
 
 
 def unfold(x: Tensor, size: int, step: int) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rnnforecast.nn.covariates import CovariateEffect
 
-__all__ = ["Inputs", "Window", "WindowNetwork"]
+__all__ = ["Inputs", "Window", "WindowNetwork", "last_observed"]
 
 
 class Inputs(NamedTuple):
@@ -118,7 +118,7 @@ class WindowNetwork(nn.Module, ABC):
         values = torch.where(observed, residual, torch.zeros_like(residual))
         count = observed.sum(1, keepdim=True)
         mean = values.sum(1, keepdim=True) / count.clamp(min=1)
-        last = _last_observed(values, observed, mean)
+        last = last_observed(values, observed, mean)
         anchors = torch.stack(
             [
                 last.expand(-1, self.spec.horizon, -1),
@@ -142,11 +142,11 @@ class WindowNetwork(nn.Module, ABC):
         season, horizon = self.spec.season, self.spec.horizon
         cycles = self.spec.lookback // season
         if season == 1 or cycles == 0:
-            return _last_observed(values, observed, mean).expand(-1, horizon, -1)
+            return last_observed(values, observed, mean).expand(-1, horizon, -1)
         shape = (len(values), cycles, season, values.shape[-1])
         used = values[:, -cycles * season :].reshape(shape)
         seen = observed[:, -cycles * season :].reshape(shape)
-        one = _last_observed(used, seen, mean[:, :, None].expand(-1, 1, season, -1))[:, 0]
+        one = last_observed(used, seen, mean[:, :, None].expand(-1, 1, season, -1))[:, 0]
         phase = torch.arange(horizon, device=values.device) % season
         return one[:, phase]
 
@@ -175,7 +175,7 @@ class WindowNetwork(nn.Module, ABC):
         return raw, location, window.scale
 
 
-def _last_observed(values: Tensor, observed: Tensor, otherwise: Tensor) -> Tensor:
+def last_observed(values: Tensor, observed: Tensor, otherwise: Tensor) -> Tensor:
     """Last observed value along dimension 1, kept as a dimension of one."""
     n = values.shape[1]
     steps = torch.arange(1, n + 1, device=values.device)

@@ -217,7 +217,7 @@ def test_a_failed_fit_changes_nothing(was_fitted, how, monkeypatch):
     elif how == "interrupted":
         calls = []
 
-        def step(self, lr):
+        def step(self, lr, limit):
             calls.append(1)
             if len(calls) == 2:
                 raise KeyboardInterrupt

@@ -14,6 +14,8 @@ from rnnforecast import (
     DeepGRUForecaster,
     DeepLSTMForecaster,
     DeepRNNForecaster,
+    ESRNNForecaster,
+    SegmentRNNForecaster,
 )
 
 CLASSES = [
@@ -35,7 +37,19 @@ def declared(estimator):
 
 
 @parametrize_with_checks(
-    [cls(hidden_size=4, n_layers=1, max_epochs=8, lr=0.03, random_state=0) for cls in CLASSES],
+    [
+        *(cls(hidden_size=4, n_layers=1, max_epochs=8, lr=0.03, random_state=0) for cls in CLASSES),
+        SegmentRNNForecaster(hidden_size=4, max_epochs=12, lr=0.03, random_state=0),
+        ESRNNForecaster(
+            hidden_size=4,
+            max_epochs=5,
+            n_batches=10,
+            lr=0.05,
+            validation_fraction=0.0,
+            n_members=1,
+            random_state=0,
+        ),
+    ],
     expected_failed_checks=declared,
 )
 def test_scikit_learn(estimator, check):

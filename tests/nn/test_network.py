@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rnnforecast.nn import ForecastNetwork, Inputs, NetworkSpec, initialise
+from rnnforecast.nn import ForecastNetwork, Inputs, NetworkSpec, initialise, unfold
 
 SPEC = NetworkSpec(
     n_targets=2,
@@ -121,27 +121,33 @@ def literal_forward(network, inputs, k):
     ]
     means = np.array([s[1] for s in stats]) if spec.normalise else np.zeros(spec.n_targets)
     scales = np.array([s[3] for s in stats])
-    features = literal_features(r, past, means, scales, spec.season)
-    with torch.no_grad():  # the encoder is tested in test_layers.py
-        encoded = network.encoder(torch.as_tensor(features)[None])[1][0].numpy()
-    context = np.r_[encoded, static]
-    raw = number(network.head.weight) @ context + number(network.head.bias)
-    raw = raw.reshape(spec.horizon, spec.n_targets, spec.n_params)
+    raw = np.empty((spec.horizon, spec.n_targets, spec.n_params))
     location = np.empty((spec.horizon, spec.n_targets))
-    i = network.interaction
-    for h in range(spec.horizon):
-        base = number(i.context.weight) @ context + number(i.context.bias)
-        moved = base + number(i.known.weight) @ np.nan_to_num(future[h])
-        extra = number(i.out.weight) @ (gelu(moved) - gelu(base))
-        raw[h] += extra.reshape(spec.n_targets, spec.n_params)
-        logits = number(network.anchor_logits)[h]
-        share = np.exp(logits) / np.exp(logits).sum()
-        for j, (last, mean, seasonal, _) in enumerate(stats):
-            location[h, j] = share @ [last, mean, seasonal[h]]
-        weights = number(network.skip.weight)[h]
-        for j in range(spec.n_targets):  # the values are the first of the features
-            location[h, j] += scales[j] * (weights @ features[:, j])
-        location[h] += literal_effect(network, future[h])
+    each = [[j] for j in range(spec.n_targets)] if spec.independent else [range(spec.n_targets)]
+    for group in map(list, each):
+        features = literal_features(r[:, group], past, means[group], scales[group], spec.season)
+        n = len(features) // spec.segment
+        folded = features[len(features) - n * spec.segment :].reshape(n, -1)
+        with torch.no_grad():  # the encoder is tested in test_layers.py
+            encoded = network.encoder(torch.as_tensor(folded)[None])[1][0].numpy()
+        context = np.r_[encoded, static]
+        own = number(network.head.weight) @ context + number(network.head.bias)
+        own = own.reshape(spec.horizon, len(group), spec.n_params)
+        i = network.interaction
+        for h in range(spec.horizon):
+            base = number(i.context.weight) @ context + number(i.context.bias)
+            moved = base + number(i.known.weight) @ np.nan_to_num(future[h])
+            extra = number(i.out.weight) @ (gelu(moved) - gelu(base))
+            raw[h, group] = own[h] + extra.reshape(len(group), spec.n_params)
+            logits = number(network.anchor_logits)[h]
+            share = np.exp(logits) / np.exp(logits).sum()
+            weights = number(network.skip.weight)[h]
+            for position, j in enumerate(group):
+                last, mean, seasonal, _ = stats[j]
+                location[h, j] = share @ [last, mean, seasonal[h]]
+                # the values are the first of the features
+                location[h, j] += scales[j] * (weights @ features[:, position])
+            location[h, group] += literal_effect(network, future[h])[group]
     return raw, location, scales
 
 
@@ -149,7 +155,19 @@ def literal_forward(network, inputs, k):
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.2, 0.6])
-@pytest.mark.parametrize("change", [{}, {"season": 1}, {"normalise": False}, {"season": 9}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"season": 1},
+        {"normalise": False},
+        {"season": 9},
+        {"segment": 3},  # the oldest of seven steps is left over
+        {"segment": 7, "season": 1},
+        {"independent": True},
+        {"independent": True, "segment": 2, "bidirectional": True},
+    ],
+)
 def test_forward_is_its_description(change, missing):
     network = network_of(SPEC._replace(**change))
     inputs = inputs_of(network.spec, missing=missing)
@@ -275,3 +293,59 @@ def test_a_window_in_another_unit_gives_the_same_deviation(cell, bidirectional):
     torch.testing.assert_close(raw_2, raw)
     torch.testing.assert_close(location_2, 40 * location + 300)
     torch.testing.assert_close(scale_2, 40 * scale)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+@pytest.mark.parametrize("change", [{}, {"segment": 2}, {"independent": True, "segment": 3}])
+def test_dense_windows_read_the_state_that_has_come_that_far(change, missing):
+    """Window k of a stretch against an encoder run over the stretch's rows up to its end, in the
+    unit of the first window.
+    """
+    spec = SPEC._replace(lookback=6, season=2, **change)
+    network = network_of(spec)
+    n = 4
+    extra = (n - 1) * spec.segment
+    long = inputs_of(spec._replace(lookback=6 + extra, horizon=5 + extra), 3, missing, seed=5)
+    static = long.static.repeat_interleave(n, 0) + torch.arange(3 * n)[:, None]
+    raw, location, scale = network.forward_dense(long._replace(static=static))
+    assert len(raw) == 3 * n
+    residual = network.take_effect(long)
+    first = network.normalise(residual[:, :6])
+    seen = ~torch.isnan(residual)
+    unit = torch.where(seen, (residual - first.centre) / first.scale, 0.0)
+    for k in range(n):
+        here = k * spec.segment
+        rows = torch.arange(3) * n + k
+        window = network.normalise(residual[:, here : here + 6])
+        # rows that segments leave over stand in front of all of them: 6 is a multiple of segment
+        _, last = network.encode(unit[:, : here + 6], seen[:, : here + 6], long.past[:, : here + 6])
+        each = spec.n_targets if spec.independent else 1
+        context = torch.cat([last, static[rows].repeat_interleave(each, 0)], -1)
+        future = long.future_known[:, here : here + 5]
+        own, anchor = network.decode(window, context)
+        own = network.add_known(own, context, future)
+        torch.testing.assert_close(raw[rows], own)
+        torch.testing.assert_close(location[rows], anchor + network.effect(future))
+        torch.testing.assert_close(scale[rows], window.scale)
+
+
+def test_the_first_dense_window_is_the_window_itself():
+    spec = SPEC._replace(lookback=6, season=2, segment=2)
+    network = network_of(spec)
+    long = inputs_of(spec._replace(lookback=10, horizon=9), 3, 0.2)
+    dense = network.forward_dense(long._replace(static=long.static.repeat_interleave(3, 0)))
+    window = Inputs(
+        long.targets[:, :6],
+        long.past[:, :6],
+        long.known[:, :6],
+        long.future_known[:, :5],
+        long.static,
+    )
+    for found, expected in zip(dense, network(window)):
+        torch.testing.assert_close(found[::3], expected)
+
+
+def test_unfold_against_slices():
+    x = torch.arange(2 * 11 * 3.0).view(2, 11, 3)
+    expected = [x[b, start : start + 4] for b in range(2) for start in (0, 3, 6)]
+    torch.testing.assert_close(unfold(x, 4, 3), torch.stack(expected))
