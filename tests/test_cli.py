@@ -111,6 +111,7 @@ def test_result_is_that_of_the_library(command, daily):
 @pytest.mark.parametrize("model", sorted(set(MODELS) - {"auto-arima"}))
 def test_every_model_name_runs(command, daily, model):
     fast = ["--max-epochs", 1, "--lookback", 7] if "-" in model and "naive" not in model else []
+    fast = ["--time-budget", 1] if model == "auto" else fast
     status, out, _ = command(
         "forecast", daily, "--target", "temp", "--horizon", 3, "--model", model, "--quiet", *fast
     )

@@ -125,7 +125,7 @@ def _weekly(facts: Facts) -> BaseForecaster:
 
 def _has_weeks(facts: Facts) -> bool:
     """A day of hours or less, and rows enough for windows of two weeks."""
-    room = (facts.shortest - facts.horizon) // 2
+    room = facts.shortest - 2 * facts.horizon
     return facts.season in (24, 48, 96, 144) and 14 * facts.season <= room
 
 

@@ -228,7 +228,8 @@ class Search:
     def _time_network(self, candidate: Candidate, forecaster: BaseForecaster) -> str:
         """Predict a network's seconds from one epoch, and shorten its training to the budget."""
         networks = [trial for trial in self.trials if _is_network(trial)]
-        usual = min((t.fit_seconds for t in networks), default=0.0)
+        same = [trial for trial in networks if trial.candidate is candidate]  # another seed of it
+        usual = min((trial.fit_seconds for trial in same or networks), default=0.0)
         spare = self._spare() / (1 + self.refit)
         if usual * _LEAST_PART > spare:
             return "skipped: out of budget"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _PATH = click.Path(path_type=Path)
+_SECONDS = click.FloatRange(min=0, min_open=True)
 
 
 class _Numbers(click.ParamType):
@@ -86,6 +87,7 @@ def _data_options(command: Callable) -> Callable:
         click.option("--freq", help="pandas offset of the time steps, such as h, D, B or ME."),
         click.option("--lookback", type=click.IntRange(min=1), help="Steps a network looks back."),
         click.option("--max-epochs", type=click.IntRange(min=1), help="Passes over the data."),
+        click.option("--time-budget", type=_SECONDS, help="Seconds that auto may take to fit."),
         click.option("--seasonality", type=click.IntRange(min=1), help="Steps in a season."),
         click.option("--order", type=_Numbers(int, 3), help="ARIMA order p,d,q."),
         click.option("--seasonal-order", type=_Numbers(int, 4), help="ARIMA order P,D,Q,s."),
@@ -218,7 +220,7 @@ def _roles(columns: Columns, horizon: int, freq: str | None) -> dict[str, Any]:
 
 
 def _settings(options: dict[str, Any], quiet: bool) -> dict[str, Any]:
-    named = ("lookback", "max_epochs", "seasonality", "order", "seasonal_order")
+    named = ("lookback", "max_epochs", "time_budget", "seasonality", "order", "seasonal_order")
     return {
         **{key: options[key] for key in named},
         "random_state": options["seed"],

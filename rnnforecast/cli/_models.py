@@ -17,6 +17,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "deep-gru": ("DeepGRUForecaster", {}),
     "bi-lstm": ("BiLSTMForecaster", {}),
     "bi-gru": ("BiGRUForecaster", {}),
+    "segment-rnn": ("SegmentRNNForecaster", {}),
+    "es-rnn": ("ESRNNForecaster", {}),
+    "auto": ("AutoForecaster", {}),
     "naive": ("NaiveForecaster", {"strategy": "last"}),
     "seasonal-naive": ("NaiveForecaster", {"strategy": "seasonal"}),
     "drift": ("NaiveForecaster", {"strategy": "drift"}),
@@ -31,6 +34,7 @@ DEFAULT_COMPARISON = ("deep-lstm", "bi-gru", "seasonal-naive", "ets", "arima")
 _OPTIONS = {
     "lookback": "--lookback",
     "max_epochs": "--max-epochs",
+    "time_budget": "--time-budget",
     "seasonality": "--seasonality",
     "order": "--order",
     "seasonal_order": "--seasonal-order",

@@ -55,7 +55,7 @@ def choose_seasonality(panel: Panel) -> int:
     -------
     int
     """
-    season = 1 if panel.calendar is None else default_seasonality(panel.calendar)
+    season = 1 if panel.calendar is None else int(default_seasonality(panel.calendar))
     shortest = int(panel.lengths.min())
     if season > 1:
         return season if shortest >= 2 * season else 1

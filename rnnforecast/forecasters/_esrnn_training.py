@@ -182,7 +182,7 @@ def errors(network: ESRNN, batch: SeriesBatch, first: Tensor, ends: list[int]):
         NaN where unobserved or left out.
     smoothed : Smoothed
     """
-    effect = network.covariates(batch.series, batch.known)
+    effect: Any = network.covariates(batch.series, batch.known)
     plain = batch.values - effect
     smoothed = network.smooth(batch, plain)
     positions = network.positions(batch, plain, smoothed, ends)

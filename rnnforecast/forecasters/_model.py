@@ -19,9 +19,15 @@ from rnnforecast.nn import Inputs, WindowNetwork
 from rnnforecast.outputs import Output
 from rnnforecast.training.source import Units, to_inputs
 
-__all__ = ["NetworkModel"]
+__all__ = ["NetworkModel", "windows_at_once"]
 
 _CHUNK_NUMBERS = 1 << 22  # hidden states in one pass: bounds the memory of a forecast
+
+
+def windows_at_once(network: WindowNetwork) -> int:
+    """Windows that are forecast in one pass: bounds the memory of it."""
+    each = network.spec.lookback * network.spec.hidden_size
+    return min(max(_CHUNK_NUMBERS // each, 16), 512)
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,7 @@ class NetworkModel:
     @property
     def _chunk(self) -> int:
         """Windows in one pass."""
-        each = self.lookback * self.network.spec.hidden_size
-        return min(max(_CHUNK_NUMBERS // each, 16), 512)
+        return windows_at_once(self.network)
 
     def future(
         self,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters._model import NetworkModel
+from rnnforecast.forecasters._model import NetworkModel, windows_at_once
 from rnnforecast.forecasters._plan import Plan
 from rnnforecast.forecasters._shared import derived
 from rnnforecast.nn import (
@@ -86,10 +86,10 @@ def resolve_precision(owner: str, precision: str, device: torch.device) -> torch
 
 
 def choose_batch_size(n_windows: int) -> int:
-    """Windows of a step, where the user names none: a hundredth of those that train, at least 32
+    """Windows of a step, where the user names none: a thousandth of those that train, at least 32
     and at most 128.
     """
-    return min(max(n_windows // _MAX_STEPS, 32), 128)
+    return min(max(n_windows // 1000, 32), 128)
 
 
 def seeds_of(random_state: Any, n: int) -> list[int]:
@@ -110,12 +110,17 @@ def seed_of(random_state: Any) -> int:
 
 @dataclass
 class Run:
-    """One training: network, data and randomness."""
+    """One training: network, data and randomness.
+
+    ``source`` gives what a step trains on, windows or stretches of them; ``windows`` the training
+    windows one by one.
+    """
 
     network: WindowNetwork
     output: Output
     units: Units
     source: WindowSource
+    windows: WindowSource
     validation: WindowSource
     settings: Settings
     generator: torch.Generator
@@ -198,8 +203,8 @@ class Run:
 
     def held_out(self) -> Iterator[Batch]:
         """Windows at rolling origins over rows held out (or trained on, if none were)."""
-        source = self.validation if len(self.validation.windows) else self.source
-        for _, batch in source.evenly(_CALIBRATION_WINDOWS, self.source.batch_size):
+        source = self.validation if len(self.validation.windows) else self.windows
+        for _, batch in source.evenly(_CALIBRATION_WINDOWS, windows_at_once(self.network)):
             yield batch
 
     @torch.inference_mode()
@@ -306,6 +311,7 @@ def prepare(
             output,
             units,
             training,
+            windows,
             validation,
             settings,
             generator,

@@ -84,17 +84,19 @@ class ForecastStream:
         self._owner = f"{type(forecaster).__name__}.stream"
         check_is_fitted(forecaster, "panel_")
         check_choice(self._owner, "dtype", dtype, _DTYPES)
-        model: Any = getattr(forecaster, "model_", None)
+        # a later fit or update is not this stream's; and as in a pickle, the model is on the CPU
+        self._forecaster = copy.copy(forecaster)
+        model: Any = getattr(self._forecaster, "model_", None)
         self._networks = list(getattr(model, "networks", []))
         if not self._networks or not all(can_stream(network) for network in self._networks):
             raise DataError(
                 f"{self._owner} needs a causal encoder that advances step by step: a "
-                f"DeepRNNForecaster with bidirectional=False and one of torch's cells. Got "
+                f"DeepRNNForecaster with bidirectional=False and cell 'rnn', 'lstm', "
+                f"'lstm_peephole' or 'gru'. Got "
                 f"{_described(forecaster)}: use update() and forecast(), which read the whole "
                 f"look-back"
             )
         self._dtype = dtype
-        self._forecaster = copy.copy(forecaster)  # a later fit or update is not this stream's
         self._model = model
         self._reader = Observations(self._owner, forecaster)
         self._n_updates = 0
@@ -356,9 +358,7 @@ def _later(panel: Panel, stamps: pd.Index, n: int) -> pd.Index:
     """The stamps ``n`` steps after each of ``stamps``."""
     assert panel.calendar is not None
     codes, unique = pd.factorize(stamps)
-    ends = [panel.calendar.after(stamp, n)[-1:] for stamp in unique]
-    joined = ends[0].append(ends[1:])
-    return panel._as_given(joined)[codes]
+    return panel._as_given(pd.Index([panel.calendar.at(stamp, n) for stamp in unique]))[codes]
 
 
 def _described(forecaster: Any) -> str:

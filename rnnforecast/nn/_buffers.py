@@ -1,7 +1,7 @@
 """Memory of activations that is kept between training steps.
 
-Fresh memory of that size comes from the system at every step, and filling it with pages costs as much
-as the arithmetic done in it.
+Fresh memory of that size comes from the system at every step, and filling it with pages costs as
+much as the arithmetic done in it.
 """
 
 from __future__ import annotations

@@ -103,4 +103,5 @@ def make_layer(
     cell: str, input_size: int, hidden_size: int, bidirectional: bool = False
 ) -> RecurrentLayer:
     """A recurrent layer by its registered name."""
-    return CELLS[cell](input_size, hidden_size, bidirectional)
+    # torch's modules refuse NumPy's integers, which a grid of numpy.arange is made of
+    return CELLS[cell](int(input_size), int(hidden_size), bidirectional)

@@ -27,7 +27,7 @@ class DilatedLSTM(nn.Module):
     def __init__(self, input_size: int, hidden_size: int, dilation: int = 1):
         super().__init__()
         self.dilation = dilation
-        self.lstm = FusedLSTM(input_size, hidden_size)
+        self.lstm = FusedLSTM(int(input_size), int(hidden_size))  # NumPy's are refused
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (time, batch, input_size); returns (time, batch, hidden_size)."""

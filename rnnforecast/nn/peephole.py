@@ -53,6 +53,7 @@ class PeepholeLSTM(FusedLSTM):
                 f"Got {type(input).__name__}"
             )
         self.check_forward_args(*_checkable(input, states, self))
+        self._update_flat_weights()  # torch.func.functional_call swaps weights
         outputs, h_n, c_n = self._native(input, states)
         return outputs, (h_n, c_n)
 
@@ -61,12 +62,12 @@ def _peephole_name(layer: int, direction: int) -> str:
     return f"weight_peephole_l{layer}" + ("_reverse" if direction else "")
 
 
-def _like(tensor: Tensor) -> dict[str, Any]:
+def _like(tensor: Any) -> dict[str, Any]:
     return {"dtype": tensor.dtype, "device": tensor.device}
 
 
 def _checkable(x: Tensor, states: tuple[Tensor, ...], layer: nn.RNNBase) -> Any:
-    """Input and states as ``check_forward_args`` of torch reads them; zeros where none are given."""
+    """Input and states as ``check_forward_args`` of torch reads them; zeros if none are given."""
     n = layer.num_layers * (2 if layer.bidirectional else 1)
     if x.ndim not in (2, 3):
         raise ValueError(f"PeepholeLSTM: the input must have 2 or 3 axes. Got {x.ndim}")

@@ -1,7 +1,8 @@
 """Recurrent layers on native kernels: a function with gradients, and twins of torch's modules.
 
-Where the kernels cannot serve (none were built, another device or type, autocast, ``torch.compile``,
-``torch.func``, a second derivative), torch's own operations give the same results.
+Where the kernels cannot serve (none were built, another device or type, autocast,
+``torch.compile``, ``torch.func``, a second derivative), torch's own operations give the same
+results.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from rnnforecast.nn import _fallback, _library
 from rnnforecast.nn._buffers import empty as _empty
-from rnnforecast.nn._buffers import kept as _kept
+from rnnforecast.nn._buffers import kept as _kept  # noqa: F401  for tests
 from rnnforecast.nn._buffers import release_buffers
 
 __all__ = ["FusedGRU", "FusedLSTM", "FusedRNN", "recur", "release_buffers"]
@@ -28,13 +29,13 @@ _SERIAL_WORK = 4_000_000  # multiply-adds that a second thread is worth waking f
 
 
 class _Plan(NamedTuple):
-    """What a call does beyond its tensors: the cell, and for each direction whether it runs back."""
+    """The cell of a call, and for each direction whether it runs from the last step back."""
 
     cell: str
     directions: tuple[bool, ...]
 
 
-# ---- the native calls -----------------------------------------------------------------------------
+# ---- the native calls -------------------------------------------------------
 
 
 def _function(name: str, dtype: torch.dtype) -> Any:
@@ -65,10 +66,10 @@ def _whole(tensor: Tensor | None) -> Tensor | None:
     return tensor if tensor is None else tensor.contiguous()
 
 
-def _sizes(plan: _Plan, x: Tensor, hidden: int) -> tuple[int, ...]:
+def _sizes(plan: _Plan, x: Tensor, w_hh: Any) -> tuple[int, ...]:
     """Cell, batch, time, inputs and hidden as the kernels take them, and the threads to use."""
     code, gates = _CELLS[plan.cell]
-    batch, time, inputs = x.shape
+    (batch, time, inputs), hidden = x.shape, w_hh.shape[1]
     work = batch * time * gates * hidden * (hidden + inputs)
     threads = min(torch.get_num_threads(), 1 + work // _SERIAL_WORK)
     return code, batch, time, inputs, hidden, threads
@@ -88,8 +89,7 @@ def _forward(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Outputs, last states and last cells of all directions; what the backward pass needs."""
-    hidden = weights[1].shape[1]  # type: ignore[union-attr]
-    code, batch, time, inputs, hidden, threads = _sizes(plan, x, hidden)
+    code, batch, time, inputs, hidden, threads = _sizes(plan, x, weights[1])
     n = len(plan.directions)
     x, h0, c0 = _rows(x), _whole(h0), _whole(c0)
     shape = (batch, time, n * hidden)
@@ -125,8 +125,7 @@ def _backward(
     x, h0, c0, out, saved, *weights = tensors
     d_out, d_hn, d_cn = grads
     assert x is not None and out is not None and saved is not None
-    hidden = weights[1].shape[1]  # type: ignore[union-attr]
-    code, batch, time, inputs, hidden, threads = _sizes(plan, x, hidden)
+    code, batch, time, inputs, hidden, threads = _sizes(plan, x, weights[1])
     x, h0, c0, d_hn, d_cn = _rows(x), _whole(h0), _whole(c0), _whole(d_hn), _whole(d_cn)
     if d_out is not None and d_out.stride(-1) != 1:
         d_out = d_out.contiguous()
@@ -191,7 +190,7 @@ class _Recurrence(torch.autograd.Function):
         return None, *_backward(ctx.plan, needs, tensors, grads)
 
 
-# ---- the public function --------------------------------------------------------------------------
+# ---- the public function ----------------------------------------------------
 
 
 def _serves(x: Tensor, tensors: tuple[Tensor | None, ...]) -> bool:
@@ -215,12 +214,18 @@ def _serves(x: Tensor, tensors: tuple[Tensor | None, ...]) -> bool:
     return _library.library() is not None
 
 
+def _too_short(cell: str, x: Tensor, hidden: int) -> bool:
+    """Whether laying out large weights for the kernels would cost more than a single step saves."""
+    return hidden >= 128 and cell != "lstm" and x.shape[0] * x.shape[1] <= 2
+
+
 def _run(
     plan: _Plan, x: Tensor, h0: Tensor | None, c0: Tensor | None, weights: tuple[Tensor | None, ...]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Outputs, last states, last cells; natively where that can be."""
     tensors = (h0, c0, *weights)
-    if not _serves(x, tensors):
+    hidden = weights[1].shape[1]  # type: ignore[union-attr]
+    if not _serves(x, tensors) or _too_short(plan.cell, x, hidden):
         return _fallback.own(plan, x, h0, c0, weights)
     if torch.is_grad_enabled() and (
         x.requires_grad or any(t is not None and t.requires_grad for t in tensors)
@@ -284,10 +289,9 @@ def recur(
     """
     _check_call(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, peephole)
     plan = _Plan(cell, (reverse,))
-    first = None if h0 is None else h0[None]
-    first_cell = None if c0 is None or cell != "lstm" else c0[None]
-    weights = (w_ih, w_hh, b_ih, b_hh, peephole)
-    outputs, h_n, c_n = _run(plan, x, first, first_cell, weights)
+    h0 = None if h0 is None else h0[None]
+    c0 = None if c0 is None or cell != "lstm" else c0[None]
+    outputs, h_n, c_n = _run(plan, x, h0, c0, (w_ih, w_hh, b_ih, b_hh, peephole))
     return outputs, h_n[0], None if c_n is None else c_n[0]
 
 
@@ -321,7 +325,24 @@ def _check_call(
             )
 
 
-# ---- twins of torch's modules ---------------------------------------------------------------------
+_OPERATOR = torch.library.Library("rnnforecast", "FRAGMENT")
+_OPERATOR.define(
+    "recur(str cell, Tensor x, Tensor? h0, Tensor? c0, Tensor w_ih, Tensor w_hh, "
+    "Tensor? b_ih=None, Tensor? b_hh=None, Tensor? peephole=None, bool reverse=False) "
+    "-> (Tensor, Tensor, Tensor)"
+)
+
+
+def _operator(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """``torch.ops.rnnforecast.recur``: an operator cannot return None, so c_n may be empty."""
+    outputs, h_n, c_n = recur(*args)
+    return outputs, h_n, h_n.new_empty(0) if c_n is None else c_n
+
+
+_OPERATOR.impl("recur", _operator, "CompositeImplicitAutograd")
+
+
+# ---- twins of torch's modules -----------------------------------------------
 
 
 class _Fused(nn.RNNBase):
@@ -331,27 +352,27 @@ class _Fused(nn.RNNBase):
 
     def _weights(self, layer: int, direction: int) -> tuple[Tensor | None, ...]:
         flat = self._flat_weights
-        if self.bias:
-            at = 4 * (layer * (2 if self.bidirectional else 1) + direction)
-            return flat[at], flat[at + 1], flat[at + 2], flat[at + 3], None
-        at = 2 * (layer * (2 if self.bidirectional else 1) + direction)
-        return flat[at], flat[at + 1], None, None, None
+        width = 4 if self.bias else 2
+        at = width * (layer * (2 if self.bidirectional else 1) + direction)
+        return *flat[at : at + width], *(None,) * (5 - width)
 
     def _fits(self, x: Any, states: tuple[Any, ...]) -> bool:
         """Whether this is a call for the kernels; torch answers, or refuses, all others."""
         if not isinstance(x, Tensor) or x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
             return False
+        if _too_short(self.cell, x, self.hidden_size):
+            return False
         if self.proj_size or x.numel() == 0 or getattr(self, "nonlinearity", "tanh") != "tanh":
             return False
         n = self.num_layers * (2 if self.bidirectional else 1)
-        size: tuple[int, ...] = (n, self.hidden_size)
-        if x.ndim == 3:
-            size = (n, x.shape[0] if self.batch_first else x.shape[1], self.hidden_size)
+        batch = () if x.ndim == 2 else (x.shape[0 if self.batch_first else 1],)
+        size = (n, *batch, self.hidden_size)
         for state in states:
             if not isinstance(state, Tensor) or tuple(state.shape) != size:
                 return False
         self._update_flat_weights()  # as torch does: torch.func.functional_call swaps weights
-        return _serves(x, (*states, *self._flat_weights))
+        tensors = (*states, *self._flat_weights)
+        return _serves(x, tensors) or _fallback.pays(self.cell, x, tensors)
 
     def _native(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Any]:
         batched = x.ndim == 3
@@ -361,7 +382,8 @@ class _Fused(nn.RNNBase):
             x = x.transpose(0, 1)
         n = 2 if self.bidirectional else 1
         plan = _Plan(self.cell, (False, True)[:n])
-        lasts, cells = [], []
+        lasts: list[Tensor] = []
+        cells: list[Any] = []
         for layer in range(self.num_layers):
             weights = self._weights(layer, 0)
             if n == 2:

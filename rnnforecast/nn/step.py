@@ -320,17 +320,28 @@ def _numpy_weights(layer: _Layer, dtype: Any) -> tuple[np.ndarray, ...]:
     return flat(layer.w_x), flat(layer.w_h), bias, peephole
 
 
+# x and u are products that nobody else holds: sums are made in place, since fresh memory for many
+# rows costs more than the arithmetic.
+
+
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * np.tanh(0.5 * x) + 0.5  # does not overflow
+    x = np.tanh(0.5 * x)  # does not overflow
+    x *= 0.5
+    x += 0.5
+    return x
 
 
 def _rnn_step(x, u, bias, h, c, peephole):
-    return np.tanh(x + u + bias)
+    x += u
+    x += bias
+    return np.tanh(x, out=x)
 
 
 def _lstm_step(x, u, bias, h, c, peephole):
     n = h.shape[1]
-    a = x + u + bias
+    a = x
+    a += u
+    a += bias
     if len(peephole):  # Gers & Schmidhuber 2000
         a[:, :n] += peephole[0] * c
         a[:, n : 2 * n] += peephole[1] * c
@@ -343,9 +354,13 @@ def _lstm_step(x, u, bias, h, c, peephole):
 
 def _gru_step(x, u, bias, h, c, peephole):
     n = h.shape[1]
-    gates = _sigmoid(x[:, : 2 * n] + u[:, : 2 * n] + bias[: 2 * n])
-    from_state = u[:, 2 * n :] + bias[3 * n :]
-    new = np.tanh(x[:, 2 * n :] + bias[2 * n : 3 * n] + gates[:, :n] * from_state)
+    x += bias[: 3 * n]
+    from_state = u[:, 2 * n :]
+    from_state += bias[3 * n :]
+    gates = _sigmoid(x[:, : 2 * n] + u[:, : 2 * n])
+    from_state *= gates[:, :n]
+    from_state += x[:, 2 * n :]
+    new = np.tanh(from_state, out=from_state)
     return new + gates[:, n:] * (h - new)
 
 

@@ -219,7 +219,7 @@ class StreamEncoder:
 
 
 class _Effect:
-    """``CovariateEffect`` of one row in NumPy: for so few numbers torch's calls outweigh the step."""
+    """``CovariateEffect`` of one row in NumPy: torch's calls would outweigh the step."""
 
     def __init__(self, effect: CovariateEffect):
         def array(weight: torch.Tensor) -> np.ndarray:

@@ -321,3 +321,22 @@ def test_stamps_that_nanoseconds_cannot_hold_are_an_error(unit):
 def test_integers_take_no_offset():
     with pytest.raises(DataError, match="freq must be an integer >= 1. Got 'h'"):
         infer_calendar(pd.RangeIndex(9), freq="h")
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_one_later_stamp_is_the_last_of_those_after(name):
+    stamps = GRIDS[name][0]
+    calendar = infer_calendar(stamps)
+    for n in (1, 2, 3, 25):
+        later = calendar.after(stamps[0], n)
+        assert calendar.at(stamps[0], n) == later[-1]
+    assert calendar.at(stamps[0], 0) == stamps[0]
+
+
+@pytest.mark.parametrize("every", ["1us", "500ms", "7s", "15min", "90min", "h", "23h"])
+@pytest.mark.parametrize("tz", [None, "UTC", NY])
+def test_stamps_after_carry_the_frequency_that_pandas_infers(every, tz):
+    stamps = pd.date_range("2024-03-08", periods=9, freq=every, tz=tz)
+    later = infer_calendar(stamps[:5].as_unit("us")).after(stamps[4], 4)
+    assert later.equals(stamps[5:])
+    assert later.freqstr == pd.infer_freq(later)

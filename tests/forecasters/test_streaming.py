@@ -325,6 +325,20 @@ def test_series_that_end_apart():
         fc.stream().update(pd.DataFrame({"y": [1.0, 2.0, 3.0]}, index=later))
 
 
+def test_targets_apart_from_their_covariates():
+    """Fitted on (X, y): X is known, and a row of it goes with each target."""
+    df = hours(130, columns=("a", "b", "y"))
+    X, y = df[["a", "b"]], df["y"]
+    fc = DeepGRUForecaster(**COMMON, lookback=24).fit(X[:110], y[:110])
+    stream = fc.stream()
+    for row, value in zip(X[110:126].to_numpy(), y[110:126], strict=True):
+        stream.update(value, known=row)
+    expected = copy.deepcopy(fc).update(X[110:126], y[110:126]).forecast(X[126:])
+    assert apart(stream.refresh().forecast(X), expected) < 1e-12  # rows of the past are left aside
+    with pytest.raises(DataError, match="pass the targets of one row as numbers"):
+        stream.update(X[126:127])
+
+
 def test_members_run_together():
     if "n_members" not in inspect.signature(DeepLSTMForecaster).parameters:
         pytest.skip("no members here")

@@ -42,7 +42,7 @@ struct Backward {
   // Distance of two rows of copied states or inputs: an odd number of lines if they have several.
   i64 value_row(i64 width) const {
     const i64 line = 64 / i64(sizeof(T));
-    return width < line ? width : (ceil_div(width, line) | 1) * line;
+    return 2 * width <= line ? width : (ceil_div(width, line) | 1) * line;
   }
   i64 time_of(i64 step) const { return a->reverse ? a->time - 1 - step : step; }
   // The state before a step, null where it is zero.
@@ -59,15 +59,18 @@ struct BackStep {
   T* gates;            // gate gradients of this step
   T *carry, *dc;       // (units, columns, lanes)
   T* dpeephole;        // (3, padded), of this chunk of steps
+  T* values;           // where finish() puts the states that it reads; null: nowhere
+  i64 value_row;
   bool last;           // carry holds the gradient of the last state
 };
 
 // d of the state's gradient, of one vector of units and one column: what each cell does with it.
+// reads: how many steps after the one at hand the state belongs to that finish() reads; -1: it reads none.
 template <class T>
 struct VanillaBackward {
   typedef typename Vec<T>::v V;
   static const int slots = 1, state_slots = 1, input_first = 0, input_slots = 1;
-  static const int kinds = 0;
+  static const int kinds = 0, reads = 1;
   static const bool carries = false;
   static int gate(int slot) { return slot; }
 
@@ -75,6 +78,7 @@ struct VanillaBackward {
     const int lanes = Vec<T>::lanes;
     const V h = load(f.out(s.first + column, s.t) + unit * lanes, f.a->hidden - unit * lanes);
     store(s.gates + column * f.row + unit * lanes, dh * (1 - h * h));
+    if (s.values) store(s.values + column * s.value_row + unit * lanes, h);
   }
 };
 
@@ -82,7 +86,7 @@ template <class T>
 struct LSTMBackward {
   typedef typename Vec<T>::v V;
   static const int slots = 4, state_slots = 4, input_first = 0, input_slots = 4;
-  static const int kinds = 5;
+  static const int kinds = 5, reads = -1;
   static const bool carries = false;
   static int gate(int slot) { return slot; }
 
@@ -129,7 +133,7 @@ template <class T>
 struct GRUBackward {
   typedef typename Vec<T>::v V;
   static const int slots = 4, state_slots = 3, input_first = 1, input_slots = 3;
-  static const int kinds = 4;
+  static const int kinds = 4, reads = 0;
   static const bool carries = true;
   static int gate(int slot) { return slot == 0 ? 2 : slot - 1; }
 
@@ -142,6 +146,7 @@ struct GRUBackward {
     const T* before = f.state_before(s.step, b);
     V h_old = {};
     if (before) h_old = load(before + unit * lanes, f.a->hidden - unit * lanes);
+    if (s.values) store(s.values + column * s.value_row + unit * lanes, h_old);
     const V d_n = dh * (1 - z) * (1 - n * n);
     const V d_z = dh * (h_old - n) * z * (1 - z);
     const V d_r = d_n * from_state * r * (1 - r);
@@ -409,6 +414,7 @@ void backward_block(const Backward<T>& f, i64 task, i64 first, i64 columns, i64 
   memset(&s, 0, sizeof s);
   s.first = first;
   s.columns = columns;
+  s.value_row = f.value_row(a.hidden);
   s.later = nullptr;
   s.carry = memory;
   s.dc = s.carry + columns * f.padded;
@@ -420,12 +426,16 @@ void backward_block(const Backward<T>& f, i64 task, i64 first, i64 columns, i64 
   to_lanes(f, s.dc, a.dc_n, first, columns);
   for (i64 end = a.time; end > 0;) {
     const i64 steps = smaller(chunk, end);
+    i64 kept = 0;  // steps whose states finish() has copied to values
     memset(s.dpeephole, 0, size_t(3 * f.padded) * sizeof(T));
     for (i64 n = 0; n < steps; n++) {
       s.step = end - 1 - n;
       s.t = f.time_of(s.step);
       s.gates = gates + n * columns * f.row;
       s.last = s.step == a.time - 1;
+      const bool keep = a.dw_ih && Cell::reads >= 0 && n >= Cell::reads && s.value_row >= f.padded;
+      s.values = keep ? values + (n - Cell::reads) * columns * s.value_row : nullptr;
+      if (keep) kept = n - Cell::reads + 1;
       state_step<T, Cell>(f, s, nullptr);
       if (a.dx)
         input_gradient(f, s, s.gates + Cell::input_first * f.padded, Cell::input_slots * f.padded);
@@ -433,11 +443,12 @@ void backward_block(const Backward<T>& f, i64 task, i64 first, i64 columns, i64 
     }
     if (a.dw_ih) {
       // Copies of states and inputs: rows of torch's tensors may all fall into the same cache sets.
-      i64 stride = f.value_row(a.hidden), count = 0;
-      for (i64 n = 0; n < steps; n++)
+      i64 stride = s.value_row, count = kept * columns;
+      for (i64 n = kept; n < steps; n++)
         for (i64 b = first; b < first + columns; b++)
           if (const T* before = f.state_before(end - 1 - n, b))
             memcpy(values + count++ * stride, before, size_t(a.hidden) * sizeof(T));
+      if (end == steps && !a.h0) count = (steps - 1) * columns;  // the first step begins at zero
       outer(sums.state, Cell::state_slots * f.padded, values, a.hidden, stride, gates, f.row, count);
       stride = f.value_row(a.inputs);
       count = 0;
@@ -454,6 +465,7 @@ void backward_block(const Backward<T>& f, i64 task, i64 first, i64 columns, i64 
     end -= steps;
   }
   s.last = a.time == 0;
+  s.values = nullptr;
   if (a.dh0) state_step<T, Cell>(f, s, reinterpret_cast<T*>(a.dh0));
   if (a.dc0)
     for (i64 b = 0; b < columns; b++)
@@ -473,7 +485,7 @@ void backward_task(void* context, i64 index) {
   i64 chunk = smaller(i64(chunk_bytes / sizeof(T)) / f.row, 384) / widest;
   chunk = larger(2, smaller(chunk, f.a->time));
   const size_t numbers = size_t(widest) * size_t(2 * f.padded + chunk * f.row) + size_t(3 * f.padded);
-  const i64 wide = f.value_row(larger(f.a->hidden, f.a->inputs));
+  const i64 wide = larger(f.value_row(f.a->hidden), f.value_row(f.a->inputs));
   T* memory = static_cast<T*>(f.services->scratch(
       1, (numbers + size_t(chunk * widest) * size_t(wide)) * sizeof(T) + vector_bytes));
   if (!memory) {
@@ -493,15 +505,9 @@ void gather(const Backward<T>& f, T* to, const T* sums, i64 depth, int first, in
     const T* other = sums + task * f.partial_size;
     for (i64 n = 0; n < depth * width; n++) into[n] += other[n];
   }
-  const i64 side = 16;
   for (int slot = 0; slot < slots; slot++)
-    for (i64 u0 = 0; u0 < hidden; u0 += side)
-      for (i64 k0 = 0; k0 < depth; k0 += side)
-        for (i64 u = u0; u < smaller(u0 + side, hidden); u++) {
-          T* row = to + (Cell::gate(slot + first) * hidden + u) * depth;
-          for (i64 k = k0; k < smaller(k0 + side, depth); k++)
-            row[k] = sums[k * width + slot * f.padded + u];
-        }
+    transpose(to + Cell::gate(slot + first) * hidden * depth, depth, sums + slot * f.padded, width,
+              depth, hidden);
 }
 
 template <class T, class Cell>

@@ -49,6 +49,43 @@ RNNF_INLINE void store_output(const Forward<T>& f, const Step<T>& s, i64 unit, i
   store(f.out(s.first + column, s.t) + unit * lanes, h, f.a->hidden - unit * lanes);
 }
 
+// Gates of torch's order, each `hidden` rows, packed [unit][k][gate][lane], input before state.
+template <class T>
+RNNF_INLINE void pack_gates(const Forward<T>& f, T* w, int gates) {
+  const int lanes = Vec<T>::lanes;
+  const rnnf_forward_args& a = *f.a;
+  const i64 depth = a.inputs + a.hidden;
+  const T* sources[2] = {reinterpret_cast<const T*>(a.w_ih), reinterpret_cast<const T*>(a.w_hh)};
+  const i64 widths[2] = {a.inputs, a.hidden};
+  for (i64 unit = 0; unit < f.units; unit++) {
+    T* to = w + unit * depth * gates * lanes;
+    const i64 real = smaller(lanes, a.hidden - unit * lanes);
+    for (int side = 0; side < 2; to += widths[side++] * gates * lanes)
+      for (int gate = 0; gate < gates; gate++) {
+        const T* from = sources[side] + (gate * a.hidden + unit * lanes) * widths[side];
+        if (real < lanes)
+          for (i64 k = 0; k < widths[side]; k++)
+            memset(to + (k * gates + gate) * lanes, 0, size_t(lanes) * sizeof(T));
+        transpose(to + gate * lanes, gates * lanes, from, widths[side], real, widths[side]);
+      }
+  }
+}
+
+// to[unit][slot][lane] = first[gate] (+ second[gate]), zeros where neither is given.
+template <class T>
+RNNF_INLINE void pack_bias(const Forward<T>& f, T* to, int slots, int slot, int gate, i64 first,
+                           i64 second) {
+  const int lanes = Vec<T>::lanes;
+  for (i64 u = 0; u < f.padded; u++) {
+    T value = 0;
+    if (u < f.a->hidden) {
+      if (first) value += reinterpret_cast<const T*>(first)[gate * f.a->hidden + u];
+      if (second) value += reinterpret_cast<const T*>(second)[gate * f.a->hidden + u];
+    }
+    to[((u / lanes) * slots + slot) * lanes + u % lanes] = value;
+  }
+}
+
 // Every cell: the sums of a tile of columns, then finish() for what is the cell's own.
 template <class T, class Cell, int UV>
 RNNF_INLINE void forward_tiles(const Forward<T>& f, const Step<T>& s, i64 unit) {
@@ -99,7 +136,7 @@ struct VanillaForward {
   }
 
   template <int UV>
-  static void pack_units(const Forward<T>& f, T* w, T* bias, i64 unit) {
+  static void pack_units(const Forward<T>& f, T* w, i64 unit) {
     const int lanes = Vec<T>::lanes;
     const rnnf_forward_args& a = *f.a;
     const i64 depth = a.inputs + a.hidden;
@@ -107,69 +144,26 @@ struct VanillaForward {
       const i64 start = (unit + v) * lanes;
       const i64 rows = a.hidden - start;
       T* to = w + unit * depth * lanes + v * lanes;
-      for (i64 lane = 0; lane < lanes; lane++) {
-        const bool real = lane < rows;
-        const T* wi = reinterpret_cast<const T*>(a.w_ih) + (start + lane) * a.inputs;
-        const T* wh = reinterpret_cast<const T*>(a.w_hh) + (start + lane) * a.hidden;
-        for (i64 k = 0; k < a.inputs; k++) to[k * UV * lanes + lane] = real ? wi[k] : T(0);
-        for (i64 k = 0; k < a.hidden; k++)
-          to[(a.inputs + k) * UV * lanes + lane] = real ? wh[k] : T(0);
-        T b = 0;
-        if (real && a.b_ih)
-          b = reinterpret_cast<const T*>(a.b_ih)[start + lane] +
-              reinterpret_cast<const T*>(a.b_hh)[start + lane];
-        bias[start + lane] = b;
-      }
+      const i64 n = smaller(lanes, rows);
+      if (n < lanes)
+        for (i64 k = 0; k < depth; k++) memset(to + k * UV * lanes, 0, size_t(lanes) * sizeof(T));
+      transpose(to, UV * lanes, reinterpret_cast<const T*>(a.w_ih) + start * a.inputs, a.inputs, n,
+                a.inputs);
+      transpose(to + a.inputs * UV * lanes, UV * lanes,
+                reinterpret_cast<const T*>(a.w_hh) + start * a.hidden, a.hidden, n, a.hidden);
     }
   }
 
   static void pack(Forward<T>& f, T* memory) {
     T* bias = memory + f.padded * (f.a->inputs + f.a->hidden);
     i64 unit = 0;
-    for (; unit + 2 <= f.units; unit += 2) pack_units<2>(f, memory, bias, unit);
-    if (unit < f.units) pack_units<1>(f, memory, bias, unit);
+    for (; unit + 2 <= f.units; unit += 2) pack_units<2>(f, memory, unit);
+    if (unit < f.units) pack_units<1>(f, memory, unit);
+    pack_bias(f, bias, 1, 0, 0, f.a->b_ih, f.a->b_hh);
     f.weights = memory;
     f.bias = bias;
   }
 };
-
-// Gates of torch's order, each `hidden` rows, packed [unit][k][gate][lane], input before state.
-template <class T>
-RNNF_INLINE void pack_gates(const Forward<T>& f, T* w, int gates) {
-  const int lanes = Vec<T>::lanes;
-  const rnnf_forward_args& a = *f.a;
-  const i64 depth = a.inputs + a.hidden;
-  const T* sources[2] = {reinterpret_cast<const T*>(a.w_ih), reinterpret_cast<const T*>(a.w_hh)};
-  const i64 widths[2] = {a.inputs, a.hidden};
-  for (i64 unit = 0; unit < f.units; unit++) {
-    T* to = w + unit * depth * gates * lanes;
-    const i64 real = smaller(lanes, a.hidden - unit * lanes);
-    for (int side = 0; side < 2; to += widths[side++] * gates * lanes)
-      for (int gate = 0; gate < gates; gate++) {
-        const T* from = sources[side] + (gate * a.hidden + unit * lanes) * widths[side];
-        for (i64 k = 0; k < widths[side]; k++) {
-          T* cell = to + (k * gates + gate) * lanes;
-          for (i64 lane = 0; lane < real; lane++) cell[lane] = from[lane * widths[side] + k];
-          for (i64 lane = real; lane < lanes; lane++) cell[lane] = 0;
-        }
-      }
-  }
-}
-
-// to[unit][slot][lane] = first[gate] (+ second[gate]), zeros where neither is given.
-template <class T>
-RNNF_INLINE void pack_bias(const Forward<T>& f, T* to, int slots, int slot, int gate, i64 first,
-                           i64 second) {
-  const int lanes = Vec<T>::lanes;
-  for (i64 u = 0; u < f.padded; u++) {
-    T value = 0;
-    if (u < f.a->hidden) {
-      if (first) value += reinterpret_cast<const T*>(first)[gate * f.a->hidden + u];
-      if (second) value += reinterpret_cast<const T*>(second)[gate * f.a->hidden + u];
-    }
-    to[((u / lanes) * slots + slot) * lanes + u % lanes] = value;
-  }
-}
 
 template <class T>
 struct LSTMForward {

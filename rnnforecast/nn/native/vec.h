@@ -96,7 +96,9 @@ RNNF_INLINE vd reciprocal(vd x) { return 1.0 / x; }
 // Between two bounds; a NaN stays one.
 RNNF_INLINE vf between(vf x, float least, float most) {
 #if defined(__AVX512F__)
-  return (vf)_mm512_max_ps(_mm512_set1_ps(least), _mm512_min_ps(_mm512_set1_ps(most), (__m512)x));
+  // the masked forms: GCC 12 warns of its own header in the plain ones
+  x = (vf)_mm512_maskz_min_ps(0xFFFF, _mm512_set1_ps(most), (__m512)x);
+  return (vf)_mm512_maskz_max_ps(0xFFFF, _mm512_set1_ps(least), (__m512)x);
 #elif defined(__AVX2__)
   return (vf)_mm256_max_ps(_mm256_set1_ps(least), _mm256_min_ps(_mm256_set1_ps(most), (__m256)x));
 #else
@@ -164,6 +166,49 @@ RNNF_INLINE V hyperbolic(V x) {
   split_exp(x + x, scale, q);
   const V e = scale * q + (scale - 1);
   return e * reciprocal(e + 2);
+}
+
+// to[k * to_row + u] = from[u * from_row + k] for u < n and k < depth: `lanes` square blocks in registers.
+template <class T>
+__attribute__((noinline)) void transpose(T* to, i64 to_row, const T* from, i64 from_row, i64 n,
+                                         i64 depth) {
+  const int lanes = Vec<T>::lanes;
+  i64 u = 0;
+#if defined(__GNUC__) && !defined(__clang__)
+  typedef typename Vec<T>::v V;
+  typedef typename Vec<T>::bits Bits;
+  for (; u + lanes <= n; u += lanes) {
+    i64 k = 0;
+    for (; k + lanes <= depth; k += lanes) {
+      V rows[lanes];
+      RNNF_UNROLL
+      for (int lane = 0; lane < lanes; lane++) rows[lane] = load(from + (u + lane) * from_row + k);
+      RNNF_UNROLL
+      for (int span = 1; span < lanes; span *= 2) {
+        Bits low, high;
+        RNNF_UNROLL
+        for (int lane = 0; lane < lanes; lane++) {
+          low[lane] = lane & span ? lanes + lane - span : lane;
+          high[lane] = lane & span ? lanes + lane : lane + span;
+        }
+        RNNF_UNROLL
+        for (int lane = 0; lane < lanes; lane++)
+          if (!(lane & span)) {
+            const V first = rows[lane], second = rows[lane + span];
+            rows[lane] = __builtin_shuffle(first, second, low);
+            rows[lane + span] = __builtin_shuffle(first, second, high);
+          }
+      }
+      RNNF_UNROLL
+      for (int lane = 0; lane < lanes; lane++) store(to + (k + lane) * to_row + u, rows[lane]);
+    }
+    for (; k < depth; k++)
+      for (int lane = 0; lane < lanes; lane++)
+        to[k * to_row + u + lane] = from[(u + lane) * from_row + k];
+  }
+#endif
+  for (; u < n; u++)
+    for (i64 k = 0; k < depth; k++) to[k * to_row + u] = from[u * from_row + k];
 }
 
 // acc[v][c] += sum over k of weights[k][v] * rows[c][k]: vectors of weights, numbers broadcast from rows.
