@@ -1,11 +1,12 @@
 """M4 Hourly: 414 series, horizon 48, season 24, one forecast a series.
 
-    python benchmarks/accuracy/m4_hourly.py DATA_FOLDER [--seeds 3] [--models lstm gru naive]
+    python benchmarks/accuracy/m4_hourly.py DATA_FOLDER [--seeds 3] [--models lstm esrnn auto naive]
 
 Hourly-train.csv fits, Hourly-test.csv scores. sMAPE is the mean of 200|e|/(|y|+|f|) over steps,
 then series; MASE is scaled by the in-sample mean |y_t - y_{t-24}|; OWA = (sMAPE/18.383 +
 MASE/2.395)/2 (Naive2's figures). Look-back and season come from the library's rules, epochs from
-early stopping on the last rows of the training series: the test rows choose nothing.
+early stopping on the last rows of the training series (the hybrid's are its default, chosen on
+them): the test rows choose nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ import time
 
 import numpy as np
 
-from rnnforecast import DeepGRUForecaster, DeepLSTMForecaster, NaiveForecaster
+from rnnforecast import (
+    AutoForecaster,
+    DeepGRUForecaster,
+    DeepLSTMForecaster,
+    ESRNNForecaster,
+    NaiveForecaster,
+)
 from rnnforecast.datasets import load_m4
 
 PUBLISHED = {
@@ -34,6 +41,8 @@ def models(seed: int) -> dict:
     return {
         "lstm": DeepLSTMForecaster(horizon=48, random_state=seed),
         "gru": DeepGRUForecaster(horizon=48, random_state=seed),
+        "esrnn": ESRNNForecaster(horizon=48, random_state=seed),
+        "auto": AutoForecaster(horizon=48, metric="owa", random_state=seed),
         "naive": NaiveForecaster(horizon=48, strategy="seasonal", seasonality=24),
     }
 
