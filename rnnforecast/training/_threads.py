@@ -34,8 +34,11 @@ def at_most_threads(n: int) -> Iterator[None]:
     global _inside, _before
     outer = getattr(_own, "limits", ())
     with _lock:
+        # asked in every thread: torch gives a new one the process' number at its first question,
+        # which must not come after the limit is set
+        found = torch.get_num_threads()
         if not _inside:
-            _before = torch.get_num_threads()
+            _before = found
         _inside += 1
         limit = min(n, *outer, _before)
         _own.limits = (*outer, limit)
