@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from packaging.tags import platform_tags  # a dependency of hatchling
 
 NATIVE = Path("rnnforecast", "nn", "native")
 RECORD = "_build.txt"
@@ -170,13 +171,13 @@ def build(root: Path) -> str | None:
                 return None
         compile_library(folder, command, target)
         facts["bytes"] = str(target.stat().st_size)
-    except (NotBuilt, OSError) as error:
-        reason = " ".join(str(error).split())
-        with contextlib.suppress(OSError):
+        record.write_text(lay(facts), encoding="utf-8")
+    except Exception as error:  # whatever it is: the package works without the library
+        reason = " ".join(str(error).split()) or type(error).__name__
+        with contextlib.suppress(OSError, ValueError):
             target.unlink(missing_ok=True)  # one from other sources must not stay
             record.write_text(lay({"reason": reason}), encoding="utf-8")
         return reason
-    record.write_text(lay(facts), encoding="utf-8")
     return None
 
 
@@ -200,7 +201,9 @@ class KernelHook(BuildHookInterface):
         build_data["artifacts"].append(f"/{(NATIVE / LIBRARY).as_posix()}")
         build_data["pure_python"] = False
         # the library is plain C: it depends on the platform, on no version of Python
-        platform_tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        # as pip spells it: on macOS sysconfig's name may be one that no pip accepts
+        tags = (tag for tag in platform_tags() if not tag.startswith(("manylinux", "musllinux")))
+        platform_tag = next(tags)
         build_data["tag"] = f"py3-none-{platform_tag}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -57,7 +56,9 @@ class Member:
     def moved(self, panel: Panel) -> Member:
         """The same weights at the end of the longer history ``panel``."""
         view = self.view(panel)
-        forecaster = copy.copy(self.forecaster)
+        # not copy.copy, which would move a network to the CPU as a pickle does
+        forecaster = object.__new__(type(self.forecaster))
+        forecaster.__dict__.update(vars(self.forecaster))
         changed = forecaster._update_panel(view)
         forecaster.__dict__.update({"panel_": view}, **changed)
         return replace(self, forecaster=forecaster)

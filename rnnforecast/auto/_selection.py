@@ -93,7 +93,7 @@ class Judge:
             error = error**2
         by_target = _observed_mean(error, (1, 2))
         if metric in ("mase", "rmsse"):
-            known = np.isfinite(self.scale)
+            known = np.isfinite(self.scale) & np.isfinite(by_target)
             by_target = by_target / (np.where(known, self.scale, np.nan) if known.any() else 1.0)
         if metric == "rmsse":
             by_target = np.sqrt(by_target)
@@ -138,7 +138,7 @@ def choose_weights(judge: Judge, forecasts: Sequence[np.ndarray]) -> np.ndarray:
         Shares of the draws; they sum to 1.
     """
     small, part = judge.thinned()
-    losses = [judge.loss(forecast) for forecast in forecasts]
+    losses = [x if np.isfinite(x) else np.inf for x in map(judge.loss, forecasts)]
     first = min(range(len(forecasts)), key=lambda k: losses[k])
     usable = [k for k in range(len(forecasts)) if losses[k] <= _NEAR * losses[first]]
     thin = {k: forecasts[k][part] for k in usable}

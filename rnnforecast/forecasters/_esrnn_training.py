@@ -334,8 +334,11 @@ class ESRun:
         found: list[list[np.ndarray]] = [[] for _ in range(spec.n_targets)]
         for part, rows, phases in self._held_parts(12):
             batch, _, ends = source.take(part, rows, phases)
-            own = held[part // spec.n_targets]
-            own = np.where(own > 0, own, self.panel.lengths[part // spec.n_targets] + 1)
+            series = part // spec.n_targets
+            # counted from the stretch's first row, which is not the series' where that is long
+            dropped = np.maximum(rows - batch.values.shape[1], 0)
+            own = np.maximum(held[series] - dropped, self.plan.warm[series])
+            own = np.where(held[series] > 0, own, rows + 1)
             first = batch.start + torch.as_tensor(own)
             values = [errors(network, batch, first, ends)[:2] for network in networks]
             truth = values[0][1]

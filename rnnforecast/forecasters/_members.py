@@ -17,6 +17,7 @@ from rnnforecast.forecasters._training import Run
 from rnnforecast.nn import WindowNetwork
 from rnnforecast.outputs import Output
 from rnnforecast.training import Callback, History
+from rnnforecast.training._threads import allowed_threads
 from rnnforecast.training.source import Units
 
 __all__ = ["AGGREGATES", "MemberModel", "average", "calibrate", "fit_members", "model_of"]
@@ -175,7 +176,7 @@ def fit_members(
             return error
 
     if n_jobs is None:
-        n_jobs = min(max(torch.get_num_threads() // runs[0].threads(), 1), len(runs))
+        n_jobs = min(max(allowed_threads() // runs[0].threads(), 1), len(runs))
     try:
         found = Parallel(n_jobs=n_jobs, require="sharedmem")(
             delayed(fit)(k, run) for k, run in enumerate(runs)

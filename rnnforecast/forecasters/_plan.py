@@ -12,7 +12,7 @@ from rnnforecast.data.seasonality import choose_lookback, choose_seasonality
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "only_observed"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Plan:
     phases: CalendarPhases | None
     train: WindowIndex
     validation: WindowIndex
+    hidden_size: int | None = None  # of the fit that goes on, where the user names none
 
     def n_static(self, panel: Panel) -> int:
         """Constants of a window: static covariates and phases."""
@@ -65,6 +66,7 @@ def make_plan(
     held = np.maximum(np.ceil(validation_fraction * panel.lengths).astype(np.int64), horizon)
     held = np.minimum(held, panel.lengths - (chosen + horizon))
     held = np.where((held >= horizon) & (validation_fraction > 0), held, 0)
+    held = only_observed(panel, held)
     cut = panel.lengths - held
     first = np.full(panel.n_series, chosen)
     return Plan(
@@ -74,6 +76,16 @@ def make_plan(
         WindowIndex.between(first, cut, horizon),
         WindowIndex.between(cut, panel.lengths, horizon),
     )
+
+
+def only_observed(panel: Panel, held: np.ndarray) -> np.ndarray:
+    """Rows to hold out at the end of each series; 0 where none of them was observed.
+
+    Such rows tell nothing: their loss would be zero, the best there is.
+    """
+    observed = np.concatenate([[0], panel.mask.any(axis=1).cumsum()])
+    ends = panel.indptr[1:]
+    return np.where(observed[ends] > observed[ends - held], held, 0)
 
 
 def _check_length(owner: str, panel: Panel, lookback: int, horizon: int, automatic: bool) -> None:

@@ -287,7 +287,7 @@ class DeepRNNForecaster(NeuralForecaster):
 
     def _width(self, plan: Plan) -> int:
         # few windows are learnt by heart by a wider network (benchmarks/RESULTS.md)
-        return self.hidden_size or (64 if len(plan.train) >= _MANY else 32)
+        return self.hidden_size or plan.hidden_size or (64 if len(plan.train) >= _MANY else 32)
 
     def _segment(self, plan: Plan) -> int:
         if self.segment is None:

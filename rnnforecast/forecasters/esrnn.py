@@ -15,6 +15,7 @@ from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters._esrnn_training import ESPlan, ESRun
 from rnnforecast.forecasters._esrnn_units import measure
+from rnnforecast.forecasters._plan import only_observed
 from rnnforecast.forecasters._training import resolve_device, seeds_of
 from rnnforecast.forecasters.base import BaseForecaster
 from rnnforecast.forecasters.conformal import ConformalErrors
@@ -350,6 +351,7 @@ class ESRNNForecaster(BaseForecaster):
         held = np.where((lengths - held >= 2 * horizon + 2 * season) & (held > 0), held, 0)
         if not self.validation_fraction:
             held[:] = 0
+        held = only_observed(panel, held)
         # two of the longest seasons a series has, but never more than half its origins
         warm = np.full(panel.n_series, 2)
         for period in periods:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -172,6 +173,7 @@ class NeuralForecaster(BaseForecaster):
             return self
         panel = self._extended(X, y)
         plan = self._plan(panel, self.lookback_, self.seasonality_)
+        plan = replace(plan, hidden_size=self.network_.spec.hidden_size)
         runs = _training.prepare(self, panel, plan, self.networks_, self.model_.units)
         self.__dict__.update({"panel_": panel, **self._trained(runs, 1, False)})
         return self

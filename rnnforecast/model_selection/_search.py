@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from joblib import effective_n_jobs, parallel_config
 from sklearn.model_selection import GridSearchCV
 
 from rnnforecast.forecasters._shared import sharing
-from rnnforecast.training._threads import at_most_threads
+from rnnforecast.training._threads import allowed_threads, at_most_threads
 
 __all__ = ["SharedGridSearchCV"]
 
@@ -63,6 +62,6 @@ return_train_score
         self
         """
         with sharing(), parallel_config(backend="threading"):
-            each = max(torch.get_num_threads() // effective_n_jobs(self.n_jobs), 1)
-            with at_most_threads(each):
+            each = max(allowed_threads() // effective_n_jobs(self.n_jobs), 1)
+            with at_most_threads(each, everywhere=True):
                 return super().fit(X, y, **params)

@@ -59,7 +59,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     for size in shape:
         n_bytes *= size
     if n_bytes < SMALL_BYTES:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     block = None
     for candidate in reversed(tuple(kept)):  # the latest is in the caches still
         if n_bytes + 64 <= candidate.n_bytes <= 2 * n_bytes and (
@@ -73,7 +73,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             block = None
     memory = torch.from_numpy(np.asarray(_Lease(block or _Block(n_bytes))))
     skip = -memory.data_ptr() % 64
-    return memory[skip : skip + n_bytes].view(dtype).view(shape)
+    return memory[skip : skip + n_bytes].view(dtype).view(shape).data  # not a view to autograd
 
 
 def release_buffers() -> None:

@@ -68,6 +68,11 @@ def own(plan: Plan, x: Tensor, h0: Any, c0: Any, weights: tuple[Any, ...]) -> An
     return *function(x, h0, flat, *options), None
 
 
+def follows_operations() -> bool:
+    """Whether somebody records or differentiates every operation: a trace, or forward-mode AD."""
+    return torch.jit.is_tracing() or torch.autograd.forward_ad._current_level >= 0
+
+
 def pays(
     cell: str, x: Tensor, tensors: tuple[Tensor | None, ...], torch_has_it: bool = True
 ) -> bool:
@@ -92,6 +97,8 @@ def pays(
     ):
         return False
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    if follows_operations():
         return False
     if torch.is_autocast_enabled(x.device.type):
         return False
@@ -163,6 +170,8 @@ def differentiable(plan: Plan, needs: Any, tensors: Any, grads: Any) -> list[Ten
     grads : sequence of Tensor or None
         With respect to outputs, h_n and c_n.
     """
+    # aliases: an input may be another one, or computed from it, and autograd.grad would follow that
+    tensors = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
     x, h0, c0, *weights = tensors
     outputs: Any = literal(plan, x, h0, c0, tuple(weights))
     pairs = [(out, grad) for out, grad in zip(outputs, grads) if grad is not None]

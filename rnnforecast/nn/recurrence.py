@@ -59,6 +59,7 @@ def _at(tensor: Tensor | None) -> int:
 
 def _rows(x: Tensor) -> Tensor:
     """x, its features next to one another."""
+    x = x.resolve_neg()
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
@@ -93,9 +94,9 @@ def _forward(
     n = len(plan.directions)
     x, h0, c0 = _rows(x), _whole(h0), _whole(c0)
     shape = (batch, time, n * hidden)
-    out = _empty(shape, x.dtype) if save else torch.empty(shape, dtype=x.dtype)
-    h_n = torch.empty((n, batch, hidden), dtype=x.dtype)
-    c_n = torch.empty((n, batch, hidden), dtype=x.dtype) if code == 1 else None
+    out = _empty(shape, x.dtype) if save else x.new_empty(shape)
+    h_n = x.new_empty((n, batch, hidden))
+    c_n = x.new_empty((n, batch, hidden)) if code == 1 else None
     size = _saved_size(plan, batch, time, hidden, x.dtype) if save else 0
     saved = _empty((n, size), x.dtype) if save else None
     function = _function("forward", x.dtype)
@@ -141,7 +142,7 @@ def _backward(
         dw: list[Tensor | None] = [None] * 5
         if any(needs[3 + 5 * d : 8 + 5 * d]):
             dw = [
-                None if weight is None else torch.empty(weight.shape, dtype=x.dtype)
+                None if weight is None else x.new_empty(weight.shape)
                 for weight in weights[5 * d : 5 * d + 5]
             ]
         arguments = _BACKWARD.pack(
@@ -209,7 +210,7 @@ def _serves(x: Tensor, tensors: tuple[Tensor | None, ...]) -> bool:
             return False
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active() or _fallback.follows_operations():
         return False
     return _library.library() is not None
 
@@ -225,7 +226,7 @@ def _run(
     """Outputs, last states, last cells; natively where that can be."""
     tensors = (h0, c0, *weights)
     hidden = weights[1].shape[1]  # type: ignore[union-attr]
-    if not _serves(x, tensors) or _too_short(plan.cell, x, hidden):
+    if not x.shape[2] or not _serves(x, tensors) or _too_short(plan.cell, x, hidden):
         return _fallback.own(plan, x, h0, c0, weights)
     if torch.is_grad_enabled() and (
         x.requires_grad or any(t is not None and t.requires_grad for t in tensors)
@@ -443,7 +444,7 @@ class FusedLSTM(_Fused, nn.LSTM):
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         states = () if hx is None else tuple(hx)
-        if not self._fits(input, states):
+        if len(states) == 1 or len(states) > 2 or not self._fits(input, states):
             return super().forward(input, hx)
         outputs, h_n, c_n = self._native(input, states)
         return outputs, (h_n, c_n)

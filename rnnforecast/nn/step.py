@@ -255,6 +255,11 @@ class StackStep:
         self._h_at, self._state_bytes = self.hidden.ctypes.data, self.hidden.strides[0]
         self._c_at = self.memory.ctypes.data
 
+    def share_buffer(self, features: np.ndarray) -> None:
+        """Read features from here on; of the same shape and dtype."""
+        self.features = features
+        self._bind(self._lib)
+
     # -- NumPy -------------------------------------------------------------------------------------
 
     def _numpy_step(self, x: np.ndarray, state: int) -> None:

@@ -82,6 +82,12 @@ class _RowFeatures:
         )
         self.struct_at = ctypes.c_void_p(ctypes.addressof(self.struct))
 
+    def share_buffer(self, features: np.ndarray) -> None:
+        self.features = features
+        for name in ("centre", "scale", "targets", "past"):  # writable, and aligned
+            setattr(self, name, np.array(getattr(self, name), order="C"))
+        self._bind()
+
     def fill(self, at: int, before: int) -> None:
         """The features of the new row at position ``at``, ``before`` rows being before it."""
         n = self.targets.shape[1]
@@ -215,6 +221,10 @@ class StreamEncoder:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        # joblib does not keep two names of one array together, and may map it read-only
+        self._buffer = np.array(self._buffer, order="C")
+        self._row.share_buffer(self._buffer)
+        self._step.share_buffer(self._buffer)
         self._bind()
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["at_most_threads", "useful_threads"]
+__all__ = ["allowed_threads", "at_most_threads", "useful_threads"]
 
 # Torch's setting is partly the process's (MKL, threads yet to come) and partly each thread's own
 # (OpenMP), so that threads that limit it at the same time must agree on what it was before: what
@@ -17,11 +17,12 @@ __all__ = ["at_most_threads", "useful_threads"]
 _lock = threading.Lock()
 _inside = 0
 _before = 1
+_everywhere: list[int] = []  # limits that hold for every thread while they are open
 _own = threading.local()
 
 
 @contextmanager
-def at_most_threads(n: int) -> Iterator[None]:
+def at_most_threads(n: int, everywhere: bool = False) -> Iterator[None]:
     """Let torch use at most ``n`` threads for one operation, and restore the setting after.
 
     The setting is process-wide: another thread's work in torch is limited too for as long. It is
@@ -30,6 +31,9 @@ def at_most_threads(n: int) -> Iterator[None]:
     Parameters
     ----------
     n : int
+        At least 1.
+    everywhere : bool, default False
+        The limit holds for the other threads' limits too, as long as it is open.
     """
     global _inside, _before
     outer = getattr(_own, "limits", ())
@@ -40,7 +44,9 @@ def at_most_threads(n: int) -> Iterator[None]:
         if not _inside:
             _before = found
         _inside += 1
-        limit = min(n, *outer, _before)
+        limit = min([max(n, 1), _before, *_everywhere, *outer])
+        if everywhere:
+            _everywhere.append(limit)
         _own.limits = (*outer, limit)
         torch.set_num_threads(limit)
     try:
@@ -48,8 +54,17 @@ def at_most_threads(n: int) -> Iterator[None]:
     finally:
         with _lock:
             _inside -= 1
+            if everywhere:
+                _everywhere.remove(limit)
             _own.limits = outer
-            torch.set_num_threads(outer[-1] if outer else _before)
+            torch.set_num_threads(min([_before, *_everywhere, *outer]))
+
+
+def allowed_threads() -> int:
+    """Threads that this thread may use, whatever another one has set for itself meanwhile."""
+    with _lock:
+        found = torch.get_num_threads()
+        return min([_before if _inside else found, *_everywhere, *getattr(_own, "limits", ())])
 
 
 # multiply-adds of one step of one layer over a batch, some 20 microseconds on one core: torch wakes
@@ -67,4 +82,4 @@ def useful_threads(batch_size: int, hidden_size: int) -> int:
     batch_size, hidden_size : int
     """
     work = batch_size * 4 * hidden_size * 2 * hidden_size
-    return 1 if work < _ENOUGH_WORK else torch.get_num_threads()
+    return 1 if work < _ENOUGH_WORK else allowed_threads()

@@ -355,3 +355,11 @@ def test_the_default_table_on_a_short_series():
     board = fc.leaderboard_.set_index("model")
     assert {"naive", "seasonal naive", "Theta", "small GRU"} <= set(board.index)
     assert fc.validation_score_ <= board["score"].min() + 1e-12
+
+
+def test_no_series_with_both_a_scale_and_a_truth():
+    b = np.sin(np.arange(60.0))
+    b[-6:] = np.nan
+    df = pd.DataFrame({"a": np.r_[np.full(54, 3.0), np.arange(6.0)], "b": b})
+    fc = AutoForecaster(horizon=2, candidates=[], seasonality=1, n_origins=3).fit(df)
+    assert np.isfinite(fc.forecast().to_numpy()).all()

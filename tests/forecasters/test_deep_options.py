@@ -165,3 +165,23 @@ def test_a_season_of_trading_days_is_a_segment():
     )
     fc = DeepLSTMForecaster(**{**TINY, "lookback": 20}).fit(df)
     assert (fc.seasonality_, fc.segment_) == (5, 5)
+
+
+@pytest.mark.parametrize("make", [DeepGRUForecaster, ESRNNForecaster])
+def test_rows_without_an_observation_validate_nothing(make):
+    """Their loss would be zero, the best there is, and their intervals of no width."""
+    df = frame(160) + 50
+    df.iloc[-20:] = np.nan
+    quick = {"n_batches": 3, "n_members": 1} if make is ESRNNForecaster else {"patience": 2}
+    fc = make(horizon=4, lookback=24, hidden_size=4, max_epochs=5, random_state=0, **quick).fit(df)
+    width = np.diff(fc.forecast(quantiles=[0.05, 0.95]).to_numpy(), axis=1)
+    assert (width > 0.01).all()
+    if make is DeepGRUForecaster:
+        assert np.isnan(fc.history_.val_loss).all() and fc.n_epochs_ == 5
+
+
+def test_a_history_that_outgrows_the_narrow_network_trains_on(monkeypatch):
+    monkeypatch.setattr(deep, "_MANY", 100)
+    df = frame(220)
+    fc = DeepGRUForecaster(**{**TINY, "hidden_size": None}).fit(df[:100])
+    assert fc.partial_fit(df[100:]).network_.spec.hidden_size == 32

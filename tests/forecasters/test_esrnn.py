@@ -373,3 +373,14 @@ def test_first_states_are_means_by_phase():
     np.testing.assert_allclose(seasons[0], [day, day], atol=1e-12)
     np.testing.assert_allclose(seasons[1], [week, 0 * week], atol=1e-12)
     np.testing.assert_allclose(level[0], 7.0)
+
+
+def test_intervals_of_a_series_longer_than_what_is_read_at_once():
+    rng = np.random.default_rng(0)
+    index = pd.date_range("2024-01-01", periods=1700, freq="h")
+    y = 50 + 5 * np.sin(np.arange(1700) * np.pi / 6) + rng.normal(size=1700)
+    fc = ESRNNForecaster(
+        horizon=4, seasonality=12, max_epochs=1, n_batches=3, n_members=1, random_state=0
+    ).fit(pd.DataFrame({"y": y}, index=index))
+    assert len(fc.conformal_.errors) > 100
+    assert (np.diff(fc.forecast(quantiles=[0.05, 0.95]).to_numpy(), axis=1) > 0.5).all()

@@ -7,6 +7,7 @@ import multiprocessing
 import pickle
 import sys
 import threading
+import warnings
 
 import pytest
 import torch
@@ -393,3 +394,40 @@ def test_without_the_library_training_goes_by_hand_where_that_is_faster(cell, us
     with torch.no_grad():
         ours(random(4, 6, 5))
     assert len(calls) == (0 if cell == "lstm" else 2)
+
+
+def test_outputs_of_any_size_may_be_changed_in_place():
+    for batch in (2, 64):
+        outputs, _ = FusedGRU(3, 8, batch_first=True)(torch.randn(batch, 40, 3))
+        outputs[:, 0] = 0
+        assert outputs[:, 0].abs().sum() == 0 < outputs[:, 1].abs().sum()
+
+
+def test_a_default_device_is_not_where_the_kernels_write():
+    layer, x = FusedGRU(3, 8, batch_first=True), torch.randn(2, 5, 3)
+    with torch.no_grad():
+        expected = layer(x)[0]
+        with torch.device("meta"):
+            found = layer(x)[0]
+    assert torch.equal(found, expected)
+
+
+def test_a_second_derivative_where_the_state_comes_from_the_input():
+    x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    layer = FusedGRU(3, 3, batch_first=True).double()
+
+    def total():
+        return layer(x, x[:, 0][None])[0].square().sum()
+
+    (plain,) = torch.autograd.grad(total(), x)
+    (kept,) = torch.autograd.grad(total(), x, create_graph=True)
+    torch.testing.assert_close(plain, kept.detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_a_trace_records_the_layer():
+    layer = FusedGRU(3, 8, batch_first=True).requires_grad_(False)
+    x, y = torch.randn(2, 2, 5, 3).unbind(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own words on tracing
+        traced = torch.jit.trace(layer, (x,), check_trace=False)
+    torch.testing.assert_close(traced(y)[0], layer(y)[0])

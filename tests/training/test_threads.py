@@ -8,7 +8,7 @@ import pytest
 import torch
 from joblib import Parallel, delayed
 
-from rnnforecast.training._threads import at_most_threads, useful_threads
+from rnnforecast.training._threads import allowed_threads, at_most_threads, useful_threads
 
 
 @pytest.fixture(autouse=True)
@@ -90,3 +90,16 @@ def test_within_joblibs_threads():
 def test_small_work_is_for_one_thread():
     assert useful_threads(32, 32) == 1
     assert useful_threads(512, 256) == 4
+
+
+def test_a_limit_everywhere_holds_after_another_threads_own():
+    def fit(k):
+        before = allowed_threads()
+        with at_most_threads(1):
+            (torch.ones(50, 50) @ torch.ones(50, 50)).sum()
+        return before, allowed_threads(), torch.get_num_threads()
+
+    with at_most_threads(2, everywhere=True):
+        seen = Parallel(n_jobs=2, require="sharedmem")(delayed(fit)(k) for k in range(6))
+    assert seen == [(2, 2, 2)] * 6
+    assert torch.get_num_threads() == 4
