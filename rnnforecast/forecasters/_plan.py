@@ -83,9 +83,10 @@ def only_observed(panel: Panel, held: np.ndarray) -> np.ndarray:
 
     Such rows tell nothing: their loss would be zero, the best there is.
     """
-    observed = np.concatenate([[0], panel.mask.any(axis=1).cumsum()])
-    ends = panel.indptr[1:]
-    return np.where(observed[ends] > observed[ends - held], held, 0)
+    # series by series: counts over all rows would be twice the data
+    tails = zip(panel.indptr[1:], held, strict=True)
+    seen = [bool(n) and not np.isnan(panel.targets[end - n : end]).all() for end, n in tails]
+    return np.where(seen, held, 0)
 
 
 def _check_length(owner: str, panel: Panel, lookback: int, horizon: int, automatic: bool) -> None:
