@@ -1,6 +1,7 @@
 """M4 Hourly: 414 series, horizon 48, season 24, one forecast a series.
 
     python benchmarks/accuracy/m4_hourly.py DATA_FOLDER [--seeds 3] [--models lstm esrnn auto naive]
+        [--append]
 
 Hourly-train.csv fits, Hourly-test.csv scores. sMAPE is the mean of 200|e|/(|y|+|f|) over steps,
 then series; MASE is scaled by the in-sample mean |y_t - y_{t-24}|; OWA = (sMAPE/18.383 +
@@ -13,11 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import time
 
 import numpy as np
+from _report import append, peak_mb
 
 from rnnforecast import (
     AutoForecaster,
@@ -61,11 +62,12 @@ def score(forecast, train, test) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    """Print the table beside the published figures, and a JSON line a run."""
+    """Print a JSON line a run and the table; with --append the table goes into RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--models", nargs="+", default=["lstm", "naive"])
+    parser.add_argument("--append", action="store_true")
     args = parser.parse_args()
     train, test = load_m4("Hourly", data_home=args.folder, download=False)
     rows: dict[str, list] = {}
@@ -79,16 +81,24 @@ def main() -> None:
             figures = score(fitted.forecast(), train, test)
             record = dict(zip(("smape", "mase", "owa"), (round(v, 4) for v in figures)))
             record |= {"model": name, "seed": seed, "fit_s": round(middle - start, 1)}
-            record["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+            record["peak_mb"] = peak_mb()
             print(json.dumps(record), flush=True)
             rows.setdefault(name, []).append((*figures, middle - start))
-    print(f"{'':32}{'sMAPE':>8}{'MASE':>8}{'OWA':>8}{'fit s':>8}")
+    lines = [
+        "| model | sMAPE | MASE | OWA | OWA of each seed | fit s |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, runs in rows.items():
         mean = [statistics.mean(column) for column in zip(*runs)]
-        label = f"{name} (mean of {len(runs)})"
-        print(f"{label:32}{mean[0]:8.3f}{mean[1]:8.3f}{mean[2]:8.3f}{mean[3]:8.1f}")
-    for name, figures in PUBLISHED.items():
-        print(f"{name + ' [published]':32}{figures[0]:8.3f}{figures[1]:8.3f}{figures[2]:8.3f}")
+        each = ", ".join(f"{run[2]:.3f}" for run in runs)
+        figures = " | ".join(f"{value:.3f}" for value in mean[:3])
+        lines.append(f"| {name} | {figures} | {each} | {mean[3]:.1f} |")
+    for name, published in PUBLISHED.items():
+        figures = " | ".join(f"{value:.3f}" for value in published)
+        lines.append(f"| {name} [published] | {figures} | | |")
+    print("\n".join(lines))
+    if args.append:
+        append("M4 Hourly", lines, args.seeds)
 
 
 if __name__ == "__main__":

@@ -165,6 +165,8 @@ class DeepRNNForecaster(NeuralForecaster):
     _cell: str | None = None  # a named forecaster's only cell
     _both: bool | None = None  # its only directions
 
+    _segment_rule = staticmethod(choose_segment)
+
     def __init__(
         self,
         *,
@@ -288,16 +290,6 @@ class DeepRNNForecaster(NeuralForecaster):
     def _width(self, plan: Plan) -> int:
         # few windows are learnt by heart by a wider network (benchmarks/RESULTS.md)
         return self.hidden_size or plan.hidden_size or (64 if len(plan.train) >= _MANY else 32)
-
-    def _segment(self, plan: Plan) -> int:
-        if self.segment is None:
-            return choose_segment(plan.season, plan.lookback)
-        if self.segment > plan.lookback:
-            raise DataError(
-                f"{type(self).__name__}: segment must be at most the look-back, {plan.lookback}. "
-                f"Got {self.segment}"
-            )
-        return self.segment
 
     def _chosen(self, plan: Plan) -> dict[str, Any]:
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,8 @@ class NeuralForecaster(BaseForecaster):
     random_state: Any
     warm_start: bool
     verbose: int
+    segment: int | None
+    _segment_rule: Callable[[int, int], int]  # of season and look-back
     # those that not every subclass has as parameters
     training = "windows"
     calendar = False
@@ -78,6 +81,17 @@ class NeuralForecaster(BaseForecaster):
     def _chosen(self, plan: Plan) -> dict[str, Any]:
         """Fitted attributes that tell further automatic choices."""
         return {}
+
+    def _segment(self, plan: Plan) -> int:
+        """Steps folded into one: given, or chosen by the class' rule."""
+        if self.segment is None:
+            return self._segment_rule(plan.season, plan.lookback)
+        if self.segment > plan.lookback:
+            raise DataError(
+                f"{type(self).__name__}: segment must be at most the look-back, {plan.lookback}. "
+                f"Got {self.segment}"
+            )
+        return self.segment
 
     # -- fit ---------------------------------------------------------------------------------------
 

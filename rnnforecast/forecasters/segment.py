@@ -7,7 +7,6 @@ from typing import Any
 from rnnforecast._validation import check_choice, check_int, check_real
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.seasonality import choose_seasonality
-from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters._plan import Plan
 from rnnforecast.forecasters.neural import NeuralForecaster
 from rnnforecast.nn.segment import SEGMENT_CELLS, SegmentNetwork, SegmentSpec
@@ -185,6 +184,8 @@ roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
     (24, 1)
     """
 
+    _segment_rule = staticmethod(choose_long_segment)
+
     def __init__(
         self,
         *,
@@ -276,16 +277,6 @@ roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
         if lookback is None:
             lookback = choose_long_lookback(int(panel.lengths.min()), self.horizon, season)
         return super()._plan(panel, lookback, season)
-
-    def _segment(self, plan: Plan) -> int:
-        if self.segment is None:
-            return choose_long_segment(plan.season, plan.lookback)
-        if self.segment > plan.lookback:
-            raise DataError(
-                f"{type(self).__name__}: segment must be at most the look-back, {plan.lookback}. "
-                f"Got {self.segment}"
-            )
-        return self.segment
 
     def _chosen(self, plan: Plan) -> dict[str, Any]:
         return {"segment_": self._segment(plan)}
