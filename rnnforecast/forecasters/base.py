@@ -1,17 +1,20 @@
 """The contract that every forecaster keeps: two doors, one model.
 
-``BaseForecaster`` reads frames and arrays into a ``Panel``, finds for each row of X the series and
-step that it asks for, and leaves the model itself to four hooks: ``_fit_panel``,
-``_predict_future``, ``_predict_in_sample`` and ``_quantiles_future``.
+``BaseForecaster`` reads frames and arrays into a ``Panel`` and finds for each row of X the series
+and step that it asks for. Predictions, intervals, samples, in-sample values and rolling origins are
+written here once, on top of one hook: ``_forecast(history, series, origins, n_steps, known)``.
 """
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -23,10 +26,13 @@ from rnnforecast._validation import (
 )
 from rnnforecast.data.frames import numeric, read_table
 from rnnforecast.data.panel import Panel
+from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters import _rows
 from rnnforecast.forecasters._rows import Rows
 from rnnforecast.forecasters._shared import of_rows
+from rnnforecast.outputs import Forecast
+from rnnforecast.training import seeds_of
 
 __all__ = ["BaseForecaster"]
 
@@ -55,59 +61,43 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         """Train on ``panel``; return the fitted attributes (names ending in ``_``)."""
 
     @abstractmethod
-    def _predict_future(self, series: np.ndarray, n_steps: int, known: np.ndarray) -> np.ndarray:
-        """Point forecasts of steps 1..n_steps after the history of each series.
-
-        Parameters
-        ----------
-        series : ndarray of int, shape (s,)
-        n_steps : int
-        known : ndarray, shape (s, n_steps, n_known)
-            Future covariates; NaN where not given. A step's forecast may use its own row only.
-
-        Returns
-        -------
-        ndarray, shape (s, n_steps, n_targets)
-        """
-
-    @abstractmethod
-    def _predict_in_sample(
-        self, series: np.ndarray, positions: np.ndarray, known: np.ndarray
-    ) -> np.ndarray:
-        """One-step values for rows of the history, each from the rows before it.
-
-        Parameters
-        ----------
-        series, positions : ndarray of int, shape (n,)
-            Row ``positions[k]`` of series ``series[k]``.
-        known : ndarray, shape (n, n_known)
-            The rows' own covariates.
-
-        Returns
-        -------
-        ndarray, shape (n, n_targets)
-        """
-
-    @abstractmethod
-    def _quantiles_future(
-        self, series: np.ndarray, n_steps: int, known: np.ndarray, levels: tuple[float, ...]
-    ) -> np.ndarray:
-        """Quantile forecasts, shape (s, n_steps, n_targets, n_levels), not decreasing over
-        levels.
-        """
-
-    @abstractmethod
-    def _quantiles_in_sample(
+    def _forecast(
         self,
+        history: Panel,
         series: np.ndarray,
-        positions: np.ndarray,
+        origins: np.ndarray,
+        n_steps: int,
         known: np.ndarray,
-        levels: tuple[float, ...],
-    ) -> np.ndarray:
-        """Quantiles of the one-step in-sample values, shape (n, n_targets, n_levels)."""
+    ) -> Forecast:
+        """Forecasts from any origins in a history: the one hook behind every prediction.
 
-    def _update_panel(self, panel: Panel) -> dict[str, Any]:
-        """Fitted attributes that change when the history grows to ``panel``; weights stay."""
+        Parameters
+        ----------
+        history : Panel
+            ``panel_``, or the panel that :meth:`_follow` was last given.
+        series, origins : ndarray of int, shape (k,)
+            Forecast k knows the first ``origins[k]`` rows of series ``series[k]`` and nothing of
+            those after them.
+        n_steps : int
+        known : ndarray, shape (k, n_steps, n_known)
+            Covariates of the steps ahead; NaN where not given. A step's forecast may use its own
+            row only.
+
+        Returns
+        -------
+        Forecast, shape (k, n_steps, n_targets)
+        """
+
+    def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
+        """Fitted attributes that depend on the rows of the history; weights stay.
+
+        Parameters
+        ----------
+        history : Panel
+        fresh : bool
+            False: ``history`` is ``panel_`` with more rows, and perhaps more series at its end, and
+            what is known of the old ones stays. True: another panel, measured by itself.
+        """
         return {}
 
     def _check_params(self) -> None:
@@ -162,7 +152,8 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         Parameters
         ----------
         X, y
-            As in ``fit``, rows after the cutoff of their series. A gap before them is masked.
+            As in ``fit``, rows after the cutoff of their series; a gap before them is masked. Rows
+            of a series that is new are its whole history.
 
         Returns
         -------
@@ -175,7 +166,7 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
             was.
         """
         panel = self._extended(X, y)
-        changed = self._update_panel(panel)
+        changed = self._follow(panel, fresh=False)
         self.__dict__.update({"panel_": panel}, **changed)
         return self
 
@@ -233,12 +224,7 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
             If a row lies before the training range or in a gap of it, or columns differ from
             ``fit``.
         """
-        rows = self._rows_of(X)
-        out = rows.fill(
-            self.panel_,
-            lambda series, n, known: self._predict_future(series, n, known),
-            lambda series, at, known: self._predict_in_sample(series, at, known),
-        )
+        out = self._row_values(X, lambda forecast: _numbers(forecast.point))
         return out[:, 0] if out.shape[1] == 1 else out
 
     def predict_interval(self, X: Any = None, coverage: float = 0.9) -> np.ndarray:
@@ -278,11 +264,43 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         return out[:, 0] if out.shape[1] == 1 else out
 
     def _row_quantiles(self, X: Any, levels: tuple[float, ...]) -> np.ndarray:
-        return self._rows_of(X).fill(
-            self.panel_,
-            lambda series, n, known: self._quantiles_future(series, n, known, levels),
-            lambda series, at, known: self._quantiles_in_sample(series, at, known, levels),
-        )
+        return self._row_values(X, lambda forecast: self._quantiles(forecast, levels))
+
+    def _row_values(self, X: Any, of: Callable[[Forecast], np.ndarray]) -> np.ndarray:
+        """``of(forecast)`` for every row of X: future rows from the end of the history, rows of the
+        history from the rows before them.
+        """
+        rows = self._rows_of(X)
+        ahead = rows.steps > 0
+        values: np.ndarray | None = None
+        for chosen, ask in ((ahead, self._ahead), (~ahead, self._one_step)):
+            if not chosen.any():
+                continue
+            found = of(ask(rows, chosen))
+            if values is None:
+                values = np.empty((len(ahead), *found.shape[1:]))
+            values[chosen] = found
+        assert values is not None
+        return values
+
+    def _ahead(self, rows: Rows, chosen: np.ndarray) -> Forecast:
+        """Forecast of future rows, ``(n_rows, n_targets)``."""
+        panel = self.panel_
+        series, n_steps, known, place = rows.future(panel)
+        forecast = self._forecast(panel, series, panel.lengths[series], n_steps, known)
+        return forecast[place, rows.steps[chosen] - 1]
+
+    def _one_step(self, rows: Rows, chosen: np.ndarray) -> Forecast:
+        """One-step forecast of rows of the history, ``(n_rows, n_targets)``."""
+        panel, series = self.panel_, rows.series[chosen]
+        origins = panel.lengths[series] - 1 + rows.steps[chosen]
+        return self._forecast(panel, series, origins, 1, rows.known[chosen][:, None])[:, 0]
+
+    def _quantiles(self, forecast: Forecast, levels: tuple[float, ...]) -> np.ndarray:
+        try:
+            return _numbers(forecast.quantile(levels))
+        except DataError as error:
+            raise DataError(f"{type(self).__name__}: {error}") from error
 
     def score(self, X: Any, y: Any = None) -> float:
         """Coefficient of determination R² of ``predict(X)``; greater is better.
@@ -310,14 +328,24 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
     # -- the pandas door ---------------------------------------------------------------------------
 
     def forecast(
-        self, X: Any = None, *, horizon: int | None = None, quantiles: Any = None
+        self,
+        X: Any = None,
+        *,
+        history: Any = None,
+        horizon: int | None = None,
+        quantiles: Any = None,
     ) -> pd.DataFrame:
         """Forecast the next steps of every series.
 
         Parameters
         ----------
         X : as in fit, optional
-            Future rows of the known covariates; needed if there are any.
+            Future rows of the known covariates; needed if there are any, an error if there are
+            none.
+        history : as in fit, optional
+            Forecast after the end of these rows instead of those of ``fit`` and ``update``: newer
+            ones, or series never seen, with the columns of ``fit``. The estimator stays as it is;
+            the scale of each series is measured on the rows given.
         horizon : int, optional
             Number of steps; the estimator's ``horizon`` if None. Beyond that the forecast rolls on.
         quantiles : sequence of float, optional
@@ -331,30 +359,161 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         Raises
         ------
         DataError
-            If the future covariates are missing or too short.
+            If the future covariates are missing or too short, or there are none to give.
+        """
+        levels = None if quantiles is None else check_quantiles(type(self).__name__, quantiles)
+        forecast, index = self._next_steps(X, history, horizon)
+        return self._frame(forecast, levels, index)
+
+    def sample(
+        self,
+        n: int = 100,
+        X: Any = None,
+        *,
+        history: Any = None,
+        horizon: int | None = None,
+        random_state: Any = None,
+    ) -> pd.DataFrame:
+        """Draw from the forecast of the next steps.
+
+        A forecast with conformal intervals gives whole paths: each takes the errors of one past
+        origin for all of its steps, so that sums over the horizon can be read off. A trained
+        distribution draws every step by itself.
+
+        Parameters
+        ----------
+        n : int, default 100
+            Number of draws.
+        X, history, horizon
+            As in :meth:`forecast`.
+        random_state : int, RandomState or None
+
+        Returns
+        -------
+        DataFrame
+            Indexed as :meth:`forecast`, with columns (target, sample), samples 0 to n - 1.
+
+        Raises
+        ------
+        DataError
+            As :meth:`forecast`; also if the forecast is of quantiles alone.
         """
         owner = type(self).__name__
+        check_int(owner, "n", n)
+        forecast, index = self._next_steps(X, history, horizon)
+        generator = torch.Generator().manual_seed(seeds_of(random_state, 1)[0])
+        try:
+            drawn = _numbers(forecast.sample(n, generator))
+        except DataError as error:
+            raise DataError(f"{owner}: {error}") from error
+        columns = pd.MultiIndex.from_product(
+            [self.target_names_, range(n)], names=["target", "sample"]
+        )
+        values = np.moveaxis(drawn, 0, -1).reshape(len(index), -1)
+        return pd.DataFrame(values, index=index, columns=columns)
+
+    def _next_steps(
+        self, X: Any, history: Any, horizon: int | None
+    ) -> tuple[Forecast, pd.Index]:
+        """Forecast of the next steps of every series, and its index."""
         check_is_fitted(self, "panel_")
+        owner = type(self).__name__
         n_steps = self.horizon if horizon is None else horizon
         check_int(owner, "horizon", n_steps)
-        panel = self.panel_
-        everyone = np.arange(panel.n_series)
+        at = self if history is None else self._on(history)
+        panel = at.panel_
         known = np.empty((panel.n_series, n_steps, 0))
         if self.roles_.known:
-            rows = None if X is None else self._rows_of(X)
+            rows = None if X is None else at._rows_of(X)
             known = _rows.future_known(owner, panel, self.roles_.known, rows, n_steps)
-        index = self.future_index(n_steps)
-        if quantiles is None:
-            values = self._predict_future(everyone, n_steps, known)
-            return pd.DataFrame(
-                values.reshape(len(index), -1), index=index, columns=self.target_names_
+        elif X is not None:
+            raise DataError(
+                f"{owner}: the first argument of forecast holds future rows of the known "
+                f"covariates, and this forecaster has none. Got {type(X).__name__}: for the number "
+                f"of steps use horizon=, for other rows to forecast from history="
             )
-        levels = check_quantiles(owner, quantiles)
-        values = self._quantiles_future(everyone, n_steps, known, levels)
-        columns = pd.MultiIndex.from_product(
-            [self.target_names_, levels], names=["target", "quantile"]
-        )
+        everyone = np.arange(panel.n_series)
+        forecast = at._forecast(panel, everyone, panel.lengths, n_steps, known)
+        return forecast, at.future_index(n_steps)
+
+    def _on(self, rows: Any) -> Any:
+        """This forecaster with other rows as its history; it shares everything else."""
+        panel = _rows.read_history(self, rows)
+        view = copy.copy(self)
+        view.__dict__.update({"panel_": panel}, **view._follow(panel, fresh=True))
+        return view
+
+    def _frame(
+        self, forecast: Forecast, levels: tuple[float, ...] | None, index: pd.Index
+    ) -> pd.DataFrame:
+        """Points or quantiles, a row for each step."""
+        if levels is None:
+            values, columns = _numbers(forecast.point), self.target_names_
+        else:
+            values = self._quantiles(forecast, levels)
+            columns = pd.MultiIndex.from_product(
+                [self.target_names_, levels], names=["target", "quantile"]
+            )
         return pd.DataFrame(values.reshape(len(index), -1), index=index, columns=columns)
+
+    def rolling_forecast(
+        self, X: Any, y: Any = None, *, stride: int = 1, quantiles: Any = None
+    ) -> pd.DataFrame:
+        """Forecasts from every origin in new rows, in one batched pass.
+
+        The same as ``update`` with the rows up to an origin and ``forecast`` after it, origin by
+        origin; the estimator stays as it is.
+
+        Parameters
+        ----------
+        X, y
+            Observed rows after the cutoff of their series, as in ``update``. The first origin is
+            the cutoff, the last one has ``horizon`` rows after it.
+        stride : int, default 1
+            Rows between neighbouring origins.
+        quantiles : sequence of float, optional
+            Levels in (0, 1). If given, the columns are (target, quantile).
+
+        Returns
+        -------
+        DataFrame
+            ``horizon`` rows an origin, indexed by (origin, time), or by (series, origin, time) for
+            a panel; an origin is the stamp of the last row that its forecast knows.
+
+        Raises
+        ------
+        DataError
+            If no series has ``horizon`` new rows.
+
+        Examples
+        --------
+        >>> import numpy as np, pandas as pd
+        >>> from rnnforecast import NaiveForecaster
+        >>> df = pd.DataFrame({"y": np.sin(np.arange(80.0))})
+        >>> fc = NaiveForecaster(horizon=2).fit(df[:70])
+        >>> fc.rolling_forecast(df[70:]).shape  # from 9 origins
+        (18, 1)
+        """
+        owner = type(self).__name__
+        panel = self._extended(X, y)
+        check_int(owner, "stride", stride)
+        levels = None if quantiles is None else check_quantiles(owner, quantiles)
+        old = self.panel_
+        first = np.concatenate([old.lengths, panel.lengths[old.n_series :]])
+        windows = WindowIndex.between(first, panel.lengths, self.horizon, stride)
+        if not len(windows):
+            longest = int((panel.lengths - first).max())
+            raise DataError(
+                f"{owner}: rolling_forecast needs horizon={self.horizon} new rows of a series at "
+                f"least. Got {longest}"
+            )
+        view = copy.copy(self)
+        view.__dict__.update({"panel_": panel}, **view._follow(panel, fresh=False))
+        series, origins = windows[np.arange(len(windows))]
+        ahead = origins[:, None] + np.arange(self.horizon)
+        known = panel.known[panel.indptr[series][:, None] + ahead]
+        forecast = view._forecast(panel, series, origins, self.horizon, known)
+        return self._frame(forecast, levels, _origin_index(panel, series, origins, ahead))
 
     def future_index(self, horizon: int | None = None) -> pd.Index:
         """Stamps of the next steps, as ``forecast`` gives them: to make future covariates for.
@@ -427,3 +586,23 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         if panel.calendar is not None:
             size += f", {panel.calendar!r}"
         return [str(self.roles_), size]
+
+
+def _numbers(values: torch.Tensor) -> np.ndarray:
+    return values.detach().cpu().numpy().astype(np.float64, copy=False)
+
+
+def _origin_index(
+    panel: Panel, series: np.ndarray, origins: np.ndarray, ahead: np.ndarray
+) -> pd.MultiIndex:
+    """(series, origin, time) of forecasts of rows ``ahead: (n, horizon)``."""
+    rows = panel.row_index()
+    at = (panel.indptr[series][:, None] + ahead).ravel()
+    before = np.repeat(panel.indptr[series] + origins - 1, ahead.shape[1])
+    stamps = rows.get_level_values(-1) if panel.is_panel else rows
+    levels = [rows.get_level_values(k)[at] for k in range(rows.nlevels - 1)]
+    return pd.MultiIndex.from_arrays(
+        [*levels, stamps[before], stamps[at]],
+        names=[*panel.names[:-1], "origin", panel.names[-1]] if panel.is_panel
+        else ["origin", panel.names[-1]],
+    )
