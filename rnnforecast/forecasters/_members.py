@@ -17,7 +17,7 @@ from rnnforecast.forecasters._training import Run
 from rnnforecast.nn import WindowNetwork
 from rnnforecast.outputs import Output
 from rnnforecast.training import Callback, History
-from rnnforecast.training._threads import allowed_threads
+from rnnforecast.training.threads import allowed_threads
 from rnnforecast.training.source import Units
 
 __all__ = ["AGGREGATES", "MemberModel", "average", "calibrate", "fit_members", "model_of"]

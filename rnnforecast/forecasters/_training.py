@@ -27,7 +27,7 @@ from rnnforecast.nn import (
 )
 from rnnforecast.outputs import Output, PointOutput, QuantileOutput
 from rnnforecast.training import BestWeights, Callback, History, ProgressBar, Settings, train
-from rnnforecast.training._threads import at_most_threads, useful_threads
+from rnnforecast.training.threads import at_most_threads, useful_threads
 from rnnforecast.training.source import Batch, Units, WindowSource, measure_units
 
 __all__ = [

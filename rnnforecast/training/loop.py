@@ -56,10 +56,10 @@ class Settings:
 
     max_epochs: int
     lr: float
-    optimizer: str
-    weight_decay: float
-    gradient_clip: float | None
-    lr_schedule: str
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    gradient_clip: float | None = None
+    lr_schedule: str = "constant"
     ema_decay: float | None = None
 
 

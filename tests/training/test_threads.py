@@ -8,7 +8,7 @@ import pytest
 import torch
 from joblib import Parallel, delayed
 
-from rnnforecast.training._threads import allowed_threads, at_most_threads, useful_threads
+from rnnforecast.training.threads import allowed_threads, at_most_threads, useful_threads
 
 
 @pytest.fixture(autouse=True)
