@@ -151,6 +151,10 @@ class Panel:
         arrays = [ids.get_level_values(level) for level in range(ids.nlevels)]
         return pd.MultiIndex.from_arrays([*arrays, time], names=list(self.names))
 
+    def row_index(self) -> pd.Index:
+        """The time stamp, or (series, time), of every row."""
+        return self.join_index(self.each(self.time_index), range(self.n_series))
+
     def history(self, columns: list) -> pd.DataFrame:
         """The observed rows of the targets as a frame."""
         parts = self.each(self.time_index)

@@ -141,6 +141,28 @@ def read_fit(forecaster: Any, X: Any, y: Any) -> Reading:
     return Reading(panel, roles, list(table.columns), table.is_array)
 
 
+def read_history(estimator: Any, rows: Any) -> Panel:
+    """Rows of any series, with the columns of fit, as a panel of their own."""
+    owner, roles = type(estimator).__name__, estimator.roles_
+    table = read_table(owner, rows, estimator.series_id, estimator.time)
+    wanted = [*roles.targets, *roles.past, *roles.known, *roles.static]
+    missing = [name for name in wanted if name not in table.frame.columns]
+    if missing:
+        raise DataError(
+            f"{owner}: column {missing[0]!r} is missing from history; the columns are "
+            f"{table.columns}"
+        )
+    return build_panel(
+        owner,
+        table.keys,
+        numeric(owner, table.frame, roles.targets),
+        numeric(owner, table.frame, roles.past),
+        numeric(owner, table.frame, roles.known),
+        numeric(owner, table.frame, roles.static),
+        estimator.freq,
+    )
+
+
 def align_index(owner: str, table: Table, y_index: pd.Index | None) -> Keys:
     """Keys of the rows, checked against the index of y, or taken from it where X is an array."""
     keys = table.keys

@@ -412,9 +412,7 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         values = np.moveaxis(drawn, 0, -1).reshape(len(index), -1)
         return pd.DataFrame(values, index=index, columns=columns)
 
-    def _next_steps(
-        self, X: Any, history: Any, horizon: int | None
-    ) -> tuple[Forecast, pd.Index]:
+    def _next_steps(self, X: Any, history: Any, horizon: int | None) -> tuple[Forecast, pd.Index]:
         """Forecast of the next steps of every series, and its index."""
         check_is_fitted(self, "panel_")
         owner = type(self).__name__
@@ -603,6 +601,7 @@ def _origin_index(
     levels = [rows.get_level_values(k)[at] for k in range(rows.nlevels - 1)]
     return pd.MultiIndex.from_arrays(
         [*levels, stamps[before], stamps[at]],
-        names=[*panel.names[:-1], "origin", panel.names[-1]] if panel.is_panel
+        names=[*panel.names[:-1], "origin", panel.names[-1]]
+        if panel.is_panel
         else ["origin", panel.names[-1]],
     )
