@@ -271,11 +271,14 @@ def _search(
             concentrate_scale=True,
         )
         options = {"cov_type": "none", "low_memory": True}
-        if len(model.param_names):
-            found = model.fit(maxiter=maxiter, disp=0, **options)
-            converged = bool(found.mle_retvals["converged"])
-        else:
+        if not len(model.param_names):
             found, converged = model.filter([], **options), True
+        else:
+            found = model.fit(maxiter=maxiter, disp=0, **options)
+            if not found.mle_retvals["converged"]:  # on with gradients that are slow and exact
+                options |= {"start_params": found.params, "optim_score": "approx"}
+                found = model.fit(maxiter=maxiter, disp=0, **options)
+            converged = bool(found.mle_retvals["converged"])
     except (LinAlgError, ValueError, IndexError, ZeroDivisionError):
         return None
     params, sigma = np.asarray(found.params, dtype=np.float64), float(np.sqrt(found.scale))
