@@ -8,6 +8,7 @@ written here once, on top of one hook: ``_forecast(history, series, origins, n_s
 from __future__ import annotations
 
 import copy
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -30,11 +31,46 @@ from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters import _rows
 from rnnforecast.forecasters._rows import Rows
-from rnnforecast.forecasters._shared import of_rows
+from rnnforecast.forecasters.sharing import of_rows
 from rnnforecast.outputs import Forecast
 from rnnforecast.training import seeds_of
 
-__all__ = ["BaseForecaster"]
+__all__ = ["BaseForecaster", "named"]
+
+
+def named(base: type, **defaults: Any) -> Callable[[type], type]:
+    """Class decorator: ``base`` under another name and with other defaults.
+
+    The class has the parameters of ``base`` in its signature, as scikit-learn asks, and in its
+    docstring; a wrong keyword names the class that was called.
+    """
+    init: Any = base.__init__  # type: ignore[misc]
+    signature = inspect.signature(init)
+    parameters = {
+        name: p.replace(default=defaults.get(name, p.default))
+        for name, p in signature.parameters.items()
+    }
+
+    def decorate(cls: Any) -> Any:
+        def __init__(self: Any, **params: Any) -> None:
+            unknown = [name for name in params if name not in parameters]
+            if unknown:
+                raise TypeError(
+                    f"{type(self).__name__}.__init__() got an unexpected keyword argument "
+                    f"{unknown[0]!r}: its parameters are {', '.join([*parameters][1:])}"
+                )
+            init(self, **{**defaults, **params})
+
+        __init__.__qualname__ = f"{cls.__name__}.__init__"
+        __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=list(parameters.values())
+        )
+        cls.__init__ = __init__
+        rest = inspect.getdoc(base).partition("\n\n")[2].replace(base.__name__, cls.__name__)
+        cls.__doc__ = f"{inspect.getdoc(cls)}\n\n{rest}"
+        return cls
+
+    return decorate
 
 
 class BaseForecaster(RegressorMixin, BaseEstimator, ABC):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from types import FunctionType
 from typing import Any
 
 from rnnforecast._validation import check_bool, check_choice, check_int, check_real
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.seasonality import choose_segment
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters._plan import Plan
-from rnnforecast.forecasters.neural import NeuralForecaster
+from rnnforecast.forecasters.base import named
+from rnnforecast.forecasters.windows import Plan, WindowForecaster
 from rnnforecast.nn import CELLS, ForecastNetwork, NetworkSpec
 from rnnforecast.outputs import Output
 
@@ -28,7 +27,7 @@ _CHANNELS = ("independent", "joint")
 _MANY = 100_000  # training windows
 
 
-class DeepRNNForecaster(NeuralForecaster):
+class DeepRNNForecaster(WindowForecaster):
     """Stacked recurrent network that forecasts all steps of the horizon at once.
 
     One global model is trained over all series of a panel. The look-back window is normalised, read
@@ -41,8 +40,9 @@ class DeepRNNForecaster(NeuralForecaster):
     horizon : int, default 1
         Steps forecast at once. Longer forecasts roll on.
     lookback : int, optional
-        Rows that a forecast reads. None: seven seasons or two horizons, whichever is longer,
-        between 24 and 336, and at most half of what the shortest series has beside one horizon.
+        Rows that a forecast may look back on; what a series has not is masked. None: seven seasons
+        or two horizons, whichever is longer, between 24 and 336, and at most half of what the
+        typical (median) series has beside one horizon.
     target, known, static : str or list of str, optional
         Columns of X: targets, covariates known in the future, constants of each series. Without
         ``target`` (and without y) every column left over is a target.
@@ -60,6 +60,9 @@ class DeepRNNForecaster(NeuralForecaster):
     training : {"windows", "dense"}, default "windows"
         "windows": every window is encoded by itself. "dense": a stretch of neighbouring windows is
         encoded in one pass, each reading the state that has come that far.
+    channels : {"independent", "joint"}, default "independent"
+        How several targets are read: each by itself, as rows of one network with shared weights, or
+        all together.
     bidirectional : bool, default False
         Read the look-back in both directions.
     residual : bool, default False
@@ -70,7 +73,9 @@ class DeepRNNForecaster(NeuralForecaster):
         Used where ``quantiles`` is None.
     quantiles : sequence of float, optional
         Levels to train on the pinball loss; the median is added. They cannot cross. None: intervals
-        are split-conformal.
+        are conformal.
+    output : rnnforecast.outputs.Output, optional
+        What the network's numbers mean, in place of ``loss`` and ``quantiles``.
     scaler : {"window", "series", None}, default "window"
         "series": each series by its mean and deviation over the rows of fit. "window": besides,
         each window by its own. None: values as they are.
@@ -101,8 +106,9 @@ class DeepRNNForecaster(NeuralForecaster):
         best weights.
     validation_fraction : float, default 0.1
         Share of the rows of each series, its last ones, that no weight is trained on (at least one
-        horizon; none where a series is too short for that). They stop the training early and
-        calibrate intervals.
+        horizon; none where a series is too short for that). They stop the training early, and the
+        intervals come from the errors on them: where training stopped early these are a little
+        small, as the weights were chosen on the same rows.
     patience : int, default 8
     n_members : int, default 1
         Networks trained from other random starts and in other orders of the windows, whose
@@ -142,9 +148,15 @@ class DeepRNNForecaster(NeuralForecaster):
         Of every member.
     n_epochs_ : int
         Epochs trained.
+    n_untrained_ : int
+        Series too short for a training window: they are forecast like the others.
     conformal_ : ConformalErrors
         Errors at rolling origins over the validation rows (over the training rows where there are
         none).
+    scale_ : Scale
+        Location and scale of every series and covariate.
+    output_ : Output
+        What the network's numbers mean.
     panel_, roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
         As of every forecaster.
 
@@ -189,6 +201,7 @@ class DeepRNNForecaster(NeuralForecaster):
         dropout: float = 0.0,
         loss: str = "mae",
         quantiles: Any = None,
+        output: Any = None,
         scaler: str | None = "window",
         seasonality: int | None = None,
         calendar: bool = True,
@@ -231,6 +244,7 @@ class DeepRNNForecaster(NeuralForecaster):
         self.dropout = dropout
         self.loss = loss
         self.quantiles = quantiles
+        self.output = output
         self.scaler = scaler
         self.seasonality = seasonality
         self.calendar = calendar
@@ -259,7 +273,6 @@ class DeepRNNForecaster(NeuralForecaster):
     def _check_params(self) -> None:
         super()._check_params()
         owner = type(self).__name__
-        check_int(owner, "segment", self.segment, none=True)
         check_int(owner, "hidden_size", self.hidden_size, none=True)
         check_int(owner, "n_layers", self.n_layers)
         for name in ("bidirectional", "residual", "calendar"):
@@ -287,104 +300,57 @@ class DeepRNNForecaster(NeuralForecaster):
 
     # -- hooks -------------------------------------------------------------------------------------
 
-    def _width(self, plan: Plan) -> int:
+    def _width(self, n_windows: int) -> int:
         # few windows are learnt by heart by a wider network (benchmarks/RESULTS.md)
-        return self.hidden_size or plan.hidden_size or (64 if len(plan.train) >= _MANY else 32)
+        return self.hidden_size or (64 if n_windows >= _MANY else 32)
 
-    def _chosen(self, plan: Plan) -> dict[str, Any]:
-        return {
-            "hidden_size_": self._width(plan),
-            "segment_": self._segment(plan),
-            "phases_": plan.phases,
-        }
-
-    def _network(self, panel: Panel, plan: Plan, output: Output) -> ForecastNetwork:
+    def _network(self, panel: Panel, plan: Plan, width: int, segment: int, output: Output) -> Any:
         return ForecastNetwork(
             NetworkSpec(
                 n_targets=panel.targets.shape[1],
                 n_past=panel.past.shape[1],
                 n_known=panel.known.shape[1],
-                n_static=plan.n_static(panel),
+                n_static=panel.static.shape[1] + (plan.phases.size if plan.phases else 0),
                 lookback=plan.lookback,
                 horizon=self.horizon,
                 season=plan.season,
                 n_params=output.n_params,
                 cell=self.cell,
-                hidden_size=self._width(plan),
+                hidden_size=width,
                 n_layers=self.n_layers,
                 bidirectional=self.bidirectional,
                 residual=self.residual,
                 dropout=self.dropout,
                 normalise=self.scaler == "window",
-                segment=self._segment(plan),
+                segment=segment,
                 independent=self.channels == "independent" and panel.targets.shape[1] > 1,
             )
         )
 
 
-def _with_defaults(**defaults: Any) -> Any:
-    """``DeepRNNForecaster.__init__`` with other defaults: the same explicit signature for
-    scikit-learn.
-    """
-    base = DeepRNNForecaster.__init__
-    init = FunctionType(base.__code__, base.__globals__, base.__name__, None, base.__closure__)
-    init.__kwdefaults__ = {**(base.__kwdefaults__ or {}), **defaults}
-    init.__annotations__ = base.__annotations__
-    init.__qualname__ = base.__qualname__
-    return init
-
-
+@named(DeepRNNForecaster, cell="lstm")
 class DeepLSTMForecaster(DeepRNNForecaster):
-    """Stacked LSTM; see :class:`DeepRNNForecaster`, whose ``cell`` is "lstm" here.
-
-    Examples
-    --------
-    >>> from rnnforecast import DeepLSTMForecaster
-    >>> DeepLSTMForecaster(horizon=24).cell
-    'lstm'
-    """
+    """Stacked LSTM: ``cell`` is "lstm" here."""
 
     _cell = "lstm"
-    __init__ = _with_defaults(cell="lstm")
 
 
+@named(DeepRNNForecaster, cell="gru")
 class DeepGRUForecaster(DeepRNNForecaster):
-    """Stacked GRU; see :class:`DeepRNNForecaster`, whose ``cell`` is "gru" here.
-
-    Examples
-    --------
-    >>> from rnnforecast import DeepGRUForecaster
-    >>> DeepGRUForecaster(horizon=24).cell
-    'gru'
-    """
+    """Stacked GRU: ``cell`` is "gru" here."""
 
     _cell = "gru"
-    __init__ = _with_defaults(cell="gru")
 
 
+@named(DeepRNNForecaster, cell="lstm", bidirectional=True)
 class BiLSTMForecaster(DeepRNNForecaster):
-    """Stacked LSTM that reads the look-back in both directions; see :class:`DeepRNNForecaster`.
-
-    Examples
-    --------
-    >>> from rnnforecast import BiLSTMForecaster
-    >>> BiLSTMForecaster().bidirectional
-    True
-    """
+    """Stacked LSTM that reads the look-back in both directions."""
 
     _cell, _both = "lstm", True
-    __init__ = _with_defaults(cell="lstm", bidirectional=True)
 
 
+@named(DeepRNNForecaster, cell="gru", bidirectional=True)
 class BiGRUForecaster(DeepRNNForecaster):
-    """Stacked GRU that reads the look-back in both directions; see :class:`DeepRNNForecaster`.
-
-    Examples
-    --------
-    >>> from rnnforecast import BiGRUForecaster
-    >>> BiGRUForecaster().bidirectional
-    True
-    """
+    """Stacked GRU that reads the look-back in both directions."""
 
     _cell, _both = "gru", True
-    __init__ = _with_defaults(cell="gru", bidirectional=True)

@@ -1,14 +1,13 @@
-"""What forecasters with a windowed network share: training, forecasting, intervals, pickling."""
+"""What every forecaster with a trained network shares, whatever the network reads."""
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from sklearn.base import clone
 
@@ -22,33 +21,61 @@ from rnnforecast._validation import (
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters import _members, _training
-from rnnforecast.forecasters._plan import Plan, make_plan
-from rnnforecast.forecasters._shared import derived
 from rnnforecast.forecasters.base import BaseForecaster
-from rnnforecast.forecasters.conformal import ConformalErrors
-from rnnforecast.nn import WindowNetwork
-from rnnforecast.outputs import LOSSES, Output
-from rnnforecast.training import OPTIMIZERS, SCHEDULES
+from rnnforecast.outputs import (
+    AGGREGATES,
+    LOSSES,
+    ConformalErrors,
+    Forecast,
+    Output,
+    PointOutput,
+    QuantileOutput,
+)
+from rnnforecast.training import (
+    OPTIMIZERS,
+    PRECISIONS,
+    SCHEDULES,
+    History,
+    Learner,
+    Settings,
+    resolve_device,
+    resolve_precision,
+)
 
-if TYPE_CHECKING:
-    from rnnforecast.forecasters.streaming import ForecastStream
+__all__ = ["Job", "NeuralForecaster"]
 
-__all__ = ["NeuralForecaster"]
+_CALIBRATION_WINDOWS = 4096
+
+
+@dataclass
+class Job:
+    """One training: what the learner needs, and what the forecaster keeps.
+
+    Attributes
+    ----------
+    learner : Learner
+    fitted : dict
+        Fitted attributes that are known before training.
+    held : WindowIndex
+        Windows whose errors calibrate the intervals.
+    """
+
+    learner: Learner
+    fitted: dict[str, Any]
+    held: WindowIndex
 
 
 class NeuralForecaster(BaseForecaster):
-    """Base of the forecasters whose model is a :class:`~rnnforecast.nn.WindowNetwork`.
+    """Base of the forecasters that train networks.
 
-    A subclass declares its parameters in its own ``__init__``, those named below among them, and
-    builds its network in :meth:`_network`.
+    A subclass declares its parameters in its own ``__init__``, those named below among them; it
+    says what to train on in :meth:`_job`, and what one network forecasts in :meth:`_network_says`.
     """
 
     lookback: int | None
-    seasonality: int | None
     loss: str
+    output: Any
     quantiles: Any
-    scaler: str | None
     max_epochs: int
     batch_size: int | None
     lr: float
@@ -60,113 +87,147 @@ class NeuralForecaster(BaseForecaster):
     early_stopping: bool
     validation_fraction: float
     patience: int
+    n_members: int
+    aggregate: str
+    precision: str
     device: str
     random_state: Any
     warm_start: bool
+    n_jobs: int | None
     verbose: int
-    segment: int | None
-    _segment_rule: Callable[[int, int], int]  # of season and look-back
-    # those that not every subclass has as parameters
-    training = "windows"
-    calendar = False
-    n_members: int = 1
-    aggregate: str = "median"
-    precision: str = "float32"
-    n_jobs: int | None = None
+    # fitted
+    networks_: list[Any]
+    histories_: list[History]
+    output_: Output
+    conformal_: ConformalErrors
+
+    # -- hooks -------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _network(self, panel: Panel, plan: Plan, output: Output) -> WindowNetwork:
-        """A network of the right shape; its parameters are filled afterwards."""
+    def _job(self, panel: Panel, goes_on: bool) -> Job:
+        """What to train; ``goes_on`` keeps the choices of the fit before it."""
 
-    def _chosen(self, plan: Plan) -> dict[str, Any]:
-        """Fitted attributes that tell further automatic choices."""
-        return {}
+    @abstractmethod
+    def _network_says(
+        self,
+        network: Any,
+        history: Panel,
+        series: np.ndarray,
+        origins: np.ndarray,
+        n_steps: int,
+        known: np.ndarray,
+    ) -> Forecast:
+        """One network's forecast, arguments as of ``_forecast``, on the CPU."""
 
-    def _segment(self, plan: Plan) -> int:
-        """Steps folded into one: given, or chosen by the class' rule."""
-        if self.segment is None:
-            return self._segment_rule(plan.season, plan.lookback)
-        if self.segment > plan.lookback:
-            raise DataError(
-                f"{type(self).__name__}: segment must be at most the look-back, {plan.lookback}. "
-                f"Got {self.segment}"
-            )
-        return self.segment
+    @abstractmethod
+    def _error_scale(self, series: np.ndarray) -> np.ndarray:
+        """In which errors of some series are pooled, shape (k, n_targets)."""
+
+    def _truth_as_forecast(self, values: np.ndarray, series: np.ndarray) -> np.ndarray:
+        """Observed values ``(k, n_steps, n_targets)`` on the scale of ``_network_says``."""
+        return values
+
+    def _in_data_units(self, forecast: Forecast, series: np.ndarray) -> Forecast:
+        """A forecast on the scale of ``_network_says``, in the unit of the data."""
+        return forecast
 
     # -- fit ---------------------------------------------------------------------------------------
 
     def _check_params(self) -> None:
         super()._check_params()
         owner = type(self).__name__
-        for name in ("lookback", "seasonality"):
+        for name in ("lookback", "batch_size"):
             check_int(owner, name, getattr(self, name), none=True)
         for name in ("early_stopping", "warm_start"):
             check_bool(owner, name, getattr(self, name))
         for name in ("max_epochs", "patience", "n_members"):
             check_int(owner, name, getattr(self, name))
-        check_int(owner, "batch_size", self.batch_size, none=True)
         check_real(owner, "validation_fraction", self.validation_fraction, 0, 1, closed="low")
         check_real(owner, "lr", self.lr, 0, closed="neither")
         check_real(owner, "weight_decay", self.weight_decay, 0, closed="low")
         check_real(owner, "gradient_clip", self.gradient_clip, 0, closed="high", none=True)
         check_real(owner, "ema_decay", self.ema_decay, 0, 1, closed="low", none=True)
         for name, choices in (
-            ("loss", LOSSES),
             ("optimizer", OPTIMIZERS),
             ("lr_schedule", SCHEDULES),
-            ("aggregate", _members.AGGREGATES),
-            ("precision", _training.PRECISIONS),
+            ("aggregate", AGGREGATES),
+            ("precision", PRECISIONS),
         ):
             check_choice(owner, name, getattr(self, name), choices)
+        self._check_loss()
         if self.quantiles is not None:
             check_quantiles(owner, self.quantiles)
+        if self.output is not None and not isinstance(self.output, Output):
+            raise DataError(
+                f"{owner}: output must be an rnnforecast.outputs.Output or None. Got "
+                f"{self.output!r}"
+            )
         check_int(owner, "n_jobs", self.n_jobs, minimum=-1, none=True)
         if self.n_jobs == 0:
             raise DataError(f"{owner}: n_jobs must be -1, positive or None. Got 0")
 
+    def _check_loss(self) -> None:
+        check_choice(type(self).__name__, "loss", self.loss, LOSSES)
+
+    def _make_output(self) -> Output:
+        if self.output is not None:
+            return copy.deepcopy(self.output)
+        return PointOutput(self.loss) if self.quantiles is None else QuantileOutput(self.quantiles)
+
+    def _learner(self, **parts: Any) -> Learner:
+        """A learner with this forecaster's parameters, and what it trains on."""
+        owner = type(self).__name__
+        device = resolve_device(owner, self.device)
+        settings = Settings(
+            max_epochs=self.max_epochs,
+            lr=self.lr,
+            optimizer=self.optimizer,
+            weight_decay=self.weight_decay,
+            gradient_clip=self.gradient_clip,
+            lr_schedule=self.lr_schedule,
+            ema_decay=self.ema_decay,
+        )
+        options: dict[str, Any] = {
+            "settings": settings,
+            "patience": self.patience if self.early_stopping else None,
+            "n_members": self.n_members,
+            "n_jobs": self.n_jobs,
+            "device": device,
+            "precision": resolve_precision(owner, self.precision, device),
+            "random_state": self.random_state,
+            "name": owner,
+            "verbose": self.verbose,
+        }
+        return Learner(**{**options, **parts})
+
     def _fit_panel(self, panel: Panel) -> dict[str, Any]:
-        rule = (type(self), self.horizon, self.lookback, self.seasonality, self.calendar)
-        plan = derived(
-            panel,
-            ("plan", *rule, self.validation_fraction),
-            lambda: self._plan(panel, self.lookback, self.seasonality),
-        )
-        warm = self.networks_ if self.warm_start and hasattr(self, "networks_") else []
-        runs = _training.prepare(self, panel, plan, warm)
-        return {
-            "lookback_": plan.lookback,
-            "seasonality_": plan.season,
-            "batch_size_": self.batch_size or _training.choose_batch_size(len(plan.train)),
-            **self._chosen(plan),
-            **self._trained(runs, self.max_epochs, self.early_stopping),
-        }
+        warm = self.networks_ if self.warm_start and "networks_" in vars(self) else []
+        return self._trained(panel, self._job(panel, goes_on=False), warm)
 
-    def _plan(self, panel: Panel, lookback: int | None, seasonality: int | None) -> Plan:
-        return make_plan(
-            type(self).__name__,
-            panel,
-            self.horizon,
-            lookback,
-            seasonality,
-            self.validation_fraction,
-            self.calendar,
-        )
-
-    def _trained(
-        self, runs: list[_training.Run], max_epochs: int, early_stopping: bool
-    ) -> dict[str, Any]:
-        """Train every member; the fitted attributes of that."""
-        histories = _members.fit_members(
-            runs, max_epochs, early_stopping, self.verbose, self.n_jobs
-        )
-        errors = _members.calibrate(runs, self.aggregate)
-        return {
-            "history_": histories[0],
+    def _trained(self, panel: Panel, job: Job, warm: list[Any]) -> dict[str, Any]:
+        """Train every member; all fitted attributes."""
+        networks, histories = map(list, zip(*job.learner.fit(warm), strict=True))
+        fitted = {
+            **job.fitted,
+            "networks_": [network.eval().requires_grad_(False) for network in networks],
             "histories_": histories,
+            "history_": histories[0],
             "n_epochs_": len(histories[0]),
-            "conformal_": ConformalErrors(errors, runs[0].units.target_scale),
-            "model_": _members.model_of(runs, self.aggregate),
         }
+        view = copy.copy(self)
+        view.__dict__.update({"panel_": panel}, **fitted)
+        fitted["conformal_"] = view._calibrate(panel, job.held)
+        fitted["networks_"] = [_for_forecasts(network) for network in networks]
+        return fitted
+
+    def _calibrate(self, panel: Panel, windows: WindowIndex) -> ConformalErrors:
+        """Errors of the forecast at rolling origins, over the scale of each series."""
+        series, origins = windows[windows.spread(_CALIBRATION_WINDOWS)]
+        rows = (panel.indptr[series] + origins)[:, None] + np.arange(self.horizon)
+        forecast = self._average(panel, series, origins, self.horizon, panel.known[rows])
+        truth = self._truth_as_forecast(panel.targets[rows], series)
+        errors = truth - forecast.point.numpy()
+        return ConformalErrors((errors / self._error_scale(series)[:, None]).astype(np.float64))
 
     def partial_fit(self, X: Any, y: Any = None) -> NeuralForecaster:
         """Append new rows to the history and train one epoch further on all of it.
@@ -186,188 +247,57 @@ class NeuralForecaster(BaseForecaster):
             self.__dict__.update({name: v for name, v in vars(first).items() if name.endswith("_")})
             return self
         panel = self._extended(X, y)
-        plan = self._plan(panel, self.lookback_, self.seasonality_)
-        plan = replace(plan, hidden_size=self.network_.spec.hidden_size)
-        runs = _training.prepare(self, panel, plan, self.networks_, self.model_.units)
-        self.__dict__.update({"panel_": panel, **self._trained(runs, 1, False)})
+        view = copy.copy(self)
+        view.__dict__.update({"max_epochs": 1, "early_stopping": False, "panel_": panel})
+        view.__dict__.update(self._follow(panel, fresh=False))
+        fitted = view._trained(panel, view._job(panel, goes_on=True), self.networks_)
+        self.__dict__.update({"panel_": panel}, **fitted)
         return self
 
-    # -- rolling origins ---------------------------------------------------------------------------
+    # -- forecasts ---------------------------------------------------------------------------------
 
-    def rolling_forecast(
-        self, X: Any, y: Any = None, *, stride: int = 1, quantiles: Any = None
-    ) -> pd.DataFrame:
-        """Forecasts from every origin in new rows, in one batched pass.
+    def _average(self, history, series, origins, n_steps, known) -> Forecast:
+        """The members' forecasts, averaged."""
+        says = [
+            self._network_says(network, history, series, origins, n_steps, known)
+            for network in self.networks_
+        ]
+        return Forecast.averaged(says, self.aggregate)
 
-        The same as ``update`` with the rows up to an origin and ``forecast`` after it, origin by
-        origin; the estimator stays as it is.
-
-        Parameters
-        ----------
-        X, y
-            Observed rows after the cutoff of their series, as in ``update``. The first origin is
-            the cutoff, the last one has ``horizon`` rows after it.
-        stride : int, default 1
-            Rows between neighbouring origins.
-        quantiles : sequence of float, optional
-            Levels in (0, 1). If given, the columns are (target, quantile).
-
-        Returns
-        -------
-        DataFrame
-            ``horizon`` rows an origin, indexed by (origin, time), or by (series, origin, time) for
-            a panel; an origin is the stamp of the last row that its forecast knows.
-
-        Raises
-        ------
-        DataError
-            If no series has ``horizon`` new rows.
-
-        Examples
-        --------
-        >>> import numpy as np, pandas as pd
-        >>> from rnnforecast import DeepGRUForecaster
-        >>> df = pd.DataFrame({"y": np.sin(np.arange(80.0))})
-        >>> fc = DeepGRUForecaster(horizon=2, lookback=6, max_epochs=1).fit(df[:70])
-        >>> fc.rolling_forecast(df[70:]).shape  # from 9 origins
-        (18, 1)
-        """
-        owner = type(self).__name__
-        panel = self._extended(X, y)
-        check_int(owner, "stride", stride)
-        levels = None if quantiles is None else check_quantiles(owner, quantiles)
-        first = self.panel_.lengths
-        windows = WindowIndex.between(first, panel.lengths, self.horizon, stride)
-        if not len(windows):
-            longest = int((panel.lengths - first).max())
-            raise DataError(
-                f"{owner}: rolling_forecast needs horizon={self.horizon} new rows of a series at "
-                f"least. Got {longest}"
-            )
-        series, origins = windows[np.arange(len(windows))]
-        ahead = origins[:, None] + np.arange(self.horizon)
-        known = panel.known[panel.indptr[series][:, None] + ahead]
-        values = self.model_.future(panel, series, self.horizon, known, origins)
-        if levels is None:
-            values = self._point(values)
-            columns: Any = self.target_names_
-        else:
-            values = self._quantiles_of(values, series, levels)
-            columns = pd.MultiIndex.from_product(
-                [self.target_names_, levels], names=["target", "quantile"]
-            )
-        index = _origin_index(panel, series, origins, ahead)
-        return pd.DataFrame(values.reshape(len(index), -1), index=index, columns=columns)
-
-    def stream(self, dtype: str = "float64") -> ForecastStream:
-        """Forecasts that move on with every observation, at the cost of one step of the network.
-
-        Parameters
-        ----------
-        dtype : {"float64", "float32"}, default "float64"
-            Of the states; "float32" halves the cost for many series.
-
-        Returns
-        -------
-        ForecastStream
-            At the end of the history; see there.
-
-        Raises
-        ------
-        DataError
-            If the encoder is not causal: bidirectional, for example.
-        """
-        from rnnforecast.forecasters.streaming import ForecastStream
-
-        return ForecastStream(self, dtype)
-
-    # -- hooks of the contract ---------------------------------------------------------------------
+    def _forecast(self, history, series, origins, n_steps, known):
+        forecast = self._average(history, series, origins, n_steps, known)
+        scale = torch.as_tensor(self._error_scale(series))[:, None]
+        forecast = self.output_.calibrated(forecast, self.conformal_, scale)
+        return self._in_data_units(forecast, series)
 
     @property
-    def network_(self) -> WindowNetwork:
-        """The trained torch module."""
-        if "model_" not in vars(self):
+    def network_(self) -> Any:
+        """The trained torch module of the first member."""
+        if "networks_" not in vars(self):
             raise AttributeError(f"{type(self).__name__} has no network_ before fit")
-        return self.model_.network
-
-    @property
-    def networks_(self) -> list[WindowNetwork]:
-        """The trained torch modules of all members."""
-        if "model_" not in vars(self):
-            raise AttributeError(f"{type(self).__name__} has no networks_ before fit")
-        return self.model_.networks
-
-    def _predict_future(self, series, n_steps, known):
-        return self._point(self.model_.future(self.panel_, series, n_steps, known))
-
-    def _predict_in_sample(self, series, positions, known):
-        return self._point(self.model_.in_sample(self.panel_, series, positions, known))
-
-    def _point(self, values: np.ndarray) -> np.ndarray:
-        return self.model_.output.point(torch.as_tensor(values)).numpy()
-
-    def _quantiles_future(self, series, n_steps, known, levels):
-        return self._quantiles_of(
-            self.model_.future(self.panel_, series, n_steps, known), series, levels
-        )
-
-    def _quantiles_of(self, values, series, levels):
-        """Quantiles of forecasts ``(s, n_steps, n_targets, n_params)``."""
-        if self.model_.output.n_params == 1:
-            return self.conformal_.quantiles(self._point(values), series, levels)
-        return self._interpolate(values, levels)
-
-    def _quantiles_in_sample(self, series, positions, known, levels):
-        values = self.model_.in_sample(self.panel_, series, positions, known)
-        if self.model_.output.n_params == 1:
-            point = self._point(values)[:, None]
-            return self.conformal_.quantiles(point, series, levels)[:, 0]
-        return self._interpolate(values, levels)
-
-    def _interpolate(self, values: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
-        """Quantiles at ``levels`` from those trained, linear between neighbours."""
-        trained = np.asarray(self.model_.output.levels)
-        if levels[0] < trained[0] - 1e-9 or levels[-1] > trained[-1] + 1e-9:
-            asked = [round(level, 10) for level in levels]
-            raise DataError(
-                f"{type(self).__name__}: quantiles {asked} reach beyond the trained ones, "
-                f"{trained.tolist()}: fit with quantiles= that span them, or with "
-                f"quantiles=None for conformal intervals"
-            )
-        right = np.clip(np.searchsorted(trained, levels), 1, len(trained) - 1)
-        left = right - 1
-        share = (np.asarray(levels) - trained[left]) / (trained[right] - trained[left])
-        share = np.clip(share, 0.0, 1.0)
-        return values[..., left] * (1 - share) + values[..., right] * share
+        return self.networks_[0]
 
     def _describe(self) -> list[str]:
-        chosen = f"lookback={self.lookback_}, seasonality={self.seasonality_}"
-        best = f"epoch {self.history_.best_epoch} of {self.n_epochs_}"
-        return [*super()._describe(), chosen, best]
+        best = f"epoch {self.histories_[0].best_epoch} of {self.n_epochs_}"
+        members = [f"{len(self.networks_)} members"] if len(self.networks_) > 1 else []
+        return [*super()._describe(), *members, best]
 
     def __getstate__(self):
-        """Pickles hold the network on the CPU, so that a machine without a GPU can load them."""
+        """Pickles hold the networks on the CPU, so that a machine without a GPU can load them."""
         state = super().__getstate__().copy()
-        if "model_" in state:
-            state["model_"] = state["model_"].on_cpu()
+        if "networks_" in state:
+            state["networks_"] = [_on_cpu(network) for network in state["networks_"]]
         return state
 
 
-def _origin_index(
-    panel: Panel, series: np.ndarray, origins: np.ndarray, ahead: np.ndarray
-) -> pd.MultiIndex:
-    """(series, origin, time) of forecasts of rows ``ahead: (n, horizon)``, for windows in order."""
-    stamps = panel.each(panel.time_index)
-    steps = ahead.shape[1]
-    parts = []
-    for i in np.unique(series):
-        own = series == i
-        before = np.repeat(origins[own] - 1, steps)
-        parts.append([stamps[i][before], stamps[i][ahead[own].ravel()]])
-    joined = [part[0].append(list(part[1:])) for part in zip(*parts)]
-    names = ["origin", panel.names[-1]]
-    if panel.is_panel:
-        ids = panel.ids[np.repeat(series, steps)]
-        joined = [*(ids.get_level_values(k) for k in range(ids.nlevels)), *joined]
-        names = [*panel.names[:-1], *names]
-    return pd.MultiIndex.from_arrays(joined, names=names)
+def _for_forecasts(network: Any) -> Any:
+    """On a CPU a network forecasts in float64: then a row's forecast is the same to 1e-12 whatever
+    rows stand beside it in a batch, which float32 matrix products do not give.
+    """
+    return network.double() if next(network.parameters()).device.type == "cpu" else network
+
+
+def _on_cpu(network: Any) -> Any:
+    if next(network.parameters()).device.type == "cpu":
+        return network
+    return copy.deepcopy(network).to("cpu").double()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from rnnforecast._validation import check_choice, check_int, check_real
 from rnnforecast.data.panel import Panel
-from rnnforecast.data.seasonality import choose_seasonality
-from rnnforecast.forecasters._plan import Plan
-from rnnforecast.forecasters.neural import NeuralForecaster
+from rnnforecast.forecasters.windows import Plan, WindowForecaster
 from rnnforecast.nn.segment import SEGMENT_CELLS, SegmentNetwork, SegmentSpec
 from rnnforecast.outputs import Output
 
@@ -22,29 +22,24 @@ _MOST_SEGMENT = 48  # Lin et al. 2023, section 4.1
 _LEAST_SEGMENTS = 4
 
 
-def choose_long_lookback(shortest: int, horizon: int, season: int) -> int:
+def choose_long_lookback(panel: Panel, horizon: int, season: int) -> int:
     """Rows that a window of segments looks back on, where the user names none.
 
     Thirty seasons or two horizons, whichever is longer, between 24 and 720 steps, and never more
-    than half of what the shortest series has left beside one horizon.
+    than half of what the typical (median) series has left beside one horizon.
 
     Parameters
     ----------
-    shortest : int
-        Rows of the shortest series.
+    panel : Panel
     horizon, season : int
 
     Returns
     -------
     int
-
-    Examples
-    --------
-    >>> choose_long_lookback(10_000, 96, 24), choose_long_lookback(400, 96, 24)
-    (720, 152)
     """
+    typical = int(np.median(panel.lengths))
     wanted = max(_SEASONS * season if season > 1 else 0, 2 * horizon, _LEAST_LOOKBACK)
-    return max(min(wanted, _MOST_LOOKBACK, (shortest - horizon) // 2), 1)
+    return max(min(wanted, _MOST_LOOKBACK, (typical - horizon) // 2), 1)
 
 
 def choose_long_segment(season: int, lookback: int) -> int:
@@ -72,7 +67,7 @@ def choose_long_segment(season: int, lookback: int) -> int:
     return max(n for n in range(1, most + 1) if season % n == 0)
 
 
-class SegmentRNNForecaster(NeuralForecaster):
+class SegmentRNNForecaster(WindowForecaster):
     """Recurrent network over segments of a long look-back (Lin et al. 2023, "SegRNN").
 
     Targets are samples of their own with shared weights, told apart by an embedding. Each window is
@@ -89,8 +84,9 @@ class SegmentRNNForecaster(NeuralForecaster):
     horizon : int, default 1
         Steps forecast at once. Longer forecasts roll on.
     lookback : int, optional
-        Rows that a forecast reads. None: thirty seasons or two horizons, whichever is longer,
-        between 24 and 720, and at most half of what the shortest series has beside one horizon.
+        Rows that a forecast may look back on; what a series has not is masked. None: thirty seasons
+        or two horizons, whichever is longer, between 24 and 720, and at most half of what the
+        typical (median) series has beside one horizon.
     target, known, static : str or list of str, optional
         Columns of X: targets, covariates known in the future, constants of each series. Without
         ``target`` (and without y) every column left over is a target.
@@ -111,7 +107,9 @@ class SegmentRNNForecaster(NeuralForecaster):
         Used where ``quantiles`` is None.
     quantiles : sequence of float, optional
         Levels to train on the pinball loss; the median is added. They cannot cross. None: intervals
-        are split-conformal.
+        are conformal.
+    output : rnnforecast.outputs.Output, optional
+        What the network's numbers mean, in place of ``loss`` and ``quantiles``.
     scaler : {"last", "window", "series", None}, default "last"
         "series": each series by its mean and deviation over the rows of fit. "last": besides, each
         window less its last value (Lin et al. 2023, eq. 3), from which the forecast starts; without
@@ -141,8 +139,8 @@ class SegmentRNNForecaster(NeuralForecaster):
         best weights.
     validation_fraction : float, default 0.1
         Share of the rows of each series, its last ones, that no weight is trained on (at least one
-        horizon; none where a series is too short for that). They stop the training early and
-        calibrate intervals.
+        horizon; none where a series is too short for that). They stop the training early, and the
+        intervals come from the errors on them.
     patience : int, default 8
     n_members : int, default 1
         Networks trained from other random starts and in other orders of the windows, whose
@@ -184,6 +182,7 @@ roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
     (24, 1)
     """
 
+    _lookback_rule = staticmethod(choose_long_lookback)
     _segment_rule = staticmethod(choose_long_segment)
 
     def __init__(
@@ -203,6 +202,7 @@ roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
         dropout: float = 0.15,
         loss: str = "mae",
         quantiles: Any = None,
+        output: Any = None,
         scaler: str | None = "last",
         seasonality: int | None = None,
         max_epochs: int = 30,
@@ -239,6 +239,7 @@ roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
         self.dropout = dropout
         self.loss = loss
         self.quantiles = quantiles
+        self.output = output
         self.scaler = scaler
         self.seasonality = seasonality
         self.max_epochs = max_epochs
@@ -264,7 +265,6 @@ roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
     def _check_params(self) -> None:
         super()._check_params()
         owner = type(self).__name__
-        check_int(owner, "segment", self.segment, none=True)
         check_int(owner, "hidden_size", self.hidden_size)
         check_real(owner, "dropout", self.dropout, 0, 1, closed="low")
         check_choice(owner, "cell", self.cell, SEGMENT_CELLS)
@@ -272,30 +272,21 @@ roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
 
     # -- hooks -------------------------------------------------------------------------------------
 
-    def _plan(self, panel: Panel, lookback: int | None, seasonality: int | None) -> Plan:
-        season = choose_seasonality(panel) if seasonality is None else seasonality
-        if lookback is None:
-            lookback = choose_long_lookback(int(panel.lengths.min()), self.horizon, season)
-        return super()._plan(panel, lookback, season)
-
-    def _chosen(self, plan: Plan) -> dict[str, Any]:
-        return {"segment_": self._segment(plan)}
-
-    def _network(self, panel: Panel, plan: Plan, output: Output) -> SegmentNetwork:
+    def _network(self, panel: Panel, plan: Plan, width: int, segment: int, output: Output) -> Any:
         return SegmentNetwork(
             SegmentSpec(
                 n_targets=panel.targets.shape[1],
                 n_past=panel.past.shape[1],
                 n_known=panel.known.shape[1],
-                n_static=plan.n_static(panel),
+                n_static=panel.static.shape[1],
                 lookback=plan.lookback,
                 horizon=self.horizon,
                 n_params=output.n_params,
                 cell=self.cell,
-                hidden_size=self.hidden_size,
+                hidden_size=width,
                 dropout=self.dropout,
                 shift=_SHIFTS[self.scaler],
-                segment=self._segment(plan),
+                segment=segment,
                 pull=self.scaler == "last" and plan.season == 1,
             )
         )

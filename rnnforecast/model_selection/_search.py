@@ -7,7 +7,7 @@ from typing import Any
 from joblib import effective_n_jobs, parallel_config
 from sklearn.model_selection import GridSearchCV
 
-from rnnforecast.forecasters._shared import sharing
+from rnnforecast.forecasters.sharing import sharing
 from rnnforecast.training.threads import allowed_threads, at_most_threads
 
 __all__ = ["SharedGridSearchCV"]
