@@ -8,6 +8,7 @@ scale act on its numbers.
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,7 +35,6 @@ __all__ = [
     "TransformedForecast",
     "conformal_quantile",
     "masked_mean",
-    "widened",
 ]
 
 
@@ -119,6 +119,29 @@ class Forecast(ABC):
         """The same centre with every deviation from it times ``factor``, ``(..., targets)``."""
         return self
 
+    def widened(self, horizon: int) -> Forecast:
+        """Spreads beyond the horizon, grown from those inside it; for ``(rows, steps, targets)``.
+
+        Parameters
+        ----------
+        horizon : int
+            Steps that a network forecasts at once. The spread of a later step is that of step
+            ``horizon`` times ``(step / horizon) ** growth``; the growth is that from step 1 to step
+            ``horizon``, between 0 and 0.5 (a random walk's), and 0.5 where the horizon is 1.
+        """
+        n = self.median.shape[1]
+        if n <= horizon:
+            return self
+        width = self.spread().clamp(min=1e-12)
+        if horizon == 1:
+            growth = torch.full_like(width[:, :1], 0.5)
+        else:
+            ratio = width[:, horizon - 1 : horizon] / width[:, :1]
+            growth = (ratio.log() / math.log(horizon)).clamp(0.0, 0.5)
+        steps = torch.arange(1, n + 1, dtype=width.dtype)[None, :, None]
+        wanted = width[:, horizon - 1 : horizon] * (steps / horizon) ** growth
+        return self.stretched(torch.where(steps > horizon, wanted / width, 1.0))
+
     # -- all numbers alike ------------------------------------------------------------------------
 
     def _tensors(self) -> dict[str, Any]:
@@ -187,6 +210,9 @@ class PointForecast(Forecast):
         if any(level != 0.5 for level in levels):
             raise DataError("a point forecast alone has no quantiles but the median")
         return self.value[..., None].expand(*self.value.shape, len(levels))
+
+    def widened(self, horizon: int) -> Forecast:
+        return self
 
 
 class NormalForecast(Forecast):
@@ -313,34 +339,6 @@ class TransformedForecast(Forecast):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return self._outer(self.inner.sample(n, generator))
-
-
-def widened(forecast: Forecast, horizon: int) -> Forecast:
-    """Spreads beyond the horizon, grown from those inside it.
-
-    Parameters
-    ----------
-    forecast : Forecast
-        Of shape ``(rows, steps, targets)``.
-    horizon : int
-        Steps that a network forecasts at once. The spread of a later step is that of step
-        ``horizon`` times ``(step / horizon) ** growth``; the growth is that from step 1 to step
-        ``horizon``, between 0 and 0.5 (a random walk's), and 0.5 where the horizon is 1.
-    """
-    n = forecast.median.shape[1]
-    if n <= horizon:
-        return forecast
-    width = forecast.spread()
-    if horizon == 1:
-        growth = torch.full_like(width[:, :1], 0.5)
-    else:
-        ratio = width[:, horizon - 1 : horizon] / width[:, :1].clamp(min=1e-12)
-        growth = (ratio.clamp(min=1e-12).log() / np.log(horizon)).clamp(0.0, 0.5)
-    steps = torch.arange(1, n + 1, dtype=width.dtype, device=width.device)[None, :, None]
-    own = width.clamp(min=1e-12)
-    wanted = own[:, horizon - 1 : horizon] * (steps / horizon) ** growth
-    factor = torch.where(steps > horizon, wanted / own, torch.ones_like(own))
-    return forecast.stretched(factor)
 
 
 # -- outputs ---------------------------------------------------------------------------------------

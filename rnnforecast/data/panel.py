@@ -7,7 +7,7 @@ the mask: one array holds both, and every window carries its mask from ``~isnan`
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,12 @@ class Panel:
     starts: pd.Index | None = None
     stamps: pd.Index | None = None
     absent: np.ndarray | None = None
+    _memory: dict = field(default_factory=dict, compare=False, repr=False)
+
+    def cached(self, key, make):
+        if key not in self._memory:
+            self._memory[key] = make()
+        return self._memory[key]
 
     @property
     def n_series(self) -> int:

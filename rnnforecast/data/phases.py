@@ -48,7 +48,7 @@ class CalendarPhases:
         """Numbers that tell a row's phase."""
         return sum(2 * harmonics for _, harmonics in self.cycles)
 
-    def at(self, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def at(self, panel, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Phases of rows.
 
         Parameters
@@ -123,7 +123,7 @@ def _explained(panel: Panel, phases: CalendarPhases, season: int) -> float:
         if len(values) < 2 * period + lag:
             continue
         rows = np.arange(int(panel.lengths[i]) - len(values) + lag, int(panel.lengths[i]))
-        x = phases.at(np.full(len(rows), i), rows)
+        x = phases.at(panel, np.full(len(rows), i), rows)
         half = len(rows) // 2
         for column in (values[lag:] - values[:-lag]).T:
             old, new = ~np.isnan(column[:half]), ~np.isnan(column[half:])

@@ -56,7 +56,7 @@ def choose_seasonality(panel: Panel) -> int:
     int
     """
     season = 1 if panel.calendar is None else int(default_seasonality(panel.calendar))
-    shortest = int(panel.lengths.min())
+    shortest = int(np.median(panel.lengths))
     if season > 1:
         return season if shortest >= 2 * season else 1
     candidates = [m for m in _CANDIDATES if 3 * m <= shortest - 1]
@@ -98,7 +98,7 @@ def choose_lookback(panel: Panel, horizon: int, season: int) -> int:
     wanted = min(
         max(_SEASONS * season if season > 1 else 0, 2 * horizon, _LEAST_LOOKBACK), _MOST_LOOKBACK
     )
-    return max(min(wanted, (int(panel.lengths.min()) - horizon) // 2), 1)
+    return max(min(wanted, (int(np.median(panel.lengths)) - horizon) // 2), 1)
 
 
 def choose_segment(season: int, lookback: int) -> int:

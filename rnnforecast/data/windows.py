@@ -38,6 +38,11 @@ class WindowIndex:
         room = np.asarray(high, dtype=np.int64) - horizon - low
         return cls(low, np.where(room < 0, 0, room // stride + 1), stride)
 
+    @classmethod
+    def training(cls, lengths, lookback: int, horizon: int) -> WindowIndex:
+        first = np.minimum(lookback, np.maximum((lengths - horizon) // 2, 1))
+        return cls.between(first, lengths, horizon)
+
     def later(self, rows: int) -> WindowIndex:
         """The windows from ``rows`` rows after the first origin on (stride 1 only)."""
         return WindowIndex(self.first + rows, np.maximum(self.counts - rows, 0))

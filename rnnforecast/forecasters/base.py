@@ -8,7 +8,6 @@ written here once, on top of one hook: ``_forecast(history, series, origins, n_s
 from __future__ import annotations
 
 import copy
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -31,64 +30,48 @@ from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters import _rows
 from rnnforecast.forecasters._rows import Rows
+from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.forecasters.sharing import of_rows
 from rnnforecast.outputs import Forecast
 from rnnforecast.training import seeds_of
 
-__all__ = ["BaseForecaster", "named"]
+__all__ = ["BaseForecaster"]
 
 
-def named(base: type, **defaults: Any) -> Callable[[type], type]:
-    """Class decorator: ``base`` under another name and with other defaults.
-
-    The class has the parameters of ``base`` in its signature, as scikit-learn asks, and in its
-    docstring; a wrong keyword names the class that was called.
-    """
-    init: Any = base.__init__  # type: ignore[misc]
-    signature = inspect.signature(init)
-    parameters = {
-        name: p.replace(default=defaults.get(name, p.default))
-        for name, p in signature.parameters.items()
-    }
-
-    def decorate(cls: Any) -> Any:
-        def __init__(self: Any, **params: Any) -> None:
-            unknown = [name for name in params if name not in parameters]
-            if unknown:
-                raise TypeError(
-                    f"{type(self).__name__}.__init__() got an unexpected keyword argument "
-                    f"{unknown[0]!r}: its parameters are {', '.join([*parameters][1:])}"
-                )
-            init(self, **{**defaults, **params})
-
-        __init__.__qualname__ = f"{cls.__name__}.__init__"
-        __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=list(parameters.values())
-        )
-        cls.__init__ = __init__
-        rest = inspect.getdoc(base).partition("\n\n")[2].replace(base.__name__, cls.__name__)
-        cls.__doc__ = f"{inspect.getdoc(cls)}\n\n{rest}"
-        return cls
-
-    return decorate
-
-
+@estimator
 class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
     """Base of all forecasters.
 
-    A subclass declares its own ``__init__`` with at least ``horizon, target, known, static,
-    series_id, time, freq`` and implements the hooks below. Its fitted attributes are returned by
-    hooks as a dict, and set all at once, so that an error never leaves a half-fitted estimator.
+    A subclass declares its further parameters and implements ``_fit_panel`` and ``_forecast``.
+    Fitted attributes are returned by hooks as a dict, and set all at once, so that an error never
+    leaves a half-fitted estimator.
+
+    Parameters
+    ----------
+    horizon : int, default 1
+        Steps forecast at once. Longer forecasts roll on.
+    target : str or list of str, optional
+        Columns of X that are forecast. None: y, or without y every column that has no other role.
+    known : str or list of str, optional
+        Columns of X that are known in the future too (calendar, prices, plans). With y apart from X
+        all columns are.
+    static : str or list of str, optional
+        Columns of X that are constant within each series.
+    series_id : str, optional
+        Column that names the series, instead of an index.
+    time : str, optional
+        Column of time stamps, instead of an index.
+    freq : str or DateOffset, optional
+        Frequency of the time stamps; inferred if None.
     """
 
-    # declared for type checkers; every subclass' __init__ assigns them
-    horizon: int
-    target: Any
-    known: Any
-    static: Any
-    series_id: Any
-    time: Any
-    freq: Any
+    horizon: int = 1
+    target: Any = None
+    known: Any = None
+    static: Any = None
+    series_id: Any = None
+    time: Any = None
+    freq: Any = None
 
     # -- hooks ------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from rnnforecast._validation import check_choice, check_int, check_real
 from rnnforecast.data.panel import Panel
+from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.forecasters.windows import Plan, WindowForecaster
 from rnnforecast.nn.segment import SEGMENT_CELLS, SegmentNetwork, SegmentSpec
 from rnnforecast.outputs import Output
@@ -67,6 +68,7 @@ def choose_long_segment(season: int, lookback: int) -> int:
     return max(n for n in range(1, most + 1) if season % n == 0)
 
 
+@estimator
 class SegmentRNNForecaster(WindowForecaster):
     """Recurrent network over segments of a long look-back (Lin et al. 2023, "SegRNN").
 
@@ -81,20 +83,11 @@ class SegmentRNNForecaster(WindowForecaster):
 
     Parameters
     ----------
-    horizon : int, default 1
-        Steps forecast at once. Longer forecasts roll on.
     lookback : int, optional
         Rows that a forecast may look back on; what a series has not is masked. None: thirty seasons
         or two horizons, whichever is longer, between 24 and 720, and at most half of what the
         typical (median) series has beside one horizon.
-    target, known, static : str or list of str, optional
-        Columns of X: targets, covariates known in the future, constants of each series. Without
-        ``target`` (and without y) every column left over is a target.
-    series_id, time : str, optional
-        Columns that name the series and the time stamp, instead of an index.
-    freq : str or DateOffset, optional
-        Frequency of the time stamps; inferred if None.
-    cell : {"gru", "lstm", "rnn"}, default "gru"
+    cell : {"gru", "lstm", "rnn"}, another registered name or a subclass of Cell, default "gru"
     hidden_size : int, default 64
         Units of the recurrent layer; even numbers share the embedding equally.
     segment : int, optional
@@ -103,13 +96,6 @@ class SegmentRNNForecaster(WindowForecaster):
         eighth of the look-back.
     dropout : float, default 0.15
         Share of decoded units dropped in training, in [0, 1).
-    loss : {"mae", "mse", "huber"}, default "mae"
-        Used where ``quantiles`` is None.
-    quantiles : sequence of float, optional
-        Levels to train on the pinball loss; the median is added. They cannot cross. None: intervals
-        are conformal.
-    output : rnnforecast.outputs.Output, optional
-        What the network's numbers mean, in place of ``loss`` and ``quantiles``.
     scaler : {"last", "window", "series", None}, default "last"
         "series": each series by its mean and deviation over the rows of fit. "last": besides, each
         window less its last value (Lin et al. 2023, eq. 3), from which the forecast starts; without
@@ -119,47 +105,9 @@ class SegmentRNNForecaster(WindowForecaster):
     seasonality : int, optional
         Seasonal period in steps; 1 for none. None: from the calendar, else from the
         autocorrelation. It is read by the rules for look-back and segment alone.
-    max_epochs : int, default 30
-        An epoch is one pass over the training windows, or 100 batches if that is less.
     batch_size : int, default 32
         Windows of all targets.
     lr : float, default 4e-3
-    lr_schedule : {"cosine", "constant", "linear", "step"}, default "cosine"
-        Over ``max_epochs``; "cosine" has a short warm-up.
-    optimizer : {"adam", "adamw", "rmsprop", "sgd"}, default "adam"
-    weight_decay : float, default 0.0
-        L2 penalty.
-    gradient_clip : float or None, default 1.0
-        Largest norm of the gradient.
-    ema_decay : float or None, default 0.99
-        Memory of the moving average of the weights that is validated and kept; None keeps the
-        weights themselves.
-    early_stopping : bool, default True
-        Stop after ``patience`` epochs without a better loss on the validation rows, and keep the
-        best weights.
-    validation_fraction : float, default 0.1
-        Share of the rows of each series, its last ones, that no weight is trained on (at least one
-        horizon; none where a series is too short for that). They stop the training early, and the
-        intervals come from the errors on them.
-    patience : int, default 8
-    n_members : int, default 1
-        Networks trained from other random starts and in other orders of the windows, whose
-        forecasts are averaged; the first is the one that ``n_members=1`` trains.
-    aggregate : {"median", "mean"}, default "median"
-        How the members' points or quantiles are averaged.
-    precision : {"float32", "bf16"}, default "float32"
-        Of the recurrent layer's products in training, see :class:`~rnnforecast.DeepRNNForecaster`;
-        an LSTM stays float32.
-    device : str, default "auto"
-        "auto" takes CUDA, then MPS, then the CPU.
-    random_state : int, RandomState or None
-    warm_start : bool, default False
-        ``fit`` goes on from the weights of the fit before it.
-    n_jobs : int, optional
-        Members trained at the same time, in threads; None: as many as torch has threads. The result
-        does not depend on it.
-    verbose : int, default 0
-        1 shows a progress bar.
 
     Attributes
     ----------
@@ -182,85 +130,15 @@ roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
     (24, 1)
     """
 
+    cell: Any = "gru"
+    hidden_size: int | None = 64
+    dropout: float = 0.15
+    scaler: str | None = "last"
+    batch_size: int | None = 32
+    lr: float = 4e-3
+
     _lookback_rule = staticmethod(choose_long_lookback)
     _segment_rule = staticmethod(choose_long_segment)
-
-    def __init__(
-        self,
-        *,
-        horizon: int = 1,
-        lookback: int | None = None,
-        target: Any = None,
-        known: Any = None,
-        static: Any = None,
-        series_id: Any = None,
-        time: Any = None,
-        freq: Any = None,
-        cell: str = "gru",
-        hidden_size: int = 64,
-        segment: int | None = None,
-        dropout: float = 0.15,
-        loss: str = "mae",
-        quantiles: Any = None,
-        output: Any = None,
-        scaler: str | None = "last",
-        seasonality: int | None = None,
-        max_epochs: int = 30,
-        batch_size: int = 32,
-        lr: float = 4e-3,
-        lr_schedule: str = "cosine",
-        optimizer: str = "adam",
-        weight_decay: float = 0.0,
-        gradient_clip: float | None = 1.0,
-        ema_decay: float | None = 0.99,
-        early_stopping: bool = True,
-        validation_fraction: float = 0.1,
-        patience: int = 8,
-        n_members: int = 1,
-        aggregate: str = "median",
-        precision: str = "float32",
-        device: str = "auto",
-        random_state: Any = None,
-        warm_start: bool = False,
-        n_jobs: int | None = None,
-        verbose: int = 0,
-    ):
-        self.horizon = horizon
-        self.lookback = lookback
-        self.target = target
-        self.known = known
-        self.static = static
-        self.series_id = series_id
-        self.time = time
-        self.freq = freq
-        self.cell = cell
-        self.hidden_size = hidden_size
-        self.segment = segment
-        self.dropout = dropout
-        self.loss = loss
-        self.quantiles = quantiles
-        self.output = output
-        self.scaler = scaler
-        self.seasonality = seasonality
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.lr_schedule = lr_schedule
-        self.optimizer = optimizer
-        self.weight_decay = weight_decay
-        self.gradient_clip = gradient_clip
-        self.ema_decay = ema_decay
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.n_members = n_members
-        self.aggregate = aggregate
-        self.precision = precision
-        self.device = device
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.n_jobs = n_jobs
-        self.verbose = verbose
 
     def _check_params(self) -> None:
         super()._check_params()

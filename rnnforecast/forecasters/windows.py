@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,15 @@ from rnnforecast._validation import check_int
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.phases import CalendarPhases, choose_phases
 from rnnforecast.data.scale import Scale
-from rnnforecast.data.seasonality import choose_lookback, choose_seasonality
+from rnnforecast.data.seasonality import choose_lookback, choose_seasonality, choose_segment
 from rnnforecast.data.windows import WindowIndex, gather
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.neural import Job, NeuralForecaster
+from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.nn import Inputs, WindowNetwork, unfold
-from rnnforecast.outputs import Forecast, Output, widened
-from rnnforecast.training import useful_threads
-from rnnforecast.training.source import Batch, WindowSource, to_inputs
+from rnnforecast.outputs import Forecast, Output
+from rnnforecast.training import resolve_device, useful_threads
+from rnnforecast.training.source import Batch, WindowSource, static_inputs, to_inputs
 
 if TYPE_CHECKING:
     from rnnforecast.forecasters.streaming import ForecastStream
@@ -57,30 +58,45 @@ class Plan:
     key: tuple
 
 
+@estimator
 class WindowForecaster(NeuralForecaster):
     """Base of the forecasters whose model is a :class:`~rnnforecast.nn.WindowNetwork`.
 
-    A subclass declares its parameters in its own ``__init__`` and builds its network in
-    :meth:`_network`.
+    A subclass declares its further parameters and builds its network in :meth:`_network`.
+
+    Parameters
+    ----------
+    seasonality : int, optional
+        Seasonal period in steps; 1 for none. None: from the calendar, else from the
+        autocorrelation.
+    hidden_size : int, optional
+        Units of each recurrent layer and direction.
+    segment : int, optional
+        Neighbouring steps of the look-back folded into one step of the network.
+    scaler : {"window", "series", None}, default "window"
+        "series": each series by its mean and deviation over the rows of fit. "window": besides,
+        each window by its own. None: values as they are.
     """
 
-    seasonality: int | None
-    segment: int | None
-    scaler: str | None
-    # fitted
-    lookback_: int
-    seasonality_: int
-    batch_size_: int
-    hidden_size_: int
-    segment_: int
-    phases_: CalendarPhases | None
-    scale_: Scale
+    seasonality: int | None = None
+    hidden_size: int | None = None
+    segment: int | None = None
+    scaler: str | None = "window"
+
+    if TYPE_CHECKING:  # fitted, and so no parameters
+        lookback_: int
+        seasonality_: int
+        batch_size_: int
+        hidden_size_: int
+        segment_: int
+        phases_: CalendarPhases | None
+        scale_: Scale
     # parameters that not every subclass has
     training = "windows"
     calendar = False
 
-    _lookback_rule: Callable[[Panel, int, int], int] = staticmethod(choose_lookback)
-    _segment_rule: Callable[[int, int], int]  # of season and look-back
+    _lookback_rule = staticmethod(choose_lookback)  # of panel, horizon and season
+    _segment_rule = staticmethod(choose_segment)  # of season and look-back
 
     @abstractmethod
     def _network(self, panel: Panel, plan: Plan, width: int, segment: int, output: Output) -> Any:
@@ -90,8 +106,6 @@ class WindowForecaster(NeuralForecaster):
         """Hidden units: given, or chosen by the number of training windows."""
         assert self.hidden_size is not None
         return self.hidden_size
-
-    hidden_size: int | None
 
     def _check_params(self) -> None:
         super()._check_params()
@@ -125,7 +139,7 @@ class WindowForecaster(NeuralForecaster):
         before = np.where(full, lookback, np.minimum(lookback, lengths // 2))
         held = np.minimum(held, lengths - (before + horizon))
         held = np.where((held >= horizon) & (self.validation_fraction > 0), held, 0)
-        held = np.where(panel.observed_in_last(held), held, 0)
+        held = _observed_only(panel, held)
         train = WindowIndex.training(lengths - held, lookback, horizon)
         if not len(train):
             longest = int(np.argmax(lengths))
@@ -147,7 +161,7 @@ class WindowForecaster(NeuralForecaster):
         output = self._make_output()
         most = min(max(len(plan.train) // 1000, 32), 128)
         batch_size = self.batch_size or most
-        learner = self._learner(threads=useful_threads(batch_size, width))
+        device = resolve_device(type(self).__name__, self.device)
 
         def source(windows, lookback=plan.lookback, like=None, offsets=None):
             return WindowSource(
@@ -159,31 +173,33 @@ class WindowForecaster(NeuralForecaster):
                 self.horizon,
                 batch_size,
                 _MAX_STEPS,
-                learner.device,
+                device,
                 like,
                 offsets,
             )
 
-        rows = ("windows", *plan.key, self.scaler is None, batch_size, str(learner.device))
+        rows = ("windows", *plan.key, self.scaler is None, batch_size, str(device))
         windows = source(plan.train) if goes_on else panel.cached(rows, lambda: source(plan.train))
-        learner.network = lambda: self._network(panel, plan, width, segment, output)
-        learner.source, learner.loss = windows, _WindowLoss(output)
-        learner.prime = lambda network: network.prime(
-            (Inputs(*(part.cpu() for part in batch.inputs)), batch.truth.cpu())
-            for _, batch in windows.evenly(512, windows.batch_size)
-        )
+        batches, loss = windows, _WindowLoss(output)
+        held = source(plan.validation, like=windows)
         if self.training == "dense":
             extra = _stretch(plan, segment)
             offsets = np.arange(-extra, 1, segment)
-            later = plan.train.later(extra)
-            learner.source = source(later, plan.lookback + extra, windows, offsets)
-            learner.loss = _StretchLoss(output, plan.lookback, segment)
-            learner.validation_loss = _WindowLoss(output)
-        held = source(plan.validation, like=windows)
-        learner.validation = [
-            (batch, float(len(batch.truth)))
-            for _, batch in held.evenly(_VALIDATION_WINDOWS, learner.source.batch_size)
-        ]
+            batches = source(plan.train.later(extra), plan.lookback + extra, windows, offsets)
+            loss = _StretchLoss(output, plan.lookback, segment)
+        learner = self._learner(
+            network=lambda: self._network(panel, plan, width, segment, output),
+            source=batches,
+            loss=loss,
+            validation=[
+                (batch, float(len(batch.truth)))
+                for _, batch in held.evenly(_VALIDATION_WINDOWS, batches.batch_size)
+            ],
+            validation_loss=_WindowLoss(output),
+            prime=lambda network: network.prime(_on_cpu(windows)),
+            threads=useful_threads(batch_size, width),
+            device=device,
+        )
         fitted = {
             "lookback_": plan.lookback,
             "seasonality_": plan.season,
@@ -237,7 +253,7 @@ class WindowForecaster(NeuralForecaster):
         """Windows before some origins, as a network reads them."""
         weight = next(network.parameters())
         batch = gather(history, series, origins, network.spec.lookback, 0)
-        static = _constants(history, self.scale_, self.phases_, series, origins)
+        static = static_inputs(history, self.scale_, self.phases_, series, origins)
         return to_inputs(batch, self.scale_, static, weight.device, weight.dtype).inputs
 
     def _roll(
@@ -246,7 +262,7 @@ class WindowForecaster(NeuralForecaster):
         """Forecast from windows that were read, or that were even ``encoded`` elsewhere."""
         horizon = network.spec.horizon
         statics = [
-            _constants(history, self.scale_, self.phases_, series, origins + later)
+            static_inputs(history, self.scale_, self.phases_, series, origins + later)
             for later in range(0, n_steps, horizon)
         ]
         location = self.scale_.target_loc[series][:, None]
@@ -255,7 +271,7 @@ class WindowForecaster(NeuralForecaster):
         forecast = roll(
             network, self.output_, inputs, statics, ahead, location, scale, n_steps, encoded
         )
-        return widened(forecast, horizon)
+        return forecast.widened(horizon)
 
     def stream(self, dtype: str = "float64") -> ForecastStream:
         """Forecasts that move on with every observation, at the cost of one step of the network.
@@ -312,6 +328,25 @@ class _StretchLoss:
         return self.output.loss(forecast, unfold(truth, horizon, self.segment))
 
 
+def _observed_only(panel: Panel, held: np.ndarray) -> np.ndarray:
+    """Rows held out at the end of each series; 0 where none of them was observed: such rows tell
+    nothing, and their loss would be zero, the best there is.
+    """
+    seen = np.append(~np.isnan(panel.targets).all(axis=1), False)
+    count = np.zeros(panel.n_series, dtype=np.int64)
+    some = np.flatnonzero(held)
+    if len(some):
+        ends = panel.indptr[some + 1]
+        bounds = np.column_stack([ends - held[some], ends]).ravel()
+        count[some] = np.add.reduceat(seen, bounds, dtype=np.int64)[::2]
+    return np.where(count > 0, held, 0)
+
+
+def _on_cpu(windows: WindowSource) -> Iterator[tuple[Inputs, Tensor]]:
+    for _, batch in windows.evenly(512, windows.batch_size):
+        yield Inputs(*(part.cpu() for part in batch.inputs)), batch.truth.cpu()
+
+
 def _stretch(plan: Plan, segment: int) -> int:
     """Rows by which a stretch of dense training is longer than a window: at most half a look-back,
     as far as the series with the fewest training windows reaches, in whole segments.
@@ -319,20 +354,6 @@ def _stretch(plan: Plan, segment: int) -> int:
     counts = plan.train.counts[plan.train.counts > 0]
     room = int(counts.min()) - 1
     return max(min(plan.lookback // 2, room), 0) // segment * segment
-
-
-def _constants(
-    panel: Panel,
-    scale: Scale,
-    phases: CalendarPhases | None,
-    series: np.ndarray,
-    origins: np.ndarray,
-) -> np.ndarray:
-    """Static covariates, with the calendar's phases at the origins beside them."""
-    static = scale.static(panel.static[series])
-    if phases is None:
-        return static
-    return np.concatenate([static, phases.at(panel, series, origins)], axis=1)
 
 
 def _at_once(network: WindowNetwork) -> int:
