@@ -183,6 +183,19 @@ class Panel:
             static=np.array(self.static, order="C"),
         )
 
+    def observed_only(self, held: np.ndarray) -> np.ndarray:
+        """Rows held out at the end of each series; 0 where none of them was observed: such rows tell
+        nothing, and their loss would be zero, the best there is.
+        """
+        seen = np.append(~np.isnan(self.targets).all(axis=1), False)
+        count = np.zeros(self.n_series, dtype=np.int64)
+        some = np.flatnonzero(held)
+        if len(some):
+            ends = self.indptr[some + 1]
+            bounds = np.column_stack([ends - held[some], ends]).ravel()
+            count[some] = np.add.reduceat(seen, bounds, dtype=np.int64)[::2]
+        return np.where(count > 0, held, 0)
+
     # -- where rows are ----------------------------------------------------------------------------
 
     def locate(self, owner: str, keys: Keys) -> tuple[np.ndarray, np.ndarray]:

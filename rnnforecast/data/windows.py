@@ -40,7 +40,10 @@ class WindowIndex:
 
     @classmethod
     def training(cls, lengths, lookback: int, horizon: int) -> WindowIndex:
-        first = np.minimum(lookback, np.maximum((lengths - horizon) // 2, 1))
+        full = lengths >= lookback + horizon
+        first = np.where(
+            full, lookback, np.minimum(lookback, np.maximum((lengths - horizon) // 2, 1))
+        )
         return cls.between(first, lengths, horizon)
 
     def later(self, rows: int) -> WindowIndex:

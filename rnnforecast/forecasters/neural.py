@@ -58,11 +58,14 @@ class Job:
         Fitted attributes that are known before training.
     held : WindowIndex
         Windows whose errors calibrate the intervals.
+    calibrator : Learner or None
+        Trains a network for the calibration alone, where the others see the held-out rows.
     """
 
     learner: Learner
     fitted: dict[str, Any]
     held: WindowIndex
+    calibrator: Learner | None = None
 
 
 @estimator
@@ -170,14 +173,14 @@ class NeuralForecaster(BaseForecaster):
     @abstractmethod
     def _network_says(
         self,
-        network: Any,
+        member: int,
         history: Panel,
         series: np.ndarray,
         origins: np.ndarray,
         n_steps: int,
         known: np.ndarray,
     ) -> Forecast:
-        """One network's forecast, arguments as of ``_forecast``, on the CPU."""
+        """Forecast of ``networks_[member]``, arguments as of ``_forecast``, on the CPU."""
 
     @abstractmethod
     def _error_scale(self, series: np.ndarray) -> np.ndarray:
@@ -274,9 +277,12 @@ class NeuralForecaster(BaseForecaster):
         }
         view = copy.copy(self)
         view.__dict__.update({"panel_": panel}, **fitted)
+        if job.calibrator is not None:
+            view.networks_ = [member.network.eval() for member in job.calibrator.fit()]
+        view.__dict__.update(view._follow(panel, fresh=False))
         fitted["conformal_"] = view._calibrate(panel, job.held)
-        fitted["networks_"] = [_for_forecasts(network) for network in networks]
-        return fitted
+        view.networks_ = fitted["networks_"] = [_for_forecasts(network) for network in networks]
+        return {**fitted, **view._follow(panel, fresh=False)}
 
     def _calibrate(self, panel: Panel, windows: WindowIndex) -> ConformalErrors:
         """Errors of the forecast at rolling origins, over the scale of each series."""
@@ -317,8 +323,8 @@ class NeuralForecaster(BaseForecaster):
     def _average(self, history, series, origins, n_steps, known) -> Forecast:
         """The members' forecasts, averaged."""
         says = [
-            self._network_says(network, history, series, origins, n_steps, known)
-            for network in self.networks_
+            self._network_says(member, history, series, origins, n_steps, known)
+            for member in range(len(self.networks_))
         ]
         return Forecast.averaged(says, self.aggregate)
 

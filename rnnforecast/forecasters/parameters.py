@@ -79,6 +79,8 @@ def _entries(text: str, names: list[str]) -> dict[str, str]:
 
 def _with_parameters(text: str, entries: list[str]) -> str:
     (_, summary), *rest = _sections(text)
-    others = [f"{title}\n{'-' * len(title)}\n{body}" for title, body in rest if title != "Parameters"]
+    others = [
+        f"{title}\n{'-' * len(title)}\n{body}" for title, body in rest if title != "Parameters"
+    ]
     listed = "Parameters\n----------\n" + "\n".join(entries)
     return "\n\n".join(part.rstrip() for part in (summary, listed, *others)) + "\n"

@@ -139,7 +139,7 @@ class WindowForecaster(NeuralForecaster):
         before = np.where(full, lookback, np.minimum(lookback, lengths // 2))
         held = np.minimum(held, lengths - (before + horizon))
         held = np.where((held >= horizon) & (self.validation_fraction > 0), held, 0)
-        held = _observed_only(panel, held)
+        held = panel.observed_only(held)
         train = WindowIndex.training(lengths - held, lookback, horizon)
         if not len(train):
             longest = int(np.argmax(lengths))
@@ -236,7 +236,8 @@ class WindowForecaster(NeuralForecaster):
     def _error_scale(self, series: np.ndarray) -> np.ndarray:
         return self.scale_.target_scale[series]
 
-    def _network_says(self, network, history, series, origins, n_steps, known):
+    def _network_says(self, member, history, series, origins, n_steps, known):
+        network = self.networks_[member]
         size = _at_once(network)
         parts = []
         for start in range(0, max(len(series), 1), size):
@@ -326,20 +327,6 @@ class _StretchLoss:
         raw, location, scale = network.forward_dense(inputs._replace(future_known=known))
         forecast = self.output.forecast(raw, location, scale)
         return self.output.loss(forecast, unfold(truth, horizon, self.segment))
-
-
-def _observed_only(panel: Panel, held: np.ndarray) -> np.ndarray:
-    """Rows held out at the end of each series; 0 where none of them was observed: such rows tell
-    nothing, and their loss would be zero, the best there is.
-    """
-    seen = np.append(~np.isnan(panel.targets).all(axis=1), False)
-    count = np.zeros(panel.n_series, dtype=np.int64)
-    some = np.flatnonzero(held)
-    if len(some):
-        ends = panel.indptr[some + 1]
-        bounds = np.column_stack([ends - held[some], ends]).ravel()
-        count[some] = np.add.reduceat(seen, bounds, dtype=np.int64)[::2]
-    return np.where(count > 0, held, 0)
 
 
 def _on_cpu(windows: WindowSource) -> Iterator[tuple[Inputs, Tensor]]:

@@ -180,7 +180,9 @@ class WindowSource:
         if like is not None:
             self._rows = like._rows
         else:
-            self._rows = _ScaledRows(panel, scale, device, lookback) if _fits(panel, device) else None
+            self._rows = (
+                _ScaledRows(panel, scale, device, lookback) if _fits(panel, device) else None
+            )
 
     def __len__(self) -> int:
         return min(-(-len(self.windows) // self.batch_size), self.max_steps)
