@@ -196,6 +196,62 @@ class Panel:
             count[some] = np.add.reduceat(seen, bounds, dtype=np.int64)[::2]
         return np.where(count > 0, held, 0)
 
+    def lasts(self) -> pd.Index:
+        """Stamp of the last row of every series, shape (n_series,)."""
+        return pd.Index([self.last(i) for i in range(self.n_series)])
+
+    def padded(self, lengths: np.ndarray) -> Panel:
+        """Series that end later, with rows that were not observed."""
+        new = replace(self, _memory={})
+        return new._spread(np.asarray(lengths))
+
+    def grown(self, targets: np.ndarray, past: np.ndarray, known: np.ndarray) -> Panel:
+        """The next rows of every series, ``(n_rows, n_series, n_columns)`` each."""
+        n = len(targets)
+        panel = self._spread(self.lengths + n)
+        at = (panel.indptr[1:] - n)[:, None] + np.arange(n)
+        for array, rows in ((panel.targets, targets), (panel.past, past), (panel.known, known)):
+            array[at] = rows.transpose(1, 0, 2)
+        if panel.absent is not None:
+            panel.absent[at] = False
+            if not panel.absent.any():
+                panel = replace(panel, absent=None, _memory={})
+        return panel
+
+    def _spread(self, lengths: np.ndarray) -> Panel:
+        """Room for more rows at the end of every series, absent until they are given."""
+        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        n = int(indptr[-1])
+        at = np.arange(len(self.targets)) + np.repeat(indptr[:-1] - self.indptr[:-1], self.lengths)
+
+        def room(array: np.ndarray) -> np.ndarray:
+            dtype = np.result_type(array, np.float64) if array.shape[1] else array.dtype
+            out = np.full((n, array.shape[1]), np.nan, dtype=dtype)
+            out[at] = array
+            return out
+
+        absent = np.ones(n, dtype=bool)
+        absent[at] = False if self.absent is None else self.absent
+        stamps = None
+        if self.stamps is not None:
+            parts = []
+            for i in range(self.n_series):
+                parts.append(self.time_index(i))
+                more = int(lengths[i] - self.lengths[i])
+                if more:
+                    parts.append(self.future_index(i, more))
+            stamps = parts[0].append(parts[1:])
+        return replace(
+            self,
+            targets=room(self.targets),
+            past=room(self.past),
+            known=room(self.known),
+            indptr=indptr,
+            stamps=stamps,
+            absent=absent,
+            _memory={},
+        )
+
     # -- where rows are ----------------------------------------------------------------------------
 
     def locate(self, owner: str, keys: Keys) -> tuple[np.ndarray, np.ndarray]:

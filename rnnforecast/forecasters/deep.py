@@ -9,7 +9,8 @@ from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.forecasters.windows import Plan, WindowForecaster
-from rnnforecast.nn import CELLS, ForecastNetwork, NetworkSpec
+from rnnforecast.nn import ForecastNetwork, NetworkSpec
+from rnnforecast.nn.cells import cell_class
 from rnnforecast.outputs import Output
 
 __all__ = [
@@ -130,12 +131,12 @@ class DeepRNNForecaster(WindowForecaster):
             check_bool(owner, name, getattr(self, name))
         check_real(owner, "dropout", self.dropout, 0, 1, closed="low")
         for name, choices in (
-            ("cell", CELLS),
             ("scaler", _SCALERS),
             ("training", _TRAININGS),
             ("channels", _CHANNELS),
         ):
             check_choice(owner, name, getattr(self, name), choices)
+        cell_class(self.cell, owner)
         for name, only in self._fixed.items():
             if getattr(self, name) != only:
                 raise DataError(

@@ -124,6 +124,10 @@ class ESRNNForecaster(NeuralForecaster):
         The torch modules.
     states_ : list of States
         Of each member: level and seasons at every row of the history.
+    first_lengths_ : ndarray of int, shape (n_series,)
+        Rows of each series when it was first seen.
+    n_positions_ : int
+        Positions that the network reads before it forecasts.
     conformal_ : ConformalErrors
         Errors on the additive scale at rolling origins over the validation rows, of the network
         trained for that (of all over training rows where there are none).
@@ -166,6 +170,8 @@ class ESRNNForecaster(NeuralForecaster):
         scale_: Scale
         states_: list[States]
         seasonality_: tuple[int, ...]
+        n_positions_: int
+        first_lengths_: np.ndarray
 
     # -- parameters --------------------------------------------------------------------------------
 
@@ -292,6 +298,7 @@ class ESRNNForecaster(NeuralForecaster):
             extra.random_state = seeds_of(self.random_state, self.n_members + 1)[-1]
         first = lengths - held if len(some) else warm_rows(lengths, periods, self.horizon)
         first = np.where(held > 0, first, lengths) if len(some) else first
+        positions = (int(lengths.max()) - self.horizon - window) // spec.stride + 1
         fitted = {
             "lookback_": window,
             "stride_": spec.stride,
@@ -299,6 +306,8 @@ class ESRNNForecaster(NeuralForecaster):
             "mode_": "multiplicative" if log else "additive",
             "scale_": scale,
             "output_": output,
+            "n_positions_": min(max(positions, 1), _MOST_POSITIONS),
+            "first_lengths_": self._first_lengths(panel, fresh=not goes_on),
         }
         return Job(main, fitted, WindowIndex.between(first, lengths, self.horizon), extra)
 
@@ -328,10 +337,16 @@ class ESRNNForecaster(NeuralForecaster):
 
     def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
         scale = self.scale_.on(history) if fresh else self.scale_.following(history)
-        return {
-            "scale_": scale,
-            "states_": [states_of(network, history, scale) for network in self.networks_],
-        }
+        first = self._first_lengths(history, fresh)
+        states = [states_of(network, history, scale, first) for network in self.networks_]
+        return {"scale_": scale, "first_lengths_": first, "states_": states}
+
+    def _first_lengths(self, history: Panel, fresh: bool) -> np.ndarray:
+        """Rows of each series when it was first seen: the first states are measured on some of
+        these, whatever comes after them.
+        """
+        old = np.empty(0, dtype=np.int64) if fresh else self.first_lengths_
+        return np.concatenate([old, history.lengths[len(old) :]])
 
     # -- forecasts ---------------------------------------------------------------------------------
 
@@ -350,11 +365,9 @@ class ESRNNForecaster(NeuralForecaster):
 
     def _network_says(self, member, history, series, origins, n_steps, known):
         spec = self.networks_[member].spec
-        positions = (int(history.lengths.max()) - spec.horizon - spec.window) // spec.stride + 1
-        positions = min(max(positions, 1), _MOST_POSITIONS)
-        each = (spec.window + spec.hidden_size) * positions * spec.n_targets
+        each = (spec.window + spec.hidden_size) * self.n_positions_ * spec.n_targets
         size = max(_CHUNK_NUMBERS // each, 1)
-        width = spec.window + (positions - 1) * spec.stride
+        width = spec.window + (self.n_positions_ - 1) * spec.stride
         parts = [
             self._roll(
                 member,

@@ -10,7 +10,8 @@ from rnnforecast._validation import check_choice, check_int, check_real
 from rnnforecast.data.panel import Panel
 from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.forecasters.windows import Plan, WindowForecaster
-from rnnforecast.nn.segment import SEGMENT_CELLS, SegmentNetwork, SegmentSpec
+from rnnforecast.nn.cells import cell_class
+from rnnforecast.nn.segment import SegmentNetwork, SegmentSpec
 from rnnforecast.outputs import Output
 
 __all__ = ["SegmentRNNForecaster", "choose_long_lookback", "choose_long_segment"]
@@ -145,7 +146,7 @@ roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
         owner = type(self).__name__
         check_int(owner, "hidden_size", self.hidden_size)
         check_real(owner, "dropout", self.dropout, 0, 1, closed="low")
-        check_choice(owner, "cell", self.cell, SEGMENT_CELLS)
+        cell_class(self.cell, owner)
         check_choice(owner, "scaler", self.scaler, _SHIFTS)
 
     # -- hooks -------------------------------------------------------------------------------------

@@ -380,8 +380,10 @@ def _by_target(values: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def states_of(network: ESRNN, panel: Panel, scale: Scale) -> States:
-    """Run the smoothing of every series over its whole history."""
+def states_of(network: ESRNN, panel: Panel, scale: Scale, first_lengths: np.ndarray) -> States:
+    """Run the smoothing of every series over its whole history; its first states are measured on
+    rows among the first ``first_lengths[i]``.
+    """
     spec, lengths, n = network.spec, panel.lengths, panel.targets.shape[1]
     network = network.double()
     level = np.empty(panel.targets.shape)
@@ -396,7 +398,7 @@ def states_of(network: ESRNN, panel: Panel, scale: Scale) -> States:
         start += len(some)
         width = int(lengths[some].max())
         batch = read_series(panel, scale, some, lengths[some], width, spec)
-        batch = _begun(batch, np.repeat(lengths[some], n), spec)
+        batch = _begun(batch, np.repeat(first_lengths[some], n), spec)
         plain = batch.values - network.covariates(batch.series, batch.known)
         smoothed = network.smooth(batch, plain)
         first[some] = batch.level.numpy().reshape(-1, n)

@@ -91,6 +91,8 @@ class WindowForecaster(NeuralForecaster):
         segment_: int
         phases_: CalendarPhases | None
         scale_: Scale
+    # of the end of the history, one array a network, where a stream keeps them
+    _encodings = None
     # parameters that not every subclass has
     training = "windows"
     calendar = False
@@ -238,6 +240,11 @@ class WindowForecaster(NeuralForecaster):
 
     def _network_says(self, member, history, series, origins, n_steps, known):
         network = self.networks_[member]
+        if self._encodings is not None:
+            inputs = self._inputs(network, history, series, origins)
+            return self._roll(
+                network, inputs, history, series, origins, n_steps, known, self._encodings[member]
+            )
         size = _at_once(network)
         parts = []
         for start in range(0, max(len(series), 1), size):
