@@ -185,7 +185,8 @@ class ESModel:
                 tuple(torch.from_numpy(term) for term in smoothed.seasons),
             )
             positions = network.positions(batch, plain, tensors, [width - 1])
-            block = network(positions)[-1]
+            raw, location = network(positions)
+            block = (location + raw[..., 0])[-1]
             blocks.append(block)
             if start + spec.horizon < n_steps:
                 batch, plain, smoothed = _append(batch, plain, smoothed, block, alpha, gammas)

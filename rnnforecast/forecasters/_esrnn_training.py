@@ -186,7 +186,8 @@ def errors(network: ESRNN, batch: SeriesBatch, first: Tensor, ends: list[int]):
     plain = batch.values - effect
     smoothed = network.smooth(batch, plain)
     positions = network.positions(batch, plain, smoothed, ends)
-    forecast = network(positions)
+    raw, location = network(positions)
+    forecast = location + raw[..., 0]
     steps = 1 + torch.arange(network.spec.horizon, device=forecast.device)
     truths, added = [], []
     for last in positions.last:

@@ -11,7 +11,7 @@ from rnnforecast.data.seasonality import choose_segment
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters._plan import Plan
 from rnnforecast.forecasters.neural import NeuralForecaster
-from rnnforecast.nn import CELLS, ForecastNetwork, NetworkSpec
+from rnnforecast.nn import ForecastNetwork, NetworkSpec, cell_class
 from rnnforecast.outputs import Output
 
 __all__ = [
@@ -265,8 +265,8 @@ class DeepRNNForecaster(NeuralForecaster):
         for name in ("bidirectional", "residual", "calendar"):
             check_bool(owner, name, getattr(self, name))
         check_real(owner, "dropout", self.dropout, 0, 1, closed="low")
+        cell_class(self.cell, owner)
         for name, choices in (
-            ("cell", CELLS),
             ("scaler", _SCALERS),
             ("training", _TRAININGS),
             ("channels", _CHANNELS),

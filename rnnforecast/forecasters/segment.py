@@ -9,7 +9,8 @@ from rnnforecast.data.panel import Panel
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.forecasters._plan import Plan
 from rnnforecast.forecasters.neural import NeuralForecaster
-from rnnforecast.nn.segment import SEGMENT_CELLS, SegmentNetwork, SegmentSpec
+from rnnforecast.nn import cell_class
+from rnnforecast.nn.segment import SegmentNetwork, SegmentSpec
 from rnnforecast.outputs import Output
 
 __all__ = ["SegmentRNNForecaster", "choose_long_lookback", "choose_long_segment"]
@@ -267,7 +268,7 @@ roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
         check_int(owner, "segment", self.segment, none=True)
         check_int(owner, "hidden_size", self.hidden_size)
         check_real(owner, "dropout", self.dropout, 0, 1, closed="low")
-        check_choice(owner, "cell", self.cell, SEGMENT_CELLS)
+        cell_class(self.cell, owner)
         check_choice(owner, "scaler", self.scaler, _SHIFTS)
 
     # -- hooks -------------------------------------------------------------------------------------

@@ -16,14 +16,13 @@ its own; ``stride=1`` with dilations ((1, 4), (24, 168)) is the network of the p
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from rnnforecast.nn.covariates import CovariateEffect
-from rnnforecast.nn.dilated import DilatedResidualStack
-from rnnforecast.nn.layers import SeededDropout
+from rnnforecast.nn.covariates import CovariateEffect, CovariateEncoder
+from rnnforecast.nn.layers import RecurrentStack, SeededDropout
 from rnnforecast.nn.smoothing import Smoothed, smooth
 
 __all__ = ["ESRNN", "ESRNNSpec", "Positions", "SeriesBatch"]
@@ -47,6 +46,11 @@ class ESRNNSpec(NamedTuple):
     n_known: int
     n_past: int
     n_static: int
+    cell: Any = "lstm"  # a registered name, or a subclass of Cell
+    n_params: int = 1
+    past_levels: tuple[int, ...] = ()  # categories of each column, 0 for a number
+    known_levels: tuple[int, ...] = ()
+    static_levels: tuple[int, ...] = ()
 
 
 class SeriesBatch(NamedTuple):
@@ -117,14 +121,19 @@ class ESRNN(nn.Module):
         self.trust_logit = nn.Parameter(torch.zeros(n, spec.n_series))
         # whether a series is long enough for a season
         self.register_buffer("seasonal", torch.ones(n, spec.n_series))
-        size = spec.window + spec.n_past * 2 + spec.n_static
+        self.past_columns = CovariateEncoder(spec.n_past, spec.past_levels)
+        self.static_columns = CovariateEncoder(spec.n_static, spec.static_levels)
+        size = spec.window + self.past_columns.size + self.static_columns.n_values
         self.dropout = SeededDropout(spec.dropout)
-        self.stack = DilatedResidualStack(size, spec.hidden_size, spec.dilations)
+        self.stack = RecurrentStack(
+            spec.cell, size, spec.hidden_size, residual=True, dilations=spec.dilations
+        )
         self.adapter = nn.Linear(spec.hidden_size, spec.hidden_size)
-        self.head = nn.Linear(spec.hidden_size, spec.horizon)
+        self.head = nn.Linear(spec.hidden_size, spec.horizon * spec.n_params)
         self.skip = nn.Linear(spec.window, spec.horizon, bias=False)
         if spec.n_known:
-            self.effect = CovariateEffect(spec.n_known, spec.n_targets, min(spec.hidden_size, 16))
+            hidden = min(spec.hidden_size, 16)
+            self.effect = CovariateEffect(spec.n_known, spec.n_targets, hidden, spec.known_levels)
 
     def reset(self, generator: torch.Generator) -> None:
         """Start close to the forecast of the smoothing alone."""
@@ -146,6 +155,8 @@ class ESRNN(nn.Module):
         Parameters
         ----------
         series : (batch,), int64
+            Series times targets. A negative number, ``target - n_targets``, is a series that was
+            not there in training: it takes the mean of those of its target.
 
         Returns
         -------
@@ -153,15 +164,25 @@ class ESRNN(nn.Module):
         gammas : (n_periods, batch)
             0 for a season that the series is too short for.
         """
-        alpha = torch.sigmoid(_RATE * self.alpha_logit[series])
-        gammas = torch.sigmoid(_RATE * self.gamma_logit[:, series]) * self.seasonal[:, series]
-        return alpha, gammas
+        alpha = torch.sigmoid(_RATE * self._of(self.alpha_logit, series))
+        gammas = torch.sigmoid(_RATE * self._of(self.gamma_logit, series))
+        able = torch.where(series < 0, 1.0, self.seasonal[:, series.clamp(min=0)])
+        return alpha, gammas * able
 
     def trust(self, series: Tensor) -> Tensor:
         """Factor between 0 and 2 on the seasons as measured on the first rows, chosen by training:
         (n_periods, batch).
         """
-        return 2 * torch.sigmoid(_RATE * self.trust_logit[:, series])
+        return 2 * torch.sigmoid(_RATE * self._of(self.trust_logit, series))
+
+    def _of(self, logits: Tensor, series: Tensor) -> Tensor:
+        """``logits: (..., n_series)`` of some series, or the mean of all for a new one."""
+        if not len(series) or series.min() >= 0:
+            return logits[..., series]
+        mean = logits.unflatten(-1, (-1, self.spec.n_targets)).mean(-2)
+        return torch.where(
+            series < 0, mean[..., series % self.spec.n_targets], logits[..., series.clamp(min=0)]
+        )
 
     def covariates(self, series: Tensor, known: Tensor) -> Tensor | float:
         """What known covariates ``(batch, time, n_known)`` add to their own rows: (batch, time)."""
@@ -224,19 +245,25 @@ class ESRNN(nn.Module):
         parts = [_SQUASH * torch.asinh(torch.nan_to_num(residual - level) / _SQUASH)]
         shape = (*level.shape[:2], -1)
         if spec.n_past:
-            past = batch.past[:, last]
-            parts += [torch.nan_to_num(past), torch.isnan(past).to(plain.dtype)]
+            parts.append(self.past_columns(batch.past[:, last]))
         if spec.n_static:
-            parts.append(torch.nan_to_num(batch.static)[:, None].expand(shape))
+            parts.append(self.static_columns.values(batch.static)[:, None].expand(shape))
         # a position before the series' first row says nothing, whatever the batch pads
         begun = (last >= batch.start[:, None])[..., None]
         features = torch.where(begun, torch.cat(parts, -1), 0.0)
         base = (level + ahead).expand(*shape[:2], spec.horizon)
         return Positions(features.transpose(0, 1), base.transpose(0, 1), last)
 
-    def forward(self, positions: Positions) -> Tensor:
-        """Forecasts without the effect of covariates: (n_positions, batch, horizon)."""
-        features = positions.features
-        states = self.stack(self.dropout(features))
-        out = self.head(torch.tanh(self.adapter(states)))
-        return positions.base + out + self.skip(features[..., : self.spec.window])
+    def forward(self, positions: Positions) -> tuple[Tensor, Tensor]:
+        """Raw numbers and where they stand, without the effect of covariates.
+
+        Returns
+        -------
+        raw : (n_positions, batch, horizon, n_params)
+        location : (n_positions, batch, horizon)
+        """
+        spec, features = self.spec, positions.features
+        states = self.stack(self.dropout(features).transpose(0, 1))[0].transpose(0, 1)
+        raw = self.head(torch.tanh(self.adapter(states)))
+        location = positions.base + self.skip(features[..., : spec.window])
+        return raw.unflatten(-1, (spec.horizon, spec.n_params)), location

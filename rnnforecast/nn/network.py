@@ -10,7 +10,7 @@ to which the decoded deviation is added, and an interaction of x_h with the enco
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class NetworkSpec(NamedTuple):
     horizon: int
     season: int
     n_params: int
-    cell: str
+    cell: Any  # a registered name, or a subclass of Cell
     hidden_size: int
     n_layers: int
     bidirectional: bool
@@ -43,6 +43,9 @@ class NetworkSpec(NamedTuple):
     normalise: bool
     segment: int = 1
     independent: bool = False
+    past_levels: tuple[int, ...] = ()  # categories of each column, 0 for a number
+    known_levels: tuple[int, ...] = ()
+    static_levels: tuple[int, ...] = ()
 
     @property
     def joint(self) -> int:
@@ -58,10 +61,10 @@ class ForecastNetwork(WindowNetwork):
         joint = spec.joint
         seasonal = joint if spec.season > 1 else 0
         # values, seasonal differences, missing marks; past covariates and their marks
-        size = 2 * joint + seasonal + 2 * spec.n_past
+        size = 2 * joint + seasonal + self.past_columns.size
         marks = [
             *range(joint + seasonal, 2 * joint + seasonal),
-            *range(size - spec.n_past, size),
+            *range(size - self.past_columns.n_marks, size),
         ]
         self._marks = [step * size + mark for step in range(spec.segment) for mark in marks]
         self.encoder = RecurrentStack(
@@ -73,13 +76,13 @@ class ForecastNetwork(WindowNetwork):
             spec.residual,
             spec.dropout,
         )
-        context = self.encoder.output_size + spec.n_static
+        context = self.encoder.output_size + self.static_columns.n_values
         self.head = nn.Linear(context, spec.horizon * joint * spec.n_params)
         self.skip = nn.Linear(spec.lookback, spec.horizon, bias=False)
         self.anchor_logits = nn.Parameter(torch.zeros(spec.horizon, 3))
         if spec.n_known:
             self.interaction = Interaction(
-                context, spec.n_known, spec.hidden_size, joint * spec.n_params
+                context, self.effect.encoder.n_values, spec.hidden_size, joint * spec.n_params
             )
 
     def reset(self, generator: torch.Generator) -> None:
@@ -135,8 +138,7 @@ class ForecastNetwork(WindowNetwork):
             parts.append(functional.pad(step, (0, 0, min(season, values.shape[1]), 0)))
         parts.append((~observed).to(values.dtype))
         if self.spec.n_past:
-            missing = torch.isnan(past)
-            parts += [torch.where(missing, 0.0, past), missing.to(values.dtype)]
+            parts.append(self.past_columns(past))
         return torch.cat(parts, dim=-1)
 
     def _apart(self, x: Tensor) -> Tensor:
@@ -180,7 +182,8 @@ class ForecastNetwork(WindowNetwork):
         """Raw deviations with the interaction of the steps' own covariates, same shape."""
         if not self.spec.n_known:
             return raw
-        return raw + self._together(self.interaction(context, self._for_each(future_known)))
+        known = self.effect.encoder.values(future_known)
+        return raw + self._together(self.interaction(context, self._for_each(known)))
 
     def context(self, window: Window, inputs: Inputs) -> Tensor:
         """Encoding with the static covariates beside it."""
@@ -192,6 +195,7 @@ class ForecastNetwork(WindowNetwork):
         """What the decoder reads: encodings with the static covariates beside them."""
         if not self.spec.n_static:
             return encoded
+        static = self.static_columns.values(static)
         return torch.cat([encoded, self._for_each(static)], dim=-1)
 
     def forward_dense(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
@@ -219,8 +223,8 @@ class ForecastNetwork(WindowNetwork):
         window = self.normalise(windows)
         first = self.normalise(residual[:, : spec.lookback])
         observed = ~torch.isnan(residual)
-        unit = (torch.where(observed, residual, 0.0) - first.centre) / first.scale
-        outputs = self.encode(torch.where(observed, unit, 0.0), observed, inputs.past)[0]
+        unit = (torch.where(observed, residual, first.centre) - first.centre) / first.scale
+        outputs = self.encode(unit, observed, inputs.past)[0]
         encoded = self._rows(outputs[:, -n:])
         context = self.with_static(encoded, inputs.static)
         future = unfold(inputs.future_known, spec.horizon, spec.segment)
