@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_feature_names, check_is_fitted
 
 from rnnforecast._validation import (
     check_int,
@@ -21,8 +21,9 @@ from rnnforecast._validation import (
     check_real,
     quantiles_in_order,
 )
-from rnnforecast.data.frames import numeric, read_table
+from rnnforecast.data import reading
 from rnnforecast.data.panel import Panel
+from rnnforecast.data.roles import read_columns
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters import _rows
 from rnnforecast.forecasters._rows import Rows
@@ -138,9 +139,11 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
             If the data cannot be used; the estimator is then as it was before.
         """
         self._check_params()
-        reads = (self.target, self.known, self.static, self.series_id, self.time, self.freq)
+        owner = type(self).__name__
+        parameters = ("target", "known", "static", "series_id", "time", "freq")
+        options = {name: getattr(self, name) for name in parameters}
         panel, roles, columns, is_array = of_rows(
-            (type(self).__name__, X, y, *reads), lambda: _rows.read_fit(self, X, y)
+            (owner, X, y, *options.values()), lambda: reading.read_fit(owner, X, y, **options)
         )
         fitted = self._fit_panel(panel)
         common = {
@@ -182,17 +185,23 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
     def _extended(self, X: Any, y: Any) -> Panel:
         """The history with the rows of X (and y) appended."""
         check_is_fitted(self, "panel_")
-        return _rows.append_rows(
-            type(self).__name__, self.panel_, self.roles_, self._read_rows(X, history=True), y
-        )
+        owner, table = type(self).__name__, self._read_rows(X, history=True)
+        targets = reading.targets_of(owner, table, y, self.roles_)
+        panel = self.panel_.append(owner, table, targets)
+        if panel.n_series > self.panel_.n_series:
+            raise DataError(
+                f"{owner}: {panel.label(self.panel_.n_series)} was not in the data passed to fit: "
+                f"fit on it first"
+            )
+        return panel
 
     @property
     def cutoff_(self) -> Any:
         """Stamp of the last row of the history; a Series by series where their ends differ."""
         if "panel_" not in vars(self):
             raise AttributeError(f"{type(self).__name__} has no cutoff_ before fit")
-        lasts = self.panel_.each(self.panel_.last)
-        if all(last is lasts[0] or last == lasts[0] for last in lasts):
+        lasts = self.panel_.lasts()
+        if (lasts == lasts[0]).all():
             return lasts[0]
         return pd.Series(lasts, index=self.panel_.ids, name="cutoff")
 
@@ -304,8 +313,10 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
     def _truth(self, X: Any, y: Any = None) -> np.ndarray:
         """Truth of the rows of X, shape (n_rows,) or (n_rows, n_targets)."""
         check_is_fitted(self, "panel_")
-        table = read_table(type(self).__name__, X, self.series_id, self.time)
-        return _rows.truth_of(self, table, y)
+        keys = {"series_id": self.series_id, "time": self.time}
+        return reading.read_truth(
+            type(self).__name__, X, y, self.target_names_, self._names, **keys
+        )
 
     # -- the pandas door ---------------------------------------------------------------------------
 
@@ -372,18 +383,29 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         check_is_fitted(self, "panel_")
         n_steps = self.horizon if horizon is None else horizon
         check_int(type(self).__name__, "horizon", n_steps)
-        parts = self.panel_.each(lambda i: self.panel_.future_index(i, n_steps))
-        return self.panel_.join_index(parts, range(self.panel_.n_series))
+        return self.panel_.future_frame_index(n_steps)
 
     # -- reading X after fit -----------------------------------------------------------------------
 
+    @property
+    def _names(self) -> list | None:
+        names = getattr(self, "feature_names_in_", None)
+        return None if names is None else list(names)
+
     def _read_rows(self, X: Any, history: bool = False):
         """Read X and check its columns against those of fit."""
-        index_only = not (history or self.roles_.known)  # time stamps say all there is to say
-        table = read_table(type(self).__name__, X, self.series_id, self.time, index_only)
-        if self.roles_.separate_y:
-            table = _rows.without_default_index(table)
-        return _rows.check_columns(self, table, history)
+        return reading.read_rows(
+            type(self).__name__,
+            X,
+            self.roles_,
+            self._names,
+            self.n_features_in_,
+            lambda frame: _check_feature_names(self, frame, reset=False),
+            needs=("known", "targets", "past") if history else ("known",),
+            target=self.target,
+            series_id=self.series_id,
+            time=self.time,
+        )
 
     def _rows_of(self, X: Any) -> Rows:
         check_is_fitted(self, "panel_")
@@ -399,7 +421,7 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
             return Rows(series, steps, np.empty((len(series), 0)))
         table = self._read_rows(X)
         series, steps = panel.locate(owner, table.keys)
-        return Rows(series, steps, numeric(owner, table.frame, roles.known))
+        return Rows(series, steps, read_columns(owner, table.frame, panel.columns, "known"))
 
     # -- scikit-learn ------------------------------------------------------------------------------
 

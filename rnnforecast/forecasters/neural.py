@@ -357,17 +357,15 @@ def _origin_index(
     panel: Panel, series: np.ndarray, origins: np.ndarray, ahead: np.ndarray
 ) -> pd.MultiIndex:
     """(series, origin, time) of forecasts of rows ``ahead: (n, horizon)``, for windows in order."""
-    stamps = panel.each(panel.time_index)
     steps = ahead.shape[1]
-    parts = []
-    for i in np.unique(series):
-        own = series == i
-        before = np.repeat(origins[own] - 1, steps)
-        parts.append([stamps[i][before], stamps[i][ahead[own].ravel()]])
-    joined = [part[0].append(list(part[1:])) for part in zip(*parts)]
+    who = np.repeat(series, steps)
+    joined = [
+        panel.stamps_at(who, np.repeat(origins - 1, steps)),
+        panel.stamps_at(who, ahead.ravel()),
+    ]
     names = ["origin", panel.names[-1]]
     if panel.is_panel:
-        ids = panel.ids[np.repeat(series, steps)]
+        ids = panel.ids[who]
         joined = [*(ids.get_level_values(k) for k in range(ids.nlevels)), *joined]
         names = [*panel.names[:-1], *names]
     return pd.MultiIndex.from_arrays(joined, names=names)

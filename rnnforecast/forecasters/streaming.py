@@ -331,7 +331,7 @@ class _Ends:
         self._stamps: pd.Index | None = None
         if panel.calendar is None:
             return
-        self._stamps = panel._as_given(pd.Index(panel.each(panel.last)))
+        self._stamps = panel.lasts()
 
     def set(self, stamps: pd.Index, n_updates: int) -> None:
         """Stamps of the last rows after ``n_updates`` updates, one a series."""
@@ -357,8 +357,8 @@ class _Ends:
 def _later(panel: Panel, stamps: pd.Index, n: int) -> pd.Index:
     """The stamps ``n`` steps after each of ``stamps``."""
     assert panel.calendar is not None
-    codes, unique = pd.factorize(stamps)
-    return panel._as_given(pd.Index([panel.calendar.at(stamp, n) for stamp in unique]))[codes]
+    later = panel.calendar.shift(stamps, np.full(len(stamps), n))
+    return panel._as_given(later)
 
 
 def _described(forecaster: Any) -> str:

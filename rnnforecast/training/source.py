@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.phases import CalendarPhases
+from rnnforecast.data.scale import Scale
 from rnnforecast.data.windows import WindowBatch, WindowIndex, gather
 from rnnforecast.nn import Inputs
 from rnnforecast.training._rows import ScaledRows, scaled_rows
@@ -27,48 +28,23 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Units:
-    """Shift and scale of every column, from the training rows.
+class Units(Scale):
+    """A ``Scale`` with the calendar's phases beside it; on its way out.
 
     Attributes
     ----------
-    target_loc, target_scale : ndarray, shape (n_series, n_targets)
-    past_loc, past_scale, known_loc, known_scale, static_loc, static_scale : ndarray, shape
-    (n_columns,)
     phases : CalendarPhases or None
         What the time stamp of a window's origin tells beside the static covariates.
     """
 
-    target_loc: np.ndarray
-    target_scale: np.ndarray
-    past_loc: np.ndarray
-    past_scale: np.ndarray
-    known_loc: np.ndarray
-    known_scale: np.ndarray
-    static_loc: np.ndarray
-    static_scale: np.ndarray
     phases: CalendarPhases | None = None
 
     def constants(self, panel: Panel, series: np.ndarray, origins: np.ndarray) -> np.ndarray:
-        """Static covariates in units, with the phases of the origins beside them.
-
-        Parameters
-        ----------
-        panel : Panel
-        series, origins : ndarray of int, shape (n,)
-
-        Returns
-        -------
-        ndarray, shape (n, n_static + number of phases)
-        """
-        static = (panel.static[series] - self.static_loc) / self.static_scale
+        """Scaled static covariates and the phases of the origins: (n, n_static + n_phases)."""
+        static = self.static(panel.static[series])
         if self.phases is None:
             return static
-        return np.concatenate([static, self.phases.at(series, origins)], axis=1)
-
-    def known(self, values: np.ndarray) -> np.ndarray:
-        """Known covariates in units, any shape (..., n_known)."""
-        return (values - self.known_loc) / self.known_scale
+        return np.concatenate([static, self.phases.at(panel, series, origins)], axis=1)
 
     def restore(self, values: np.ndarray, series: np.ndarray) -> np.ndarray:
         """Back to the data's unit; values: (n_series, n_steps, n_targets[, n_levels])."""
@@ -78,51 +54,11 @@ class Units:
         return values * scale + loc
 
 
-def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation by column, NaN left out; 0 and 1 where nothing is there to see.
-
-    Column by column, so that the same values give the same bits in any memory layout.
-    """
-    means, spreads = np.zeros(values.shape[1]), np.ones(values.shape[1])
-    for j, column in enumerate(values.T):
-        seen = column[~np.isnan(column)].astype(np.float64, copy=False)
-        if len(seen) == 0:
-            continue
-        means[j] = seen.mean()
-        seen -= means[j]
-        # in units of the largest, whose square neither overflows nor vanishes
-        largest = np.abs(seen).max()
-        if not 1e-140 < largest < 1e140:
-            seen /= largest or 1.0
-        else:
-            largest = 1.0
-        spread = largest * np.sqrt(np.square(seen, out=seen).mean())
-        # a constant column: rounding alone must not become its unit
-        if spread > 1e-12 * max(abs(means[j]), 1e-300):
-            spreads[j] = spread
-    return means, spreads
-
-
 def measure_units(
     panel: Panel, per_series: bool = True, phases: CalendarPhases | None = None
 ) -> Units:
-    """Units of a panel: each series by its own mean and deviation, covariates over all rows.
-
-    Parameters
-    ----------
-    panel : Panel
-        Rows of ``fit`` only.
-    per_series : bool, default True
-        False leaves the targets as they are (shift 0, scale 1).
-    phases : CalendarPhases, optional
-    """
-    shape = (panel.n_series, panel.targets.shape[1])
-    loc, scale = np.zeros(shape), np.ones(shape)
-    if per_series:
-        for i in range(panel.n_series):
-            loc[i], scale[i] = _moments(panel.targets[panel.series(i)])
-    covariates = (*_moments(panel.past), *_moments(panel.known), *_moments(panel.static))
-    return Units(loc, scale, *covariates, phases)
+    """``Scale.of`` with phases; on its way out."""
+    return Units(**vars(Scale.of(panel, per_series)), phases=phases)
 
 
 def to_inputs(
