@@ -158,10 +158,7 @@ class DeepRNNForecaster(WindowForecaster):
     def _network(self, panel: Panel, plan: Plan, width: int, segment: int, output: Output) -> Any:
         return ForecastNetwork(
             NetworkSpec(
-                n_targets=panel.targets.shape[1],
-                n_past=panel.past.shape[1],
-                n_known=panel.known.shape[1],
-                n_static=panel.static.shape[1] + (plan.phases.size if plan.phases else 0),
+                **self._columns(panel, plan.phases.size if plan.phases else 0),
                 lookback=plan.lookback,
                 horizon=self.horizon,
                 season=plan.season,

@@ -250,7 +250,7 @@ class ESRNNForecaster(NeuralForecaster):
         output = self.output_ if goes_on else self._es_output(panel, log, season)
         spec = ESRNNSpec(
             n_series=panel.targets.shape[1] * panel.n_series,
-            n_targets=panel.targets.shape[1],
+            **self._columns(panel, n_more=1),
             periods=periods,
             window=window,
             horizon=self.horizon,
@@ -258,9 +258,6 @@ class ESRNNForecaster(NeuralForecaster):
             dilations=self._given_dilations(),
             hidden_size=self.hidden_size,
             dropout=self.dropout,
-            n_known=panel.known.shape[1],
-            n_past=panel.past.shape[1],
-            n_static=panel.static.shape[1] + 1,
             cell=self.cell,
             n_params=output.n_params,
         )

@@ -237,6 +237,15 @@ class NeuralForecaster(BaseForecaster):
             return copy.deepcopy(self.output)
         return PointOutput(self.loss) if self.quantiles is None else QuantileOutput(self.quantiles)
 
+    @staticmethod
+    def _columns(panel: Panel, n_more: int = 0) -> dict[str, Any]:
+        """What a network reads: the columns of a panel, ``n_more`` static numbers beside them."""
+        sizes = {"n_targets": panel.targets.shape[1]}
+        levels = {role: panel.levels(role) for role in ("past", "known", "static")}
+        levels["static"] += (0,) * n_more
+        sizes.update({f"n_{role}": len(own) for role, own in levels.items()})
+        return {**sizes, **{f"{role}_levels": own for role, own in levels.items()}}
+
     def _learner(self, **parts: Any) -> Learner:
         """A learner with this forecaster's parameters, and what it trains on."""
         owner = type(self).__name__

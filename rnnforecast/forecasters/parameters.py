@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any, dataclass_transform
 
 __all__ = ["estimator"]
@@ -68,7 +69,7 @@ def _entries(text: str, names: list[str]) -> dict[str, str]:
     body = dict(_sections(text)).get("Parameters", "")
     starts = [*(match.start() for match in _ENTRY.finditer(body)), len(body)]
     found = {}
-    for start, end in zip(starts, starts[1:]):
+    for start, end in pairwise(starts):
         entry = body[start:end].rstrip()
         own, _, rest = entry.partition(" : ")
         for name in own.split(", "):

@@ -154,10 +154,7 @@ roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
     def _network(self, panel: Panel, plan: Plan, width: int, segment: int, output: Output) -> Any:
         return SegmentNetwork(
             SegmentSpec(
-                n_targets=panel.targets.shape[1],
-                n_past=panel.past.shape[1],
-                n_known=panel.known.shape[1],
-                n_static=panel.static.shape[1],
+                **self._columns(panel, plan.phases.size if plan.phases else 0),
                 lookback=plan.lookback,
                 horizon=self.horizon,
                 n_params=output.n_params,

@@ -282,10 +282,12 @@ class ForecastStream:
                 f"stamps, or use update() and stream() of the forecaster"
             )
         rows = gather(new, np.arange(new.n_series), old.lengths + n, n, 0)
+        parts = (rows.targets, rows.past, rows.known)
         for k in range(n):
-            parts = (rows.targets[:, k], rows.past[:, k], rows.known[:, k])
-            self._take(*(part if part.shape[1] else None for part in parts))
-        fc.panel_ = new if (steps == n).all() else new.padded(old.lengths + n)
+            self._take(*(part[:, k] if part.shape[2] else None for part in parts))
+        # where some series have no row for a step, it was not observed
+        same = bool((steps == n).all())
+        fc.panel_ = new if same else old.grown(*(part.transpose(1, 0, 2) for part in parts))
         return self
 
     # -- forecasts ---------------------------------------------------------------------------------

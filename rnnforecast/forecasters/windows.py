@@ -142,7 +142,7 @@ class WindowForecaster(NeuralForecaster):
         held = np.minimum(held, lengths - (before + horizon))
         held = np.where((held >= horizon) & (self.validation_fraction > 0), held, 0)
         held = panel.observed_only(held)
-        train = WindowIndex.training(lengths - held, lookback, horizon)
+        train = WindowIndex.training(lengths, held, lookback, horizon)
         if not len(train):
             longest = int(np.argmax(lengths))
             n = int(lengths[longest])

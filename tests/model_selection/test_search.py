@@ -13,7 +13,8 @@ from sklearn.preprocessing import StandardScaler
 
 from rnnforecast import DeepGRUForecaster
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters import _rows, _shared
+from rnnforecast.data import reading
+from rnnforecast.forecasters import _shared
 from rnnforecast.forecasters._shared import derived, of_rows, sharing
 from rnnforecast.model_selection import PanelTimeSeriesSplit, SharedGridSearchCV
 
@@ -84,8 +85,8 @@ def test_candidates_that_see_the_data_differently_are_kept_apart():
 
 
 def test_rows_are_read_once_a_fold(monkeypatch):
-    read, calls = _rows.read_fit, []
-    monkeypatch.setattr(_rows, "read_fit", lambda *args: calls.append(1) or read(*args))
+    read, calls = reading.read_fit, []
+    monkeypatch.setattr(reading, "read_fit", lambda *a, **k: calls.append(1) or read(*a, **k))
     df = panel()
     SharedGridSearchCV(FC, {"lr": [1e-3, 1e-2, 2e-2], "dropout": [0, 0.1]}, cv=CV).fit(df)
     assert len(calls) == 2 + 1  # two folds and the refit
