@@ -101,15 +101,9 @@ class Positions(NamedTuple):
 
 
 class ESRNN(nn.Module):
-    """Per-series smoothing and the shared network, for one :class:`ESRNNSpec`.
-
-    Parameters
-    ----------
-    spec : ESRNNSpec
-    """
+    """Per-series smoothing and the shared network, for one :class:`ESRNNSpec`."""
 
     seasonal: Tensor
-    effect: CovariateEffect
 
     def __init__(self, spec: ESRNNSpec):
         super().__init__()
@@ -146,8 +140,6 @@ class ESRNN(nn.Module):
             self.head.weight.mul_(0.1)
             self.head.bias.zero_()
             self.skip.weight.zero_()
-
-    # -- smoothing ---------------------------------------------------------------------------------
 
     def coefficients(self, series: Tensor) -> tuple[Tensor, Tensor]:
         """Smoothing coefficients of some series.
@@ -204,8 +196,6 @@ class ESRNN(nn.Module):
             seasons.append((trust[:, None] * first).gather(1, own % period))
         return smooth(plain, alpha, list(gammas), batch.level, seasons)
 
-    # -- the network -------------------------------------------------------------------------------
-
     def positions(
         self, batch: SeriesBatch, plain: Tensor, smoothed: Smoothed, ends: Iterable[int]
     ) -> Positions:
@@ -249,8 +239,8 @@ class ESRNN(nn.Module):
         if spec.n_static:
             parts.append(self.static_columns.values(batch.static)[:, None].expand(shape))
         # a position before the series' first row says nothing, whatever the batch pads
-        begun = (last >= batch.start[:, None])[..., None]
-        features = torch.where(begun, torch.cat(parts, -1), 0.0)
+        inside = (last >= batch.start[:, None])[..., None]
+        features = torch.where(inside, torch.cat(parts, -1), 0.0)
         base = (level + ahead).expand(*shape[:2], spec.horizon)
         return Positions(features.transpose(0, 1), base.transpose(0, 1), last)
 
