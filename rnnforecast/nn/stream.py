@@ -221,6 +221,9 @@ def _open(network: ForecastNetwork, inputs: Inputs) -> tuple[np.ndarray, np.ndar
     inputs = Inputs(*(part.to(weight) for part in inputs))
     window = network.normalise(network.take_effect(inputs))
     features = network.features(window.values, window.observed, inputs.past)
-    parts = (features, window.centre.flatten(1), window.scale.flatten(1))
-    features, centre, scale = (part.cpu().double().numpy() for part in parts)
-    return features, *(np.array(x.reshape(len(features), -1), order="C") for x in (centre, scale))
+    rows = len(features)
+    return (
+        features.cpu().double().numpy(),
+        window.centre.cpu().double().numpy().reshape(rows, -1).copy(),
+        window.scale.cpu().double().numpy().reshape(rows, -1).copy(),
+    )
