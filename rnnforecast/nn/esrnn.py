@@ -54,50 +54,24 @@ class ESRNNSpec(NamedTuple):
 
 
 class SeriesBatch(NamedTuple):
-    """Whole series side by side, aligned at their ends.
+    """Whole series side by side, aligned at their ends."""
 
-    Attributes
-    ----------
-    series : (batch,), int64
-        Their numbers in the network.
-    start : (batch,), int64
-        Column of each series' first row; columns before it are NaN.
-    values : (batch, time)
-        In units of the series; NaN where unobserved.
-    known : (batch, time, n_known)
-    past : (batch, time, n_past)
-    static : (batch, n_static)
-    level : (batch,)
-        Level before the first row, as measured on the first rows.
-    seasons : tuple of (batch, period)
-        Seasons of the first ``period`` rows, as measured on the first rows.
-    """
-
-    series: Tensor
-    start: Tensor
-    values: Tensor
-    known: Tensor
-    past: Tensor
-    static: Tensor
-    level: Tensor
-    seasons: tuple[Tensor, ...]
+    series: Tensor  # (batch,), int64: series times targets
+    start: Tensor  # (batch,), int64: column of the first row; columns before it are NaN
+    values: Tensor  # (batch, time), in units of the series; NaN where unobserved
+    known: Tensor  # (batch, time, n_known)
+    past: Tensor  # (batch, time, n_past)
+    static: Tensor  # (batch, n_static)
+    level: Tensor  # (batch,): before the first row, as measured on the first rows
+    seasons: tuple[Tensor, ...]  # each (batch, period): of the first rows, measured likewise
 
 
 class Positions(NamedTuple):
-    """Positions that a network reads, phases stacked along the batch.
+    """Positions that a network reads, phases stacked along the batch."""
 
-    Attributes
-    ----------
-    features : (n_positions, batch, size)
-    base : (n_positions, batch, horizon)
-        Level plus season of the rows to come.
-    last : (n_phases, n_positions), int64
-        Column of the last row that was seen.
-    """
-
-    features: Tensor
-    base: Tensor
-    last: Tensor
+    features: Tensor  # (n_positions, batch, size)
+    base: Tensor  # (n_positions, batch, horizon): level plus season of the rows to come
+    last: Tensor  # (n_phases, n_positions), int64: column of the last row that was seen
 
 
 class ESRNN(nn.Module):

@@ -116,8 +116,8 @@ class _Dilated(Cell):
                 out, new = self.cell.scan(rows, tuple(s[:, :used].flatten(0, 1) for s in state))
                 outputs.append(out.unflatten(0, (batch, used)).transpose(1, 2).flatten(1, 2))
                 state = tuple(
-                    torch.cat([s[:, used:], n.unflatten(0, (batch, used))], 1)
-                    for s, n in zip(state, new)
+                    torch.cat([old[:, used:], last.unflatten(0, (batch, used))], 1)
+                    for old, last in zip(state, new)
                 )
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), state
 
@@ -188,10 +188,8 @@ class RecurrentStack(nn.Module):
         size = input_size
         for block in [(1,)] * n_layers if dilations is None else dilations:
             for k, dilation in enumerate(block, 1):
-                cell_ = make(size, dilation)
-                self.layers.append(
-                    _BothDirections(cell_, make(size, dilation)) if bidirectional else cell_
-                )
+                cells = [make(size, dilation) for _ in range(2 if bidirectional else 1)]
+                self.layers.append(_BothDirections(*cells) if bidirectional else cells[0])
                 self._block_ends.append(k == len(block))
                 size = self.output_size
         self.dropout = SeededDropout(dropout)

@@ -109,18 +109,10 @@ class ForecastNetwork(WindowNetwork):
         self.anchor_logits[torch.arange(len(best)), best] = 4.0
 
     def encode(self, values: Tensor, observed: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the encoder over normalised steps.
+        """Outputs (rows, steps // segment, size) and last output (rows, size) of the encoder.
 
-        Parameters
-        ----------
-        values, observed : (batch, steps, n_targets)
-        past : (batch, steps, n_past)
-
-        Returns
-        -------
-        outputs : (rows, steps // segment, encoder output size)
-            One row an element of the batch, or one a target of it if these are independent.
-        last : (rows, encoder output size)
+        ``values, observed: (batch, steps, n_targets)``, normalised. One row is one of the batch, or
+        one target of it if these are independent.
         """
         return self.encoder(fold(self.features(values, observed, past), self.spec.segment))
 

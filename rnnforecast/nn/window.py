@@ -198,17 +198,8 @@ def fold(x: Tensor, segment: int) -> Tensor:
 
 
 def unfold(x: Tensor, size: int, step: int) -> Tensor:
-    """Sliding stretches of ``size`` rows every ``step`` rows.
-
-    Parameters
-    ----------
-    x : (batch, time, features)
-    size, step : int
-
-    Returns
-    -------
-    (batch * n, size, features)
-        The n stretches of one row of the batch together.
+    """Stretches of ``size`` rows every ``step`` rows of ``x: (batch, time, features)``: (batch *
+    n, size, features), those of one row of the batch together.
     """
     n = (x.shape[1] - size) // step + 1
     return x.unfold(1, size, step).transpose(2, 3).reshape(len(x) * n, size, x.shape[2])
