@@ -9,8 +9,8 @@ from rnnforecast.nn.layers import (
     set_generator,
     set_precision,
 )
-from rnnforecast.nn.network import ForecastNetwork, NetworkSpec, unfold
-from rnnforecast.nn.window import Inputs, Window, WindowNetwork
+from rnnforecast.nn.network import ForecastNetwork, NetworkSpec
+from rnnforecast.nn.window import Inputs, Window, WindowNetwork, unfold
 
 __all__ = [
     "CELLS",

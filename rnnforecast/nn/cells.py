@@ -8,14 +8,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from rnnforecast.exceptions import DataError
-from rnnforecast.nn.kernels import Given, flatten, run
+from rnnforecast.nn._kernels import Given, flatten, run
 
 __all__ = ["CELLS", "Cell", "FusedCell", "State", "cell_class", "is_fused", "register_cell"]
 
@@ -177,16 +178,6 @@ def steps_ended(x: Tensor, lengths: Tensor) -> Tensor:
 # ---- the cells that the native kernels have ------------------------------------------------------
 
 
-class _Weights(NamedTuple):
-    """What ``step`` of a fused cell reads, without the cell."""
-
-    weight_ih: Tensor
-    weight_hh: Tensor
-    bias_ih: Tensor | None
-    bias_hh: Tensor | None
-    weight_peephole: Tensor | None
-
-
 class FusedCell(Cell):
     """A cell whose ``scan`` runs on the native kernels; weights are named and laid out as torch's.
 
@@ -262,27 +253,21 @@ class FusedCell(Cell):
 
         ``states`` are two for each direction, None for zeros.
         """
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
         outs, lasts = [], list[Tensor]()
         for d, backwards in enumerate(reverse):
-            own: Any = _Weights(*weights[5 * d : 5 * d + 5])  # type: ignore[arg-type]
-            zeros = x.new_zeros(len(x), own.weight_hh.shape[1])
+            cell: Any = SimpleNamespace(**dict(zip(names, weights[5 * d : 5 * d + 5])))
+            cell.step, cell.hidden_size = partial(cls.step, cell), cell.weight_hh.shape[1]
+            zeros = x.new_zeros(len(x), cell.hidden_size)
             state: Any = states[2 * d : 2 * d + cls.n_states]
             state = tuple(zeros if s is None else s for s in state)
-            cell: Any = _Steps(partial(cls.step, own), zeros.shape[1])
             out, state = Cell.scan(cell, x.flip(1) if backwards else x, state)
             outs.append(out.flip(1) if backwards else out)
             lasts += state
         return outs[0] if len(outs) == 1 else torch.cat(outs, -1), tuple(lasts)
 
 
-class _Steps(NamedTuple):
-    """What ``Cell.scan`` reads of a cell."""
-
-    step: Callable
-    hidden_size: int
-
-
-def is_fused(cell: nn.Module) -> bool:
+def is_fused(cell: Any) -> bool:
     """Whether a cell is a fused one with the equations that the kernels have."""
     return isinstance(cell, FusedCell) and type(cell).scan is FusedCell.scan
 

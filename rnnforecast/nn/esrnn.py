@@ -54,62 +54,30 @@ class ESRNNSpec(NamedTuple):
 
 
 class SeriesBatch(NamedTuple):
-    """Whole series side by side, aligned at their ends.
+    """Whole series side by side, aligned at their ends."""
 
-    Attributes
-    ----------
-    series : (batch,), int64
-        Their numbers in the network.
-    start : (batch,), int64
-        Column of each series' first row; columns before it are NaN.
-    values : (batch, time)
-        In units of the series; NaN where unobserved.
-    known : (batch, time, n_known)
-    past : (batch, time, n_past)
-    static : (batch, n_static)
-    level : (batch,)
-        Level before the first row, as measured on the first rows.
-    seasons : tuple of (batch, period)
-        Seasons of the first ``period`` rows, as measured on the first rows.
-    """
-
-    series: Tensor
-    start: Tensor
-    values: Tensor
-    known: Tensor
-    past: Tensor
-    static: Tensor
-    level: Tensor
-    seasons: tuple[Tensor, ...]
+    series: Tensor  # (batch,), int64: series times targets
+    start: Tensor  # (batch,), int64: column of the first row; columns before it are NaN
+    values: Tensor  # (batch, time), in units of the series; NaN where unobserved
+    known: Tensor  # (batch, time, n_known)
+    past: Tensor  # (batch, time, n_past)
+    static: Tensor  # (batch, n_static)
+    level: Tensor  # (batch,): before the first row, as measured on the first rows
+    seasons: tuple[Tensor, ...]  # each (batch, period): of the first rows, measured likewise
 
 
 class Positions(NamedTuple):
-    """Positions that a network reads, phases stacked along the batch.
+    """Positions that a network reads, phases stacked along the batch."""
 
-    Attributes
-    ----------
-    features : (n_positions, batch, size)
-    base : (n_positions, batch, horizon)
-        Level plus season of the rows to come.
-    last : (n_phases, n_positions), int64
-        Column of the last row that was seen.
-    """
-
-    features: Tensor
-    base: Tensor
-    last: Tensor
+    features: Tensor  # (n_positions, batch, size)
+    base: Tensor  # (n_positions, batch, horizon): level plus season of the rows to come
+    last: Tensor  # (n_phases, n_positions), int64: column of the last row that was seen
 
 
 class ESRNN(nn.Module):
-    """Per-series smoothing and the shared network, for one :class:`ESRNNSpec`.
-
-    Parameters
-    ----------
-    spec : ESRNNSpec
-    """
+    """Per-series smoothing and the shared network, for one :class:`ESRNNSpec`."""
 
     seasonal: Tensor
-    effect: CovariateEffect
 
     def __init__(self, spec: ESRNNSpec):
         super().__init__()
@@ -146,8 +114,6 @@ class ESRNN(nn.Module):
             self.head.weight.mul_(0.1)
             self.head.bias.zero_()
             self.skip.weight.zero_()
-
-    # -- smoothing ---------------------------------------------------------------------------------
 
     def coefficients(self, series: Tensor) -> tuple[Tensor, Tensor]:
         """Smoothing coefficients of some series.
@@ -204,8 +170,6 @@ class ESRNN(nn.Module):
             seasons.append((trust[:, None] * first).gather(1, own % period))
         return smooth(plain, alpha, list(gammas), batch.level, seasons)
 
-    # -- the network -------------------------------------------------------------------------------
-
     def positions(
         self, batch: SeriesBatch, plain: Tensor, smoothed: Smoothed, ends: Iterable[int]
     ) -> Positions:
@@ -249,8 +213,8 @@ class ESRNN(nn.Module):
         if spec.n_static:
             parts.append(self.static_columns.values(batch.static)[:, None].expand(shape))
         # a position before the series' first row says nothing, whatever the batch pads
-        begun = (last >= batch.start[:, None])[..., None]
-        features = torch.where(begun, torch.cat(parts, -1), 0.0)
+        inside = (last >= batch.start[:, None])[..., None]
+        features = torch.where(inside, torch.cat(parts, -1), 0.0)
         base = (level + ahead).expand(*shape[:2], spec.horizon)
         return Positions(features.transpose(0, 1), base.transpose(0, 1), last)
 

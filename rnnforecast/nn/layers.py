@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnnforecast.nn._kernels import flatten, run
 from rnnforecast.nn.cells import Cell, FusedCell, State, cell_class, is_fused, last_step
-from rnnforecast.nn.kernels import flatten, run
 
 __all__ = ["RecurrentStack", "SeededDropout", "initialise", "set_generator", "set_precision"]
 
@@ -41,15 +41,18 @@ class SeededDropout(nn.Module):
 class _BothDirections(nn.Module):
     """Two cells, one from the first step to the last and one from the last to the first."""
 
+    ahead: Any
+    back: Any
+
     def __init__(self, ahead: Cell, back: Cell):
         super().__init__()
         self.ahead, self.back = ahead, back
 
     def _apply(self, *args: Any, **kwargs: Any) -> _BothDirections:
         super()._apply(*args, **kwargs)
-        if isinstance(self.ahead, FusedCell) and not self.ahead.peepholes:
-            both = (*self.ahead.weights()[:4], *self.back.weights()[:4])  # type: ignore[operator]
-            flatten(self.ahead.kernel, both, True)
+        ahead, back = self.ahead, self.back
+        if isinstance(ahead, FusedCell) and not ahead.peepholes:
+            flatten(ahead.kernel, (*ahead.weights()[:4], *back.weights()[:4]), True)
         return self
 
     def scan(
@@ -57,8 +60,8 @@ class _BothDirections(nn.Module):
     ) -> tuple[Tensor, State]:
         """As ``Cell.scan``; outputs and states of both, those of the second behind."""
         ahead, back = self.ahead, self.back
-        if lengths is None and isinstance(ahead, FusedCell) and is_fused(ahead):  # in one call
-            weights = (*ahead.weights(), *back.weights())  # type: ignore[operator]
+        if lengths is None and is_fused(ahead):  # in one call
+            weights = (*ahead.weights(), *back.weights())
             return run(type(ahead), x, state, weights, (False, True))
         half = len(state or ()) // 2
         first, second = (None, None) if state is None else (state[:half], state[half:])
@@ -113,8 +116,8 @@ class _Dilated(Cell):
                 out, new = self.cell.scan(rows, tuple(s[:, :used].flatten(0, 1) for s in state))
                 outputs.append(out.unflatten(0, (batch, used)).transpose(1, 2).flatten(1, 2))
                 state = tuple(
-                    torch.cat([s[:, used:], n.unflatten(0, (batch, used))], 1)
-                    for s, n in zip(state, new)
+                    torch.cat([old[:, used:], last.unflatten(0, (batch, used))], 1)
+                    for old, last in zip(state, new)
                 )
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), state
 
@@ -185,10 +188,8 @@ class RecurrentStack(nn.Module):
         size = input_size
         for block in [(1,)] * n_layers if dilations is None else dilations:
             for k, dilation in enumerate(block, 1):
-                layer: nn.Module = make(size, dilation)
-                if bidirectional:
-                    layer = _BothDirections(layer, make(size, dilation))  # type: ignore[arg-type]
-                self.layers.append(layer)
+                cells = [make(size, dilation) for _ in range(2 if bidirectional else 1)]
+                self.layers.append(_BothDirections(*cells) if bidirectional else cells[0])
                 self._block_ends.append(k == len(block))
                 size = self.output_size
         self.dropout = SeededDropout(dropout)
@@ -239,7 +240,8 @@ class RecurrentStack(nn.Module):
     def _run(self, x: Any, state: Any, lengths: Tensor | None, want_last: bool) -> Any:
         states, last, skip = [], None, None
         for depth, layer in enumerate(self.layers):
-            out, new = layer.scan(x, None if state is None else state[depth], lengths)
+            given = None if state is None else state[depth]
+            out, new = layer.scan(x, given, lengths)  # type: ignore[operator]
             states.append(new)
             ends_block = self._block_ends[depth]
             if want_last and depth == len(self.layers) - 1:
@@ -300,9 +302,9 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
             if isinstance(module, nn.LayerNorm | nn.GroupNorm):
                 module.reset_parameters()
             elif isinstance(module, Cell | nn.Linear):
-                size = inside.get(module) or getattr(module, "in_features", 0)
+                size: Any = inside.get(module) or module.in_features
+                bound = 1 / math.sqrt(max(size, 1))
                 for parameter in module.parameters(recurse=False):
-                    bound = 1 / math.sqrt(max(size, 1))
                     parameter.uniform_(-bound, bound, generator=generator)
     for module in network.modules():
         reset = getattr(module, "reset", None)

@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from rnnforecast.nn.covariates import Interaction
 from rnnforecast.nn.layers import RecurrentStack
-from rnnforecast.nn.window import Inputs, Window, WindowNetwork
+from rnnforecast.nn.window import Inputs, Window, WindowNetwork, by_target, fold, unfold
 
-__all__ = ["ForecastNetwork", "NetworkSpec", "unfold"]
+__all__ = ["ForecastNetwork", "NetworkSpec"]
 
 
 class NetworkSpec(NamedTuple):
@@ -109,27 +109,20 @@ class ForecastNetwork(WindowNetwork):
         self.anchor_logits[torch.arange(len(best)), best] = 4.0
 
     def encode(self, values: Tensor, observed: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the encoder over normalised steps.
+        """Outputs (rows, steps // segment, size) and last output (rows, size) of the encoder.
 
-        Parameters
-        ----------
-        values, observed : (batch, steps, n_targets)
-        past : (batch, steps, n_past)
-
-        Returns
-        -------
-        outputs : (rows, steps // segment, encoder output size)
-            One row an element of the batch, or one a target of it if these are independent.
-        last : (rows, encoder output size)
+        ``values, observed: (batch, steps, n_targets)``, normalised. One row is one of the batch, or
+        one target of it if these are independent.
         """
-        return self.encoder(self._fold(self.features(values, observed, past)))
+        return self.encoder(fold(self.features(values, observed, past), self.spec.segment))
 
     def features(self, values: Tensor, observed: Tensor, past: Tensor) -> Tensor:
         """What the encoder reads of each step: (rows, steps, size).
 
         Values, seasonal differences, missing marks; past covariates and their marks.
         """
-        values, observed, past = self._apart(values), self._apart(observed), self._for_each(past)
+        if self.spec.independent:
+            values, observed = by_target(values), by_target(observed)
         parts = [values]
         season = self.spec.season
         if season > 1:
@@ -138,14 +131,8 @@ class ForecastNetwork(WindowNetwork):
             parts.append(functional.pad(step, (0, 0, min(season, values.shape[1]), 0)))
         parts.append((~observed).to(values.dtype))
         if self.spec.n_past:
-            parts.append(self.past_columns(past))
+            parts.append(self._for_each(self.past_columns(past)))
         return torch.cat(parts, dim=-1)
-
-    def _apart(self, x: Tensor) -> Tensor:
-        """Independent targets as rows of their own: (batch * n_targets, steps, 1)."""
-        if not self.spec.independent:
-            return x
-        return x.transpose(1, 2).reshape(-1, x.shape[1], 1)
 
     def _for_each(self, x: Tensor) -> Tensor:
         """What all targets of a window share, once for each row of the encoder."""
@@ -156,16 +143,6 @@ class ForecastNetwork(WindowNetwork):
         spec = self.spec
         raw = raw.reshape(-1, spec.n_targets // spec.joint, raw.shape[1], spec.joint, spec.n_params)
         return raw.transpose(1, 2).flatten(2, 3)
-
-    def _fold(self, x: Tensor) -> Tensor:
-        """Neighbouring steps side by side, the oldest left over: (batch, segments, segment *
-        size).
-        """
-        segment = self.spec.segment
-        if segment == 1:
-            return x
-        n = x.shape[1] // segment
-        return x[:, x.shape[1] - n * segment :].reshape(len(x), n, segment * x.shape[2])
 
     def decode(self, window: Window, context: Tensor) -> tuple[Tensor, Tensor]:
         """Anchor: a mixture of the naive forecasts, plus a linear map of the window shared by all
@@ -238,20 +215,3 @@ class ForecastNetwork(WindowNetwork):
         _, n, size = outputs.shape
         each = self.spec.n_targets // self.spec.joint
         return outputs.view(-1, each, n, size).transpose(1, 2).reshape(-1, size)
-
-
-def unfold(x: Tensor, size: int, step: int) -> Tensor:
-    """Sliding stretches of ``size`` rows every ``step`` rows.
-
-    Parameters
-    ----------
-    x : (batch, time, features)
-    size, step : int
-
-    Returns
-    -------
-    (batch * n, size, features)
-        The n stretches of one row of the batch together.
-    """
-    n = (x.shape[1] - size) // step + 1
-    return x.unfold(1, size, step).transpose(2, 3).reshape(len(x) * n, size, x.shape[2])

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from rnnforecast.nn._buffers import release_buffers
+from rnnforecast.nn._kernels import run
 from rnnforecast.nn.cells import FusedCell, GRUCell, LSTMCell, PeepholeLSTMCell, RNNCell
-from rnnforecast.nn.kernels import run
 
 __all__ = ["recur", "release_buffers"]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rnnforecast.nn.cells import is_fused
 from rnnforecast.nn.layers import RecurrentStack, SeededDropout
-from rnnforecast.nn.window import Inputs, Window, WindowNetwork, last_observed
+from rnnforecast.nn.window import Inputs, Window, WindowNetwork, by_target, fold, last_observed
 
 __all__ = ["SegmentNetwork", "SegmentSpec"]
 
@@ -126,25 +126,20 @@ class SegmentNetwork(WindowNetwork):
         """The static effect, (batch, hidden) or None, and the last state of every target, each
         tensor (batch * n_targets, ...).
         """
-        x = torch.cat([self._fold(window.values), self._fold(~window.observed)], -1)
-        x = self.embed(x)  # (batch, n_targets, n_segments, hidden)
+        size = self.spec.segment
+        values, observed = (
+            fold(by_target(window.values), size),
+            fold(by_target(window.observed), size),
+        )
+        x = self.embed(torch.cat([values, (~observed).to(values.dtype)], -1))
         if self.spec.n_past:
-            past = self._fold(self.past_columns(inputs.past))
-            x = x + self.past(past.transpose(1, 2).flatten(2))[:, None]
-        state = self.encoder.scan(torch.relu(x).flatten(0, 1))[1][0]
+            past = self.past(fold(self.past_columns(inputs.past), size))
+            x = x + past.repeat_interleave(self.spec.n_targets, 0)
+        state = self.encoder.scan(torch.relu(x))[1][0]
         static = None
         if self.spec.n_static:
             static = self.static(self.static_columns.values(inputs.static))
         return static, *state
-
-    def _fold(self, x: Tensor) -> Tensor:
-        """(batch, lookback, size) to (batch, size, segments, segment); the oldest rest is left
-        out.
-        """
-        size = self.spec.segment
-        n = x.shape[1] // size
-        x = x[:, x.shape[1] - n * size :].transpose(1, 2)
-        return x.reshape(*x.shape[:2], n, size).to(self.embed.weight.dtype)
 
     def decode(self, window: Window, context: Any) -> tuple[Tensor, Tensor]:
         """One step of the recurrent layer for every segment of the horizon (eq. 7-9)."""

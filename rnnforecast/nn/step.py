@@ -67,19 +67,6 @@ class StackStep:
         where a cell has none of that shape.
     top : ndarray, shape (n_rows, width)
         Output of the stack after the last step.
-
-    Examples
-    --------
-    >>> import numpy as np, torch
-    >>> from rnnforecast.nn.layers import RecurrentStack
-    >>> stack = RecurrentStack("gru", 3, 8, 2).double()
-    >>> x = np.random.default_rng(0).standard_normal((1, 5, 3))
-    >>> step = StackStep(stack, x)
-    >>> for t in range(5):
-    ...     top = step.advance(t)
-    >>> whole = stack(torch.from_numpy(x))[1].detach().numpy()
-    >>> bool(np.abs(top - whole).max() < 1e-12)
-    True
     """
 
     def __init__(
@@ -93,7 +80,7 @@ class StackStep:
         self._stack = copy.deepcopy(stack).cpu().double().eval().requires_grad_(False)
         self.features, self.segment, self.hidden_size = features, segment, stack.output_size
         self._native = native is not False
-        kinds = {type(layer) for layer in stack.layers}
+        kinds: set[Any] = {type(layer) for layer in stack.layers}
         # a dilated layer, or a cell of somebody else, has states that only torch knows
         known = len(kinds) == 1 and kinds <= {*_CODES} and all(stack._block_ends)
         self._kind: Any = kinds.pop() if known else None
@@ -217,7 +204,7 @@ def _pack(layer: Any, width: int, lanes: int) -> np.ndarray:
     """Block by block of ``lanes`` units: biases, weights by input and unit of the state, peepholes
     (``block_size`` in native/step_kernels.h). Units of the padding have zero weights.
     """
-    w_x, w_h, b_x, b_h, peephole = (None if w is None else w.numpy() for w in layer.weights())
+    w_x, w_h, b_x, b_h, *see = (w.numpy() for w in layer.weights() if w is not None)
     hidden = layer.hidden_size
     b_x, b_h = b_x.reshape(-1, hidden), b_h.reshape(-1, hidden)
     bias = b_x + b_h
@@ -228,7 +215,6 @@ def _pack(layer: Any, width: int, lanes: int) -> np.ndarray:
         """(gates * hidden, k) to (k * gates, hidden)."""
         return weights.T.reshape(-1, hidden)
 
-    parts = [bias, by_input(w_x), by_input(w_h), *([] if peephole is None else [peephole])]
-    values = np.concatenate(parts)
+    values = np.concatenate([bias, by_input(w_x), by_input(w_h), *see])
     padded = np.pad(values, [(0, 0), (0, width - hidden)])
     return padded.reshape(len(values), width // lanes, lanes).transpose(1, 0, 2).ravel()

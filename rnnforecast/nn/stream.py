@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 from typing import Any
 
 import numpy as np
 import torch
 
-from rnnforecast.nn.covariates import CovariateEffect, CovariateEncoder
 from rnnforecast.nn.network import ForecastNetwork
 from rnnforecast.nn.step import StackStep, can_step
 from rnnforecast.nn.window import Inputs
@@ -58,8 +58,8 @@ class StreamEncoder:
         native: bool | None = None,
     ):
         spec = network.spec
-        self._effect = _Effect(network.effect) if spec.n_known else None
-        self._columns = _Columns(network.past_columns)
+        self._effect = _frozen(network.effect) if spec.n_known else None
+        self._columns = _frozen(network.past_columns)
         features, self._centre, self._scale = _open(network, inputs)
         n_rows, count, size = features.shape
         self._segment, self._season = spec.segment, spec.season
@@ -95,7 +95,7 @@ class StreamEncoder:
             features=self._buffer.ctypes.data,
         )
         self._push_at = ctypes.c_void_p(ctypes.addressof(self._push))
-        self._compiled = self._step.compiled and not self._columns.tables
+        self._compiled = self._step.compiled and not self._columns.categories
         self._new_targets = self._targets.reshape(self._n_series, -1)
 
     def push(self, targets: Any, past: Any, known: Any) -> None:
@@ -109,7 +109,7 @@ class StreamEncoder:
         known : ndarray, shape (n, n_known), or None
         """
         if self._effect is not None:
-            targets = targets - self._effect(known)
+            targets = targets - self._effect(torch.from_numpy(known)[None])[0].numpy()
         self._new_targets[...] = targets
         if past is not None:
             self._past[...] = past
@@ -141,7 +141,7 @@ class StreamEncoder:
             parts.append(step)
         parts.append(missing)
         if self._past.shape[1]:
-            past = self._columns(self._past)
+            past = self._columns(torch.from_numpy(self._past)).numpy()
             parts.append(np.repeat(past, len(values) // self._n_series, axis=0))
         self._buffer[:, at] = np.concatenate(parts, axis=1)
 
@@ -172,46 +172,8 @@ class StreamEncoder:
         self._bind()
 
 
-class _Columns:
-    """``CovariateEncoder`` in NumPy: torch's calls would outweigh the step."""
-
-    def __init__(self, encoder: CovariateEncoder):
-        self.numbers = encoder.numbers
-        tables = (table.detach().cpu().double().numpy() for table in encoder.tables)
-        self.tables = list(zip(encoder.categories, tables))
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """x: (n, n_columns); returns (n, size)."""
-        numbers = x[:, self.numbers] if self.tables else x
-        missing = np.isnan(numbers)
-        parts = [np.where(missing, 0.0, numbers)]
-        for k, table in self.tables:
-            code, unknown = x[:, k], len(table) - 1
-            known = (code >= 0) & (code < unknown)
-            parts.append(table[np.where(known, code, unknown).astype(np.int64)])
-        return np.concatenate([*parts, missing], axis=1)
-
-
-class _Effect:
-    """``CovariateEffect`` of one row in NumPy."""
-
-    def __init__(self, effect: CovariateEffect):
-        def array(weight: torch.Tensor) -> np.ndarray:
-            return np.ascontiguousarray(weight.detach().cpu().double().numpy().T)
-
-        self._columns = _Columns(effect.encoder)
-        self._linear, self._bias = array(effect.linear.weight), array(effect.linear.bias)
-        self._hidden, self._shift = array(effect.hidden.weight), array(effect.hidden.bias)
-        self._out = array(effect.out.weight)
-
-    def __call__(self, known: np.ndarray) -> np.ndarray:
-        """known: (n, n_known), NaN where missing; returns (n, n_targets)."""
-        from scipy.special import ndtr
-
-        x = self._columns(known)
-        hidden = x @ self._hidden + self._shift
-        # GELU: x times the normal distribution function (Hendrycks & Gimpel 2016)
-        return x @ self._linear + self._bias + (hidden * ndtr(hidden)) @ self._out
+def _frozen(module: Any) -> Any:
+    return copy.deepcopy(module).cpu().double().requires_grad_(False)
 
 
 @torch.inference_mode()
@@ -221,6 +183,9 @@ def _open(network: ForecastNetwork, inputs: Inputs) -> tuple[np.ndarray, np.ndar
     inputs = Inputs(*(part.to(weight) for part in inputs))
     window = network.normalise(network.take_effect(inputs))
     features = network.features(window.values, window.observed, inputs.past)
-    parts = (features, window.centre.flatten(1), window.scale.flatten(1))
-    features, centre, scale = (part.cpu().double().numpy() for part in parts)
-    return features, *(np.array(x.reshape(len(features), -1), order="C") for x in (centre, scale))
+    rows = len(features)
+    return (
+        features.cpu().double().numpy(),
+        window.centre.cpu().double().numpy().reshape(rows, -1).copy(),
+        window.scale.cpu().double().numpy().reshape(rows, -1).copy(),
+    )

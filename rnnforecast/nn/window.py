@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rnnforecast.nn.covariates import CovariateEffect, CovariateEncoder
 
-__all__ = ["Inputs", "Window", "WindowNetwork", "last_observed"]
+__all__ = ["Inputs", "Window", "WindowNetwork", "by_target", "fold", "last_observed", "unfold"]
 
 
 class Inputs(NamedTuple):
@@ -132,7 +132,7 @@ class WindowNetwork(nn.Module, ABC):
         if not self.spec.normalise:
             scale = torch.ones_like(scale)
         centre = mean if self.spec.normalise else torch.zeros_like(mean)
-        # NaN was replaced before the division: behind it, 0 * NaN would reach the gradient
+        # NaN is replaced before the division: behind it, 0 * NaN would reach the gradient
         unit = torch.where(observed, (values - centre) / scale, 0.0)
         return Window(unit, observed, anchors, centre, scale)
 
@@ -182,3 +182,24 @@ def last_observed(values: Tensor, observed: Tensor, otherwise: Tensor) -> Tensor
     latest = torch.where(observed, steps, 0).amax(1, keepdim=True)
     found = values.gather(1, (latest - 1).clamp(min=0))
     return torch.where(latest > 0, found, otherwise)
+
+
+def by_target(x: Tensor) -> Tensor:
+    """(batch, steps, n_targets) to (batch * n_targets, steps, 1)."""
+    return x.transpose(1, 2).reshape(-1, x.shape[1], 1)
+
+
+def fold(x: Tensor, segment: int) -> Tensor:
+    """Neighbouring steps side by side, the oldest left over: (batch, segments, segment * size)."""
+    if segment == 1:
+        return x
+    n = x.shape[1] // segment
+    return x[:, x.shape[1] - n * segment :].reshape(len(x), n, segment * x.shape[2])
+
+
+def unfold(x: Tensor, size: int, step: int) -> Tensor:
+    """Stretches of ``size`` rows every ``step`` rows of ``x: (batch, time, features)``: (batch *
+    n, size, features), those of one row of the batch together.
+    """
+    n = (x.shape[1] - size) // step + 1
+    return x.unfold(1, size, step).transpose(2, 3).reshape(len(x) * n, size, x.shape[2])

@@ -21,10 +21,10 @@ from rnnforecast.nn import (
     Cell,
     RecurrentStack,
     _buffers,
+    _kernels,
     _library,
     cell_class,
     initialise,
-    kernels,
     recurrence,
     register_cell,
 )
@@ -455,7 +455,7 @@ def test_weights_that_change_between_calls_are_read_again(cell):
 @needs_native
 @every_cell
 def test_threads_agree(cell, n_threads, monkeypatch):
-    monkeypatch.setattr(kernels, "_SERIAL_WORK", 1)  # split whatever the size
+    monkeypatch.setattr(_kernels, "_SERIAL_WORK", 1)  # split whatever the size
     ours = RecurrentStack(cell, 9, 33, 1, True)
     initialise(ours, torch.Generator().manual_seed(3))
     x = random(70, 12, 9, dtype=torch.float32)
@@ -499,7 +499,7 @@ def test_calls_from_two_python_threads(cell, path, use, n_threads):
 @pytest.mark.skipif(sys.platform != "linux", reason="fork")
 def test_a_forked_child_computes_after_its_parent_has(n_threads, monkeypatch):
     """The parent's threads do not exist in the child."""
-    monkeypatch.setattr(kernels, "_SERIAL_WORK", 1)
+    monkeypatch.setattr(_kernels, "_SERIAL_WORK", 1)
     n_threads(2)
     generator = torch.Generator().manual_seed(0)
     p = [torch.randn(*shape, generator=generator) * 0.1 for shape in [(96, 8), (96, 32)]]

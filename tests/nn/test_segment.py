@@ -104,7 +104,7 @@ def literal(network, inputs, k, j):
         e = w["embed.weight"] @ np.r_[x[rows], marks[rows]] + w["embed.bias"]  # eq. 4
         if spec.n_past:
             p = np.hstack([np.nan_to_num(past[rows]), np.isnan(past[rows])])
-            e = e + w["past.weight"] @ p.T.ravel()
+            e = e + w["past.weight"] @ p.ravel()
         h, c = cell_step(spec.cell, rnn, np.maximum(e, 0), h, c)  # eq. 5-6
     out = []
     for m in range(-(-spec.horizon // size)):

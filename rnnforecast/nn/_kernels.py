@@ -23,7 +23,7 @@ _FORWARD = struct.Struct("=23q")
 _BACKWARD = struct.Struct("=35q")
 _SERIAL_WORK = 4_000_000  # multiply-adds that a second thread is worth waking for
 
-Given = tuple[Tensor | None, ...]  # tensors of a call, None where one was left out
+Given = tuple[Any, ...]  # tensors of a call, None where one was left out
 
 
 class _Plan(NamedTuple):
@@ -34,37 +34,14 @@ class _Plan(NamedTuple):
 
 
 def run(
-    cell: Any,
-    x: Tensor,
-    state: Given | None,
-    weights: Given,
-    reverse: tuple[bool, ...] = (False,),
+    cell: Any, x: Tensor, state: Given | None, weights: Given, reverse: tuple[bool, ...] = (False,)
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run a cell over a sequence, in one direction or several at once.
+    """Read ``x: (batch, time, inputs)`` with a FusedCell, in one direction or several at once.
 
-    Parameters
-    ----------
-    cell : type[FusedCell]
-        Its ``kernel, gates, n_states`` and ``by_steps`` are read.
-    x : Tensor of shape (batch, time, inputs)
-    state : tuple of Tensor of shape (batch, hidden), or None for zeros
-        Those of each direction in turn.
-    weights : tuple of Tensor or None
-        Of each direction: w_ih, w_hh, b_ih, b_hh, peephole.
-    reverse : tuple of bool
-        For each direction, whether it runs from the last step back.
-
-    Returns
-    -------
-    outputs : Tensor of shape (batch, time, directions * hidden)
-    state : tuple of Tensor of shape (batch, hidden)
-
-    Raises
-    ------
-    ValueError
-        If the sizes of ``x`` or ``state`` are not those of the weights.
+    ``state`` is each (batch, hidden), direction by direction; ``weights`` are w_ih, w_hh, b_ih,
+    b_hh and peephole of each. Returns outputs, directions side by side, and the last state.
     """
-    hidden, inputs = weights[1].shape[1], weights[0].shape[1]  # type: ignore[union-attr]
+    hidden, inputs = weights[1].shape[1], weights[0].shape[1]
     if x.ndim != 3 or x.shape[2] != inputs:
         raise ValueError(f"x must be (batch, time, {inputs}). Got shape {tuple(x.shape)}")
     states: Given = (None,) * 2 * len(reverse)
@@ -115,7 +92,7 @@ def _by_torch(
     plain = all(weight is None for weight in weights[4::5])
     if not plain or plan.reverse not in ((False,), (False, True)) or not x.shape[1]:
         return plan.cell.by_steps(x, states, weights, plan.reverse)
-    zeros = x.new_zeros(x.shape[0], weights[1].shape[1])  # type: ignore[union-attr]
+    zeros = x.new_zeros(x.shape[0], weights[1].shape[1])
     h0, c0 = (
         torch.stack([zeros if s is None else s for s in states[kind::2]]) for kind in range(2)
     )
@@ -130,16 +107,13 @@ def _by_torch(
 
 
 def flatten(kernel: str, weights: Given, both: bool = False) -> None:
-    """Lay out the weights of one layer as cuDNN wants them; elsewhere do nothing.
-
-    ``weights``: w_ih, w_hh, b_ih, b_hh of each direction.
-    """
-    w_ih: Any = weights[0]
+    """Lay out the weights of one layer, without peepholes, as cuDNN wants them."""
+    w_ih, w_hh, *_ = weights
     if w_ih.is_cuda and torch.backends.cudnn.is_acceptable(w_ih.data):
         from torch.backends.cudnn import rnn
 
         mode = rnn.get_cudnn_mode({"rnn": "RNN_TANH", "lstm": "LSTM", "gru": "GRU"}[kernel])
-        sizes = (w_ih.shape[1], mode, weights[1].shape[1], 0, 1, True, both)  # type: ignore[union-attr]
+        sizes = (w_ih.shape[1], mode, w_hh.shape[1], 0, 1, True, both)
         with torch.cuda.device_of(w_ih), torch.no_grad():
             torch._cudnn_rnn_flatten_weight(weights, 4, *sizes)
 
@@ -226,7 +200,7 @@ def _sizes(plan: _Plan, x: Tensor, hidden: int) -> tuple[tuple[int, ...], int]:
 
 def _forward(plan: _Plan, x: Tensor, states: Given, weights: Given, save: bool) -> Any:
     """Outputs, last states of all directions, and what the backward pass needs."""
-    hidden: int = weights[1].shape[1]  # type: ignore[union-attr]
+    hidden = weights[1].shape[1]
     sizes, threads = _sizes(plan, x, hidden)
     (batch, time, _), n, k = x.shape, len(plan.reverse), plan.cell.n_states
     x = _rows(x)
@@ -275,7 +249,7 @@ def _backward(plan: _Plan, needs: tuple[bool, ...], tensors: Any, grads: Any) ->
         h0, c0, w_ih, w_hh, _, _, peephole = map(
             _whole, (*states[2 * d : 2 * d + 2], *weights[own])
         )
-        wanted = any(needs[1 + 2 * n :][own])  # all or none
+        wanted = any(needs[1 + 2 * n :][own])  # the kernels give all or none
         d_weights = [x.new_empty(w.shape) if wanted and w is not None else None
                      for w in weights[own]]  # fmt: skip
         d_last = [_whole(grad) for grad in (*d_lasts[d * k : d * k + k], None)[:2]]
