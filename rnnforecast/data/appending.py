@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from rnnforecast.data._stamps import numbers
 from rnnforecast.data.calendar import OffGridError
 from rnnforecast.data.frames import Table
 from rnnforecast.data.grid import offsets
@@ -93,7 +94,7 @@ def _gaps(panel: Panel, owner: str, firsts: pd.Index, series: np.ndarray) -> np.
         steps = panel.calendar.steps(lasts, firsts)
     except OffGridError as error:
         raise DataError(f"{owner}: {panel.label(int(series[error.row]))}: {error}") from error
-    bad = steps <= 0
+    bad = numbers(firsts) <= numbers(lasts)
     if bad.any():
         k = int(np.argmax(bad))
         raise DataError(
@@ -115,13 +116,13 @@ def _joined(panel: Panel, added: Panel, slot: np.ndarray, gaps: np.ndarray) -> P
     fresh = np.arange(len(ahead)) + ahead
     kept = np.arange(int(panel.indptr[-1]))
     kept += np.repeat(indptr[:n] - panel.indptr[:-1], panel.lengths)
-    arrays = {}
+    arrays = []
     for name in ("targets", "past", "known"):
         old, new = getattr(panel, name), getattr(added, name)
         # a float32 history takes float64 rows without rounding them
         whole = np.full((int(indptr[-1]), old.shape[1]), np.nan, np.result_type(old, new))
         whole[kept], whole[fresh] = old, new
-        arrays[name] = whole
+        arrays.append(whole)
     absent = np.ones(int(indptr[-1]), dtype=bool)
     absent[kept] = False if panel.absent is None else panel.absent
     absent[fresh] = False if added.absent is None else added.absent
@@ -132,7 +133,9 @@ def _joined(panel: Panel, added: Panel, slot: np.ndarray, gaps: np.ndarray) -> P
             positions = fresh - np.repeat(indptr[slot], added.lengths)
             later = panel.stamps_at(np.repeat(slot, added.lengths), positions)
         both = stamps.append(later.as_unit(stamps.unit)).rename(stamps.name)
-        stamps = both.take(np.argsort(np.concatenate([kept, fresh])))
+        source = np.empty(len(both), dtype=np.int64)
+        source[kept], source[fresh] = np.arange(len(kept)), len(kept) + np.arange(len(fresh))
+        stamps = both.take(source)
     if len(gaps) > n:
         new = slot >= n
         ids = ids.append(added.ids[new])
@@ -143,7 +146,9 @@ def _joined(panel: Panel, added: Panel, slot: np.ndarray, gaps: np.ndarray) -> P
             starts = starts.append(later).rename(starts.name)
     return replace(
         panel,
-        **arrays,
+        targets=arrays[0],
+        past=arrays[1],
+        known=arrays[2],
         static=static,
         indptr=indptr,
         ids=ids,

@@ -202,9 +202,9 @@ def _keys(owner: str, frame: pd.DataFrame, series_id: Any, time: Any, is_array: 
     name = time if time is not None else (None if stamps is None else stamps.name)
     if series_id is None:
         return Keys(None, pd.RangeIndex(1), None, stamps, (None, name), len(frame))
-    if frame[series_id].isna().any():
-        raise DataError(f"{owner}: column {series_id!r} (series_id) has missing values")
     series, ids = _factorize(frame[series_id])
+    if (series < 0).any():
+        raise DataError(f"{owner}: column {series_id!r} (series_id) has missing values")
     codes = None
     if stamps is not None:
         codes, stamps = _factorize(stamps, sort=True)

@@ -73,9 +73,10 @@ def _panel(
         raise DataError(
             f"{owner}: target {names[int(np.argmax(empty))]!r} has no observed value (all NaN)"
         )
-    roles = ("past", "known", "static")
-    covariates = [read_columns(owner, table.frame, columns, role) for role in roles]
-    panel = Panel.build(owner, keys, targets, *covariates, columns=columns, **options)
+    past, known, static = (
+        read_columns(owner, table.frame, columns, role) for role in ("past", "known", "static")
+    )
+    panel = Panel.build(owner, keys, targets, past, known, static, columns=columns, **options)
     unseen = ~panel.observed(np.zeros_like(panel.lengths), panel.lengths)
     if unseen.any():
         i, k = np.argwhere(unseen)[0]
