@@ -70,10 +70,8 @@ class Scale:
             Measure logarithms of the targets.
         """
         loc, scale, least = _of_targets(panel, per_series, lag, log, 0)
-        covariates = [
-            part for role in ("past", "known", "static") for part in _of_covariates(panel, role)
-        ]
-        return cls(loc, scale, *covariates, per_series, lag, log, least)
+        past, known, static = (_of_covariates(panel, r) for r in ("past", "known", "static"))
+        return cls(loc, scale, *past, *known, *static, per_series, lag, log, least)
 
     def following(self, panel: Panel) -> Scale:
         """The same for the series that it has, measured for those that ``panel`` has after them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from rnnforecast._validation import check_bool, check_choice, check_int, check_real
 from rnnforecast.data.panel import Panel
@@ -118,7 +118,7 @@ class DeepRNNForecaster(WindowForecaster):
     dropout: float = 0.0
     calendar: bool = True
 
-    _fixed = {}  # parameters that a named forecaster leaves no choice of
+    _fixed: ClassVar[dict[str, Any]] = {}  # parameters that a named forecaster leaves no choice of
 
     # -- fit ---------------------------------------------------------------------------------------
 

@@ -215,7 +215,7 @@ class ForecastStream:
         if len(self._pending) >= _MOST_PENDING:
             self._history()
 
-    def _take(self, targets: np.ndarray, past: Any, known: Any) -> None:
+    def _take(self, targets: Any, past: Any, known: Any) -> None:
         """One row of every series, in the unit of the data."""
         scale = self._forecaster.scale_
         self._push(
@@ -284,7 +284,8 @@ class ForecastStream:
         rows = gather(new, np.arange(new.n_series), old.lengths + n, n, 0)
         parts = (rows.targets, rows.past, rows.known)
         for k in range(n):
-            self._take(*(part[:, k] if part.shape[2] else None for part in parts))
+            targets, past, known = (part[:, k] if part.shape[2] else None for part in parts)
+            self._take(targets, past, known)
         # where some series have no row for a step, it was not observed
         same = bool((steps == n).all())
         fc.panel_ = new if same else old.grown(*(part.transpose(1, 0, 2) for part in parts))

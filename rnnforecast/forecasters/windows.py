@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -182,7 +182,7 @@ class WindowForecaster(NeuralForecaster):
 
         rows = ("windows", *plan.key, self.scaler is None, batch_size, str(device))
         windows = source(plan.train) if goes_on else panel.cached(rows, lambda: source(plan.train))
-        batches, loss = windows, _WindowLoss(output)
+        batches, loss = windows, cast(Any, _WindowLoss(output))
         held = source(plan.validation, like=windows)
         if self.training == "dense":
             extra = _stretch(plan, segment)

@@ -234,8 +234,8 @@ class WindowSource:
         begins = bool((origins < self.lookback).any())
         on_device = torch.from_numpy(static.astype(np.float32)).to(self.device)
         for k, part in enumerate(parts):
-            some = on_device[k * size * n : (k + 1) * size * n]
-            yield self._gathered(rows, at[part], some, outside[part] if begins else None)
+            own = on_device[k * size * n : (k + 1) * size * n]
+            yield self._gathered(rows, at[part], own, outside[part] if begins else None)
 
     def _gathered(
         self, rows: _ScaledRows, starts: Tensor, static: Tensor, outside: Tensor | None
