@@ -32,7 +32,7 @@ def _need(module: str, extra: str, why: str) -> None:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read a table, CSV or Parquet by its suffix; whatever is wrong with it is told in one line."""
+    """Read a table, CSV or Parquet by its suffix; an error names what is wrong in one line."""
     import pandas as pd
 
     kind = _suffix(path)

@@ -62,7 +62,9 @@ class ForecastScorer:
     coverage: Any = None
     weight_alias: Any = None
 
-    def __call__(self, estimator: Any, X: Any, y: Any = None, *, sample_weight: Any = None):
+    def __call__(
+        self, estimator: Any, X: Any, y: Any = None, *, sample_weight: Any = None
+    ) -> float:
         """Score the forecast of the rows of X.
 
         Parameters
