@@ -87,7 +87,7 @@ class _Dilated(Cell):
 
     def __init__(self, cell: Cell, dilation: int):
         super().__init__(cell.input_size, cell.hidden_size)
-        self.cell, self.dilation = cell, int(dilation)
+        self.cell, self.dilation = cell, dilation
 
     def start(self, batch: int) -> State:
         state = self.cell.start(batch)
@@ -145,6 +145,7 @@ class RecurrentStack(nn.Module):
     ----------
     layers : ModuleList
         Cells, or pairs of them.
+    dilations : tuple of tuple of int
     output_size : int
     precision : torch.dtype or None
         Type of its matrix products where that is not the weights'; see :func:`set_precision`.
@@ -185,8 +186,10 @@ class RecurrentStack(nn.Module):
         self.output_size = int(hidden_size) * (2 if bidirectional else 1)
         self.layers = nn.ModuleList()
         self._block_ends = []  # whether a layer is the last of its block
+        blocks = [(1,)] * int(n_layers) if dilations is None else dilations
+        self.dilations = tuple(tuple(map(int, block)) for block in blocks)
         size = input_size
-        for block in [(1,)] * n_layers if dilations is None else dilations:
+        for block in self.dilations:
             for k, dilation in enumerate(block, 1):
                 cells = [make(size, dilation) for _ in range(2 if bidirectional else 1)]
                 self.layers.append(_BothDirections(*cells) if bidirectional else cells[0])
