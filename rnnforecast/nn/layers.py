@@ -285,9 +285,9 @@ class RecurrentStack(nn.Module):
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
     """Fill all parameters from ``generator``, as torch's defaults do from the global one.
 
-    Uniform within ±1/sqrt(hidden size) for cells and their linear layers, within ±1/sqrt(inputs)
-    for other linear layers; normalisations start as the identity. The modules may then adjust their
-    own through ``reset(generator)``; a module with parameters of another kind must fill them there.
+    Uniform within ±1/sqrt(hidden size) for all that a cell has, within ±1/sqrt(inputs) for linear
+    layers elsewhere; normalisations start as the identity. The modules may then adjust their own
+    through ``reset(generator)``; a module with parameters of another kind must fill them there.
 
     Raises
     ------
@@ -297,16 +297,15 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
     tensors = [*network.named_parameters(), *network.named_buffers()]
     floating = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
     cells = [module for module in network.modules() if isinstance(module, Cell)]
-    inside = {part: cell.hidden_size for cell in cells for part in cell.modules()}
+    sizes: Any = {part: cell.hidden_size for cell in cells for part in cell.modules()}
     with torch.no_grad():
         for _, tensor in floating:
             tensor.fill_(torch.nan)  # on an empty tensor, what nobody fills would be chance
         for module in network.modules():
             if isinstance(module, nn.LayerNorm | nn.GroupNorm):
                 module.reset_parameters()
-            elif isinstance(module, Cell | nn.Linear):
-                size: Any = inside.get(module) or module.in_features
-                bound = 1 / math.sqrt(max(size, 1))
+            elif module in sizes or isinstance(module, nn.Linear):
+                bound = 1 / math.sqrt(max(sizes.get(module) or module.in_features, 1))
                 for parameter in module.parameters(recurse=False):
                     parameter.uniform_(-bound, bound, generator=generator)
     for module in network.modules():
