@@ -87,7 +87,7 @@ class _Dilated(Cell):
 
     def __init__(self, cell: Cell, dilation: int):
         super().__init__(cell.input_size, cell.hidden_size)
-        self.cell, self.dilation = cell, int(dilation)
+        self.cell, self.dilation = cell, dilation
 
     def start(self, batch: int) -> State:
         state = self.cell.start(batch)
@@ -145,6 +145,7 @@ class RecurrentStack(nn.Module):
     ----------
     layers : ModuleList
         Cells, or pairs of them.
+    dilations : tuple of tuple of int
     output_size : int
     precision : torch.dtype or None
         Type of its matrix products where that is not the weights'; see :func:`set_precision`.
@@ -185,8 +186,10 @@ class RecurrentStack(nn.Module):
         self.output_size = int(hidden_size) * (2 if bidirectional else 1)
         self.layers = nn.ModuleList()
         self._block_ends = []  # whether a layer is the last of its block
+        blocks = [(1,)] * int(n_layers) if dilations is None else dilations
+        self.dilations = tuple(tuple(map(int, block)) for block in blocks)
         size = input_size
-        for block in [(1,)] * n_layers if dilations is None else dilations:
+        for block in self.dilations:
             for k, dilation in enumerate(block, 1):
                 cells = [make(size, dilation) for _ in range(2 if bidirectional else 1)]
                 self.layers.append(_BothDirections(*cells) if bidirectional else cells[0])
@@ -282,9 +285,9 @@ class RecurrentStack(nn.Module):
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
     """Fill all parameters from ``generator``, as torch's defaults do from the global one.
 
-    Uniform within ±1/sqrt(hidden size) for cells and their linear layers, within ±1/sqrt(inputs)
-    for other linear layers; normalisations start as the identity. The modules may then adjust their
-    own through ``reset(generator)``; a module with parameters of another kind must fill them there.
+    Uniform within ±1/sqrt(hidden size) for all that a cell has, within ±1/sqrt(inputs) for linear
+    layers elsewhere; normalisations start as the identity. The modules may then adjust their own
+    through ``reset(generator)``; a module with parameters of another kind must fill them there.
 
     Raises
     ------
@@ -294,16 +297,15 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
     tensors = [*network.named_parameters(), *network.named_buffers()]
     floating = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
     cells = [module for module in network.modules() if isinstance(module, Cell)]
-    inside = {part: cell.hidden_size for cell in cells for part in cell.modules()}
+    sizes: Any = {part: cell.hidden_size for cell in cells for part in cell.modules()}
     with torch.no_grad():
         for _, tensor in floating:
             tensor.fill_(torch.nan)  # on an empty tensor, what nobody fills would be chance
         for module in network.modules():
             if isinstance(module, nn.LayerNorm | nn.GroupNorm):
                 module.reset_parameters()
-            elif isinstance(module, Cell | nn.Linear):
-                size: Any = inside.get(module) or module.in_features
-                bound = 1 / math.sqrt(max(size, 1))
+            elif module in sizes or isinstance(module, nn.Linear):
+                bound = 1 / math.sqrt(max(sizes.get(module) or module.in_features, 1))
                 for parameter in module.parameters(recurse=False):
                     parameter.uniform_(-bound, bound, generator=generator)
     for module in network.modules():

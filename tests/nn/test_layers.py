@@ -180,9 +180,11 @@ def test_a_cell_of_somebody_else_is_filled():
             self.read = nn.Linear(input_size, hidden_size)
             self.norm = nn.LayerNorm(hidden_size)
             self.gain = nn.Parameter(torch.empty(50))
+            self.inner = nn.GRUCell(hidden_size, hidden_size)
 
         def step(self, x, state):
             out = self.norm(self.read(x) + state[0] * self.gain[: self.hidden_size])
+            out = self.inner(out, state[0])
             return out, (out,)
 
     class OwnFilled(Own):
@@ -199,6 +201,7 @@ def test_a_cell_of_somebody_else_is_filled():
         assert torch.equal(torch.random.get_rng_state(), state)
         one = stack.layers[0].back
         assert 0.24 < one.read.weight.abs().max() <= 0.25  # 1 / sqrt(hidden size)
+        assert 0.24 < one.inner.weight_hh.abs().max() <= 0.25
         assert (one.norm.weight == 1).all() and (one.norm.bias == 0).all()
         if kind is OwnFilled:
             assert (one.gain == 3).all()
