@@ -1,8 +1,7 @@
 """Transformers for scikit-learn that know time: windows, differences, seasons, logs, scales."""
 
 from rnnforecast.transformers.differencing import Differencer
-from rnnforecast.transformers.logarithm import LogTransformer
-from rnnforecast.transformers.scaling import SeriesScaler, WindowScaler
+from rnnforecast.transformers.scaling import LogTransformer, SeriesScaler, WindowScaler
 from rnnforecast.transformers.seasonal import Deseasonalizer
 from rnnforecast.transformers.sliding import SlidingWindows
 

@@ -1,9 +1,10 @@
-"""What all transformers share: reading input, checking its columns, giving it back as it came."""
+"""What the transformers share: reading and giving back tables, and finding each row's time step."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,10 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
-from rnnforecast.data.frames import Table, numeric, read_table
+from rnnforecast.data.building import build_panel
+from rnnforecast.data.frames import Keys, Table, numeric, read_table
+from rnnforecast.data.panel import Panel, group_rows
 from rnnforecast.exceptions import DataError, NotFittedError
-
-__all__ = ["SeriesTransformer"]
 
 
 class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -22,10 +23,8 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     A subclass writes ``_fit(table, values)``, which sets its fitted attributes,
     ``_transform(table, values)`` and, if it can be undone, ``_inverse(table, values, columns)``,
-    where ``columns`` are the positions in ``columns_`` of the columns of ``values``.
-
-    Key columns named by the parameters ``series_id`` and ``time``, where a subclass has them, are
-    carried through unchanged.
+    where ``columns`` are the places in ``columns_`` of the columns of ``values``. Key columns named
+    by its parameters ``series_id`` and ``time``, if it has them, are carried through.
     """
 
     columns_: list
@@ -58,9 +57,8 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         DataError
-            If a parameter cannot be used, X holds text or infinite values, time stamps are
-            unsorted, repeated or off the grid, or values cannot be transformed (see the notes of
-            the class). What was fitted before is kept then.
+            If a parameter, a value (see the notes of the class) or a time stamp cannot be used.
+            What was fitted before is kept then.
         """
         fitted = copy.copy(self)  # nothing is half-fitted after an error
         X, table, values = fitted._read(X, reset=True)
@@ -79,14 +77,13 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        ndarray of shape (n_rows, n_columns), or DataFrame
+        ndarray of shape (n_rows, n_features_out), or DataFrame
             A DataFrame if key columns are used or ``set_output(transform="pandas")`` was called.
 
         Raises
         ------
         DataError
-            If a series was not in fit, a row lies before the training range, or values cannot be
-            transformed (see the notes of the class).
+            If a value cannot be used, a series was not in fit, or a row lies before its first one.
         """
         self._check_fitted()
         X, table, values = self._read(X, reset=False)
@@ -100,8 +97,8 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : DataFrame, Series or array of shape (n_rows, n_columns)
-            Transformed rows, of any time from the training range on. A frame may hold a part of the
-            columns, and columns (name, quantile) of a forecast.
+            Transformed rows of fit or after it. A frame may hold a part of the columns, and columns
+            (name, quantile) of a forecast.
 
         Returns
         -------
@@ -111,7 +108,7 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         DataError
-            If a column or a series was not in fit, or a row lies before the training range.
+            If a column or a series was not in fit, or a row lies before its first one.
         """
         self._check_fitted()
         X, table, values = self._read(X)
@@ -130,11 +127,7 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             raise NotFittedError(f"{self._owner} is not fitted yet: call fit first")
 
     def _read(self, X: Any, reset: bool | None = None) -> tuple[Any, Table, np.ndarray]:
-        """X (frames of all kinds as pandas), its table, and its values (n_rows, n_columns).
-
-        Names of columns are stored (``reset``), checked against those of fit, or not looked at
-        (None).
-        """
+        """X (any frame as pandas), its table and values; names stored, checked or (None) ignored."""
         series_id, time = getattr(self, "series_id", None), getattr(self, "time", None)
         if isinstance(X, pd.DataFrame) and isinstance(X.index, pd.MultiIndex):
             # a forecast has its keys in the index even if they were columns in fit
@@ -148,10 +141,7 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return X, table, numeric(self._owner, table.frame, list(table.frame.columns))
 
     def _match_columns(self, table: Table) -> np.ndarray:
-        """Positions in ``columns_`` of the columns of transformed rows, by name where fit had any.
-
-        Shape (n_columns,).
-        """
+        """Places in ``columns_`` of the columns of transformed rows, by name where fit had any."""
         known, found = {name: i for i, name in enumerate(self.columns_)}, table.frame.columns
         if table.is_array or not hasattr(self, "feature_names_in_"):
             if len(found) != len(known):
@@ -180,11 +170,131 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             return frame
         return pd.concat([X.drop(columns=frame.columns), frame], axis=1)[table.columns]
 
-    def _refuse(self, table: Table, values: np.ndarray, bad: np.ndarray, why: str, do: str) -> None:
-        """Raise if a value is ``bad``, naming the first one's column and row."""
+    def _refuse_below(
+        self, table: Table, values: np.ndarray, low: np.ndarray | float, why: str, use: str
+    ) -> None:
+        """Raise unless the values of each column are above ``low``; NaN passes."""
+        bad = values <= low
         if bad.any():
             row, column = np.argwhere(bad)[0]
+            least = np.broadcast_to(low, values.shape)[row, column]
             raise DataError(
                 f"{self._owner}: column {table.frame.columns[column]!r}, row "
-                f"{table.frame.index[row]}: {why}. Got {values[row, column]:g}: {do}"
+                f"{table.frame.index[row]}: {why} above {least:g}. Got {values[row, column]:g}: "
+                f"use {use}"
             )
+
+
+_Rows = tuple[np.ndarray, np.ndarray]  # series of each row, and its position in the series
+
+
+def spread(counts: np.ndarray) -> _Rows:
+    """Group and place in the group of each row, where groups of these sizes follow each other."""
+    group = np.repeat(np.arange(len(counts)), counts)
+    return group, np.arange(len(group)) - (np.cumsum(counts) - counts)[group]
+
+
+class Grid(NamedTuple):
+    """Values of all series on consecutive steps from the first of fit on, NaN where unobserved."""
+
+    values: np.ndarray  # (n_rows, n_columns)
+    indptr: np.ndarray  # series i stands at rows indptr[i]:indptr[i + 1]
+    later: dict[int, pd.Index]  # stamps of positions after fit, of series on a trading calendar
+
+    def take(self, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Values at positions of series, NaN beyond their ends: (*positions.shape, n_columns)."""
+        rows = self.indptr[series] + positions
+        outside = (positions < 0) | (rows >= self.indptr[series + 1])
+        values = self.values[np.where(outside, 0, rows)]
+        values[outside] = np.nan
+        return values
+
+
+class SteppedTransformer(SeriesTransformer):
+    """Abstract base of transformers for which the time step of a row matters.
+
+    Subclasses have the parameters ``series_id``, ``time`` and ``freq``. A fit stores ``panel_``
+    (the rows of fit on their grid) and ``keys_`` (whose rows they were).
+    """
+
+    panel_: Panel
+    keys_: Keys
+
+    def _fit(self, table: Table, values: np.ndarray) -> None:
+        own = np.array(values, order="C")  # safe from the caller's later writes
+        none = own[:, :0]
+        freq = getattr(self, "freq", None)
+        self.panel_ = build_panel(self._owner, table.keys, own, none, none, none, freq)
+        self.keys_ = table.keys
+
+    def _locate(
+        self, table: Table, values: np.ndarray, is_fitted: Callable[..., bool] | None = None
+    ) -> _Rows:
+        """Series of each row and its position, counted from the first row of the series in fit.
+
+        The time stamp decides. Rows without one follow on from the end, unless they are those of
+        fit: as many, and equal to them or as ``is_fitted(stored, series, positions)`` expects.
+        """
+        panel, keys = self.panel_, table.keys
+        if (keys.levels is None or panel.calendar is None) and len(table) == self.keys_.n_rows:
+            series, steps = panel.locate(self._owner, self.keys_)
+            positions = steps - 1 + (0 if panel.calendar is None else panel.lengths[series])
+            stored = panel.targets[panel.indptr[series] + positions]
+            if is_fitted is None:
+                alike = np.array_equal(values, stored, equal_nan=True)
+            else:
+                alike = is_fitted(stored, series, positions)
+            if alike:
+                return series, positions
+        series, steps = panel.locate(self._owner, keys)
+        return series, panel.lengths[series] - 1 + steps
+
+    def _locate_once(
+        self, table: Table, values: np.ndarray, is_fitted: Callable[..., bool] | None = None
+    ) -> _Rows:
+        """Like ``_locate``; rows on a trading calendar are consecutive steps, and none comes twice."""
+        series, positions = self._locate(table, values, is_fitted)
+        later = positions >= self.panel_.lengths[series]
+        if self.panel_.stamps is not None and table.keys.levels is not None and later.any():
+            # after fit too, days that were observed are steps and holidays are not
+            rows = {"first": positions[later], "stamp": table.keys.stamps(later)}
+            groups = pd.DataFrame(rows).groupby(series[later])
+            place = groups["first"].transform("min") + groups["stamp"].rank("dense") - 1
+            positions[later] = place.to_numpy(dtype=np.int64)
+        twice = pd.DataFrame({"series": series, "position": positions}).duplicated()
+        if twice.any():
+            who = f"{self._owner}: {self.panel_.label(int(series[twice.argmax()]))}"
+            raise DataError(f"{who} has two rows with the same time stamp: drop one")
+        return series, positions
+
+    def _fitted_grid(self) -> Grid:
+        return Grid(self.panel_.targets, self.panel_.indptr, {})
+
+    def _extend(self, table: Table, values: np.ndarray, series, positions) -> Grid:
+        """The rows of fit, of the series in ``table`` alone, and its later rows behind them."""
+        panel, keys = self.panel_, table.keys
+        later = np.flatnonzero(positions >= panel.lengths[series])
+        if not len(later):
+            return self._fitted_grid()
+        counts = np.zeros_like(panel.lengths)
+        np.maximum.at(counts, series, np.maximum(positions + 1, panel.lengths[series]))
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        dtype = np.result_type(panel.targets, values)
+        grid = Grid(np.full((indptr[-1], values.shape[1]), np.nan, dtype), indptr, {})
+        owner, place = spread(np.minimum(counts, panel.lengths))
+        grid.values[indptr[owner] + place] = panel.targets[panel.indptr[owner] + place]
+        grid.values[indptr[series[later]] + positions[later]] = values[later]
+        for i, rows in group_rows(series[later]) if panel.stamps is not None else []:
+            if keys.levels is not None:
+                stamps = keys.stamps(later[rows]).sort_values()
+                before = int(positions[later[rows]].min() - panel.lengths[i])
+                grid.later[i] = panel.future_index(i, before).append(stamps) if before else stamps
+        return grid
+
+    def _times(self, i: int, n: int, later: pd.Index | None = None) -> pd.Index:
+        """Stamps of the first ``n`` positions of series i; after fit ``later``, else the calendar's."""
+        times = self.panel_.time_index(i)
+        ahead = n - len(times)
+        if ahead <= 0:
+            return times
+        return times.append(self.panel_.future_index(i, ahead) if later is None else later[:ahead])

@@ -8,7 +8,7 @@ import pandas as pd
 from rnnforecast._validation import check_int
 from rnnforecast.data.frames import Table
 from rnnforecast.exceptions import DataError
-from rnnforecast.transformers._steps import Grid, SteppedTransformer, spread
+from rnnforecast.transformers._base import Grid, SteppedTransformer, spread
 
 __all__ = ["Differencer"]
 
@@ -70,8 +70,6 @@ class Differencer(SteppedTransformer):
     >>> differencer.inverse_transform([[4.0], [1.0]]).ravel().tolist()
     [10.0, 11.0]
     """
-
-    lags_: tuple[int, ...]
 
     def __init__(self, *, lags=(1,), series_id=None, time=None, freq=None):
         self.lags = lags

@@ -1,4 +1,4 @@
-"""Scalers with an inverse that ignore NaN: by series, and by window."""
+"""Invertible changes of scale that ignore NaN: logarithms, by series, and by window."""
 
 from __future__ import annotations
 
@@ -8,39 +8,89 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rnnforecast._validation import check_choice, check_int
+from rnnforecast._validation import check_choice, check_int, check_real
 from rnnforecast.data.frames import Table
 from rnnforecast.exceptions import DataError
 from rnnforecast.transformers._base import SeriesTransformer
 
-__all__ = ["SeriesScaler", "WindowScaler"]
+__all__ = ["LogTransformer", "SeriesScaler", "WindowScaler"]
 
-# name of a divisor -> what is subtracted from a series before, and the divisor, from the groups of
-# values and of absolute values
-_METHODS: dict[str, tuple[str, Callable[..., pd.DataFrame]]] = {
-    "standard": ("mean", lambda values, sizes: values.std(ddof=0)),
-    "robust": ("median", lambda values, sizes: values.quantile(0.75) - values.quantile(0.25)),
-    "minmax": ("min", lambda values, sizes: values.max() - values.min()),
-    "mean_abs": ("none", lambda values, sizes: sizes.mean()),
-    "max_abs": ("none", lambda values, sizes: sizes.max()),
-    "none": ("none", lambda values, sizes: sizes.max() * 0 + 1),
+# divisor of groups of values, of which the absolute values are sizes; and what is subtracted before
+_METHODS: dict[str, tuple[Callable[..., pd.DataFrame], str]] = {
+    "standard": (lambda values, sizes: values.std(ddof=0), "mean"),
+    "robust": (lambda values, sizes: values.quantile(0.75) - values.quantile(0.25), "median"),
+    "minmax": (lambda values, sizes: values.max() - values.min(), "min"),
+    "mean_abs": (lambda values, sizes: sizes.mean(), "none"),
+    "max_abs": (lambda values, sizes: sizes.max(), "none"),
+    "none": (lambda values, sizes: sizes.max() * 0 + 1, "none"),
 }
-_SERIES_METHODS = [name for name in _METHODS if name != "none"]
-_SHIFTS = ("mean", "median", "last", "none")
 
 
 def _statistics(
     values: np.ndarray, groups: np.ndarray, n_groups: int, method: str, shift: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and scale of observed values in each group of rows, both (n_groups, n_columns)."""
+    """Centre and scale of the observed values in groups of rows, both (n_groups, n_columns)."""
     frame = pd.DataFrame(np.asarray(values, dtype=np.float64))
     rows, sizes = frame.groupby(groups), frame.abs().groupby(groups)
-    size, scale = sizes.max(), _METHODS[method][1](rows, sizes)
+    size, scale = sizes.max(), _METHODS[method][0](rows, sizes)
     centre = size * 0 if shift == "none" else getattr(rows, shift)()
     # a scale that is unknown, zero, or rounding of a constant of that size counts as 1
     scale = scale.where(scale > 10 * np.finfo(np.float64).eps * size, 1.0)
     every = np.arange(n_groups)
     return centre.reindex(every).fillna(0.0).to_numpy(), scale.reindex(every).fillna(1.0).to_numpy()
+
+
+class LogTransformer(SeriesTransformer):
+    """Natural logarithm of each column, after adding an offset.
+
+    Parameters
+    ----------
+    offset : float or "auto", default="auto"
+        Added before the logarithm, in the units of the data; 1 gives ``log1p``. "auto" chooses for
+        each column: 0 if all training values are positive, else 1 minus the smallest one, so that
+        counts with zeros get ``log1p`` and the smallest value maps to 0.
+
+    Attributes
+    ----------
+    offset_ : ndarray of shape (n_columns,)
+    columns_ : list
+        Columns of fit.
+
+    Notes
+    -----
+    NaN stays NaN. Values at or below ``-offset_`` raise `rnnforecast.exceptions.DataError` in `fit`
+    and `transform`; the message names their column and row.
+
+    Examples
+    --------
+    >>> LogTransformer(offset=1.0).fit_transform([[0.0], [1.0]]).round(4).tolist()
+    [[0.0], [0.6931]]
+    """
+
+    def __init__(self, *, offset="auto"):
+        self.offset = offset
+
+    def _fit(self, table: Table, values: np.ndarray) -> None:
+        if isinstance(self.offset, str):
+            check_choice(self._owner, "offset", self.offset, ["auto"])
+            low = np.min(values, axis=0, initial=np.inf, where=~np.isnan(values)).astype(np.float64)
+            self.offset_ = np.where(low > 0, 0.0, 1.0 - np.minimum(low, 0.0))
+        else:
+            check_real(self._owner, "offset", self.offset, -np.inf, closed="neither")
+            self.offset_ = np.full(values.shape[1], float(self.offset))
+        self._transform(table, values)  # refuses what has no logarithm
+
+    def _transform(self, table: Table, values: np.ndarray) -> np.ndarray:
+        low = 0.0 - self.offset_
+        self._refuse_below(table, values, low, "the logarithm needs values", "a larger offset=")
+        with np.errstate(divide="ignore", invalid="ignore"):  # of the branch that is not taken
+            plain = np.log(values + self.offset_)
+            return np.where(self.offset_ == 1.0, np.log1p(values, dtype=np.float64), plain)
+
+    def _inverse(self, table: Table, values: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        offset = self.offset_[columns]
+        plain = np.exp(values, dtype=np.float64) - offset
+        return np.where(offset == 1.0, np.expm1(values, dtype=np.float64), plain)
 
 
 class SeriesScaler(SeriesTransformer):
@@ -84,17 +134,17 @@ class SeriesScaler(SeriesTransformer):
     [0.0, 0.5, 1.0, 0.0, 0.5, 1.0]
     """
 
-    series_: pd.Index | None
-
     def __init__(self, *, method="standard", series_id=None):
         self.method = method
         self.series_id = series_id
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
-        check_choice(self._owner, "method", self.method, _SERIES_METHODS)
+        check_choice(
+            self._owner, "method", self.method, [name for name in _METHODS if name != "none"]
+        )
         self.series_ = None if table.keys.series is None else table.keys.ids
         n_series = 1 if self.series_ is None else len(self.series_)
-        series, shift = self._match_series(table), _METHODS[self.method][0]
+        series, shift = self._match_series(table), _METHODS[self.method][1]
         self.center_, self.scale_ = _statistics(values, series, n_series, self.method, shift)
 
     def _transform(self, table: Table, values: np.ndarray) -> np.ndarray:
@@ -178,21 +228,19 @@ class WindowScaler(SeriesTransformer):
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
         check_choice(self._owner, "method", self.method, _METHODS)
-        check_choice(self._owner, "shift", self.shift, _SHIFTS)
+        check_choice(self._owner, "shift", self.shift, ["mean", "median", "last", "none"])
         check_int(self._owner, "n_columns", self.n_columns)
-        targets = range(self.n_columns) if self.targets is None else self.targets
-        self.targets_ = np.asarray(list(targets), dtype=np.intp)
-        if not len(self.targets_) or not np.isin(self.targets_, range(self.n_columns)).all():
+        every = np.arange(self.n_columns)
+        self.targets_ = every if self.targets is None else np.asarray(self.targets, dtype=np.intp)
+        if not len(self.targets_) or not np.isin(self.targets_, every).all():
             raise DataError(
                 f"{self._owner}: targets must be positions below n_columns={self.n_columns}. "
                 f"Got {self.targets!r}"
             )
-        self._split(values, self.n_columns)
+        self._check_width(values, self.n_columns)
 
     def _transform(self, table: Table, values: np.ndarray) -> np.ndarray:
-        centre, scale = self._window_statistics(values)
-        parts = self._split(values, self.n_columns)
-        return ((parts - centre) / scale).reshape(values.shape)
+        return self._rescale(values, values, np.arange(self.n_columns))
 
     def transform_targets(self, Y, windows):
         """Scale what follows the windows, for example training targets, by the statistics of the
@@ -214,7 +262,7 @@ class WindowScaler(SeriesTransformer):
         DataError
             If the shapes do not fit together.
         """
-        return self._rescale(Y, windows, lambda rows, centre, scale: (rows - centre) / scale)
+        return self._rescale_behind(windows, Y)
 
     def inverse_transform(self, X, windows=None):
         """Bring scaled rows back to the units of the windows that they belong to.
@@ -236,40 +284,40 @@ class WindowScaler(SeriesTransformer):
         DataError
             If ``windows`` is missing, or the shapes do not fit together.
         """
-        self._check_fitted()
         if windows is None:
             raise DataError(
                 f"{self._owner}: inverse_transform needs windows=, the unscaled windows that the "
                 f"rows of X come from"
             )
-        return self._rescale(X, windows, lambda rows, centre, scale: rows * scale + centre)
+        return self._rescale_behind(windows, X, undo=True)
 
-    def _rescale(self, X: Any, windows: Any, scaled: Callable[..., np.ndarray]) -> Any:
-        """Rows of targets, scaled by the statistics of their windows, in the container of X."""
+    def _rescale_behind(self, windows: Any, X: Any, undo: bool = False) -> Any:
+        """Rows of the targets, by the statistics of their windows, in the container of X."""
         self._check_fitted()
-        _, _, whole = self._read(windows, reset=False)
+        _, _, before = self._read(windows, reset=False)
         X, table, values = self._read(X)
-        if len(whole) != len(values):
+        if len(before) != len(values):
             raise DataError(
-                f"{self._owner}: X has {len(values)} rows and windows has {len(whole)}: pass the "
+                f"{self._owner}: X has {len(values)} rows and windows has {len(before)}: pass the "
                 f"window of each row"
             )
-        statistics = (part[..., self.targets_] for part in self._window_statistics(whole))
-        out = scaled(self._split(values, len(self.targets_)), *statistics)
-        return self._wrap(X, table, out.reshape(values.shape).astype(values.dtype, copy=False))
+        self._check_width(values, len(self.targets_))
+        out = self._rescale(before, values, self.targets_, undo)
+        return self._wrap(X, table, out.astype(values.dtype, copy=False))
 
-    def _window_statistics(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Centre and scale of flat windows, both (n_windows, 1, n_columns)."""
-        rows = windows.reshape(-1, self.n_columns)
+    def _rescale(
+        self, windows: np.ndarray, values: np.ndarray, columns: np.ndarray, undo: bool = False
+    ) -> np.ndarray:
         n, steps = len(windows), windows.shape[1] // self.n_columns
-        found = _statistics(rows, np.repeat(np.arange(n), steps), n, self.method, self.shift)
-        return found[0][:, None], found[1][:, None]
+        rows, groups = windows.reshape(-1, self.n_columns), np.repeat(np.arange(n), steps)
+        centre, scale = _statistics(rows, groups, n, self.method, self.shift)
+        centre, scale = centre[:, None, columns], scale[:, None, columns]
+        parts = values.reshape(n, -1, len(columns))
+        return (parts * scale + centre if undo else (parts - centre) / scale).reshape(values.shape)
 
-    def _split(self, values: np.ndarray, n_columns: int) -> np.ndarray:
-        """Rows flattened time by time as (n_rows, steps, n_columns)."""
+    def _check_width(self, values: np.ndarray, n_columns: int) -> None:
         if values.shape[1] % n_columns:
             raise DataError(
                 f"{self._owner}: rows of {values.shape[1]} values do not divide into {n_columns} "
                 f"columns: pass windows flattened to (n_windows, steps * {n_columns})"
             )
-        return values.reshape(len(values), -1, n_columns)

@@ -13,7 +13,7 @@ from rnnforecast.data.frames import Keys, Table
 from rnnforecast.data.panel import group_rows
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
-from rnnforecast.transformers._steps import SteppedTransformer, spread
+from rnnforecast.transformers._base import SteppedTransformer, spread
 
 __all__ = ["Deseasonalizer"]
 
@@ -23,7 +23,7 @@ _MODELS = {
     "multiplicative": (operator.truediv, operator.mul),
 }
 _MAX_ITERATIONS = 50
-_TOLERANCE = 1e-9
+_TOLERANCE = 1e-6  # of the largest value
 
 
 class Deseasonalizer(SteppedTransformer):
@@ -86,9 +86,6 @@ class Deseasonalizer(SteppedTransformer):
     [19.0, 21.0]
     """
 
-    seasonality_: int
-    seasonal_: np.ndarray
-
     def __init__(
         self,
         *,
@@ -112,11 +109,12 @@ class Deseasonalizer(SteppedTransformer):
         check_choice(self._owner, "method", self.method, ["means", "stl"])
         if self.model == "multiplicative":
             why = "a multiplicative season needs positive values"
-            self._refuse(table, values, values <= 0, why, "use model='additive'")
+            self._refuse_below(table, values, 0.0, why, "model='additive'")
         super()._fit(table, values)
         panel, period = self.panel_, self.seasonality
         # on a trading calendar a holiday is no step, but it does not shift the weekdays
-        self._by_pattern = panel.stamps is not None and default_seasonality(panel.calendar) > 1
+        calendar = None if panel.stamps is None else panel.calendar
+        self._by_pattern = calendar is not None and default_seasonality(calendar) > 1
         self.seasonality_ = int(choose_seasonality(panel) if period is None else period)
         self.seasonal_ = self._indices()
 
@@ -184,27 +182,18 @@ class Deseasonalizer(SteppedTransformer):
         return self._estimate(x, series, phases).reshape(panel.n_series, period, -1)
 
     def _estimate(self, x: pd.DataFrame, series: np.ndarray, phases: np.ndarray) -> np.ndarray:
-        """Indices of each series' phases, shape (n_series * period, n_columns).
-
-        The trend is a centred moving average over one period, both ends weighted by half if it is
-        even, as in `statsmodels.tsa.seasonal.seasonal_decompose`. Missing values are interpolated
-        between seasonally adjusted ones until the indices no longer change.
-        """
+        """Indices of each series' phases, shape (n_series * period, n_columns)."""
         remove, restore = _MODELS[self.model]
         period, additive = self.seasonality_, self.model == "additive"
-
-        def normalised(left):
-            means = left.groupby(phases).mean().to_numpy()
-            parts = (np.exp(means) if logs else means).reshape(-1, period, x.shape[1])
-            return remove(parts, parts.mean(axis=1, keepdims=True)).reshape(means.shape)
-
         size = x.abs().groupby(series).max().to_numpy().repeat(period, axis=0) if additive else 1.0
-        complete, logs = bool(x.notna().all(axis=None)), False
+        complete = bool(x.notna().all(axis=None))
         filled, indices = _interpolate(x, series), np.full((1, x.shape[1]), np.inf)
-        for _ in range(_MAX_ITERATIONS):
+        for _ in range(_MAX_ITERATIONS):  # missing values hold the season found before
+            # the trend of seasonal_decompose: with half a step at both ends of an even period
             trend = pd.DataFrame(filled.groupby(series).rolling(period).mean().to_numpy())
             trend = (trend if period % 2 else trend.rolling(2).mean()).shift(-(period // 2))
-            before, indices = indices, normalised(remove(x, trend))
+            before, means = indices, remove(x, trend).groupby(phases).mean().to_numpy()
+            indices = self._normalise(means)
             if complete or (np.abs(indices - before) <= _TOLERANCE * size).all():
                 break
             season = indices[phases]
@@ -213,13 +202,20 @@ class Deseasonalizer(SteppedTransformer):
             return indices
         from statsmodels.tsa.seasonal import STL
 
-        logs = not additive
-        parts = filled.to_numpy() if additive else np.log(filled.to_numpy())
-        season = np.empty_like(parts)
+        parts = filled if additive else np.log(filled)
         for _, rows in group_rows(series):
-            for j, column in enumerate(parts[rows].T):
-                season[rows, j] = STL(column, period=period, robust=True).fit().seasonal
-        return normalised(pd.DataFrame(season).where(x.notna()))
+            for j, column in x.iloc[rows].items():
+                seen = slice(column.first_valid_index(), column.last_valid_index())
+                stl = STL(parts.loc[seen, j].to_numpy(), period=period, robust=True)
+                parts.loc[seen, j] = stl.fit().seasonal
+        means = parts.where(x.notna()).groupby(phases).mean().to_numpy()
+        return self._normalise(means if additive else np.exp(means))
+
+    def _normalise(self, means: np.ndarray) -> np.ndarray:
+        """Means of phases with mean 0 (additive) or 1 (multiplicative) in each series."""
+        remove, _ = _MODELS[self.model]
+        parts = means.reshape(-1, self.seasonality_, means.shape[1])
+        return remove(parts, parts.mean(axis=1, keepdims=True)).reshape(means.shape)
 
 
 def _interpolate(x: pd.DataFrame, series: np.ndarray) -> pd.DataFrame:

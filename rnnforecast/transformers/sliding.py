@@ -15,7 +15,7 @@ from rnnforecast.data.roles import resolve_roles
 from rnnforecast.data.seasonality import choose_lookback, choose_seasonality
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
-from rnnforecast.transformers._steps import Grid, SteppedTransformer
+from rnnforecast.transformers._base import Grid, SteppedTransformer
 
 __all__ = ["SlidingWindows"]
 
@@ -57,8 +57,8 @@ class SlidingWindows(SteppedTransformer):
     then the known columns at the forecast steps: ``b_lead1, b_lead2``. Targets are ``a_step1,
     a_step2``. `rnnforecast.WindowScaler` reads the same layout.
 
-    *Time.* `transform` gives the window that ends with each row. Rows are found by their time stamps
-    and look back on the values seen in fit; arrays have no stamps: the very array of fit is the
+    *Time.* `transform` gives the window that ends with each row. Rows are found by their stamps and
+    look back on the values seen in fit; arrays have no stamps: the very array of fit is the
     training range, any other follows on from its end. A row missing from a regular grid is an
     unobserved step, NaN in the windows, as are the steps before the first row of a series.
 
@@ -81,10 +81,6 @@ class SlidingWindows(SteppedTransformer):
     2024-01-09 2024-01-08     1  8.0
     2024-01-10 2024-01-08     2  9.0
     """
-
-    lookback_: int
-    target_names_: list
-    known_names_: list
 
     def __init__(
         self,
@@ -263,7 +259,7 @@ class SlidingWindows(SteppedTransformer):
         return [self.columns_.index(name) for name in names]
 
     def _pairs(self, X: Any, missing: str) -> tuple[Grid, np.ndarray, np.ndarray]:
-        """Rows to take windows from, and series and origin of those with past and steps to forecast."""
+        """Rows to take windows from, and the series and the origin of each window."""
         self._check_fitted()
         check_choice(self._owner, "missing", missing, ["targets", "any", "none"])
         panel, lookback, horizon = self.panel_, self.lookback_, self.horizon
