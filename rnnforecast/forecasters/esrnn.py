@@ -16,28 +16,19 @@ from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.neural import Job, NeuralForecaster
 from rnnforecast.forecasters.parameters import estimator
-from rnnforecast.forecasters.smoothed import (
-    HybridOutput,
-    SeriesLoss,
-    SeriesSource,
-    States,
-    appended,
-    read_series,
-    states_of,
-    warm_rows,
-)
+from rnnforecast.forecasters.series import HybridOutput, SeriesLoss, SeriesReader, SeriesSource
 from rnnforecast.nn.cells import cell_class
 from rnnforecast.nn.esrnn import ESRNN, ESRNNSpec
-from rnnforecast.nn.smoothing import Smoothed
-from rnnforecast.outputs import Forecast, Output, TransformedForecast
-from rnnforecast.training import resolve_device, seeds_of, useful_threads
+from rnnforecast.outputs import Forecast, TransformedForecast
+from rnnforecast.training import Learner, resolve_device, seeds_of, useful_threads
 
 __all__ = ["ESRNNForecaster"]
 
 _LOSSES = ("balanced", "relative", "scaled")
 _MODES = ("auto", "multiplicative", "additive")
 _DAYS = (24, 48, 96, 144)  # seasons of a day, whose week is the second season
-_MOST_POSITIONS = 128  # read before a forecast
+# rows and longest seasons that are read of a long series
+_MOST_ROWS, _MOST_SEASONS = 1024, 8
 _CHUNK_NUMBERS = 1 << 22  # numbers in one pass: bounds the memory of a forecast
 
 
@@ -61,7 +52,8 @@ class ESRNNForecaster(NeuralForecaster):
     lookback : int, optional
         Rows of the network's input window. None: the longest season or two horizons, whichever is
         longer, between 24 and 336, and at most half the rows of the longest series.
-        The smoothing always reads the whole history.
+        The smoothing reads the whole history, or the last 1,024 rows (eight of the longest season,
+        if that is more) of a long one.
     seasonality : int or tuple of int, optional
         One or two seasonal periods in steps, the shorter first; 1 for none. None: the first from
         the calendar, else from the autocorrelation; a day (24, 48, 96 or 144 steps) gets its week
@@ -116,23 +108,16 @@ class ESRNNForecaster(NeuralForecaster):
         Given or chosen.
     seasonality_ : tuple of int
         Given or chosen; empty for none.
+    most_rows_ : int
+        Rows of a series that a forecast reads, at most.
     mode_ : str
         "multiplicative" or "additive".
-    histories_ : list of History
-        Of each member: losses, gradient norms and learning rates by epoch.
-    networks_ : list of ESRNN
-        The torch modules.
-    states_ : list of States
-        Of each member: level and seasons at every row of the history.
-    first_lengths_ : ndarray of int, shape (n_series,)
-        Rows of each series when it was first seen.
-    n_positions_ : int
-        Positions that the network reads before it forecasts.
     conformal_ : ConformalErrors
         Errors on the additive scale at rolling origins over the validation rows, of the network
         trained for that (of all over training rows where there are none).
-    panel_, roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
-        As of every forecaster.
+    history_, histories_, network_, networks_, n_epochs_, output_, scale_, panel_, roles_, \
+target_names_, cutoff_, n_features_in_, feature_names_in_
+        As of :class:`~rnnforecast.DeepRNNForecaster`.
 
     Examples
     --------
@@ -168,10 +153,8 @@ class ESRNNForecaster(NeuralForecaster):
 
     if TYPE_CHECKING:  # fitted, and so no parameters
         scale_: Scale
-        states_: list[States]
         seasonality_: tuple[int, ...]
-        n_positions_: int
-        first_lengths_: np.ndarray
+        most_rows_: int
 
     # -- parameters --------------------------------------------------------------------------------
 
@@ -194,16 +177,13 @@ class ESRNNForecaster(NeuralForecaster):
 
     def _given_periods(self) -> tuple[int, ...] | None:
         """``seasonality`` as periods above 1, shortest first; None if it is to be chosen."""
-        given = self.seasonality
-        if given is None:
+        if self.seasonality is None:
             return None
-        one = isinstance(given, numbers.Integral)
-        periods = [given] if one else list(given) if isinstance(given, (list, tuple)) else []
-        whole = [isinstance(p, numbers.Integral) and not isinstance(p, bool) for p in periods]
-        if not 1 <= len(periods) <= 2 or not all(whole) or min(periods) < 1:
+        periods = np.atleast_1d(np.asarray(self.seasonality, dtype=object)).ravel().tolist()
+        if not 1 <= len(periods) <= 2 or not all(map(_counts, periods)):
             raise DataError(
                 f"{type(self).__name__}: seasonality must be one or two integers >= 1, or None. "
-                f"Got {given!r}"
+                f"Got {self.seasonality!r}"
             )
         return tuple(sorted({int(p) for p in periods if p > 1}))
 
@@ -212,107 +192,27 @@ class ESRNNForecaster(NeuralForecaster):
             blocks = tuple(tuple(block) for block in self.dilations)
         except TypeError:
             blocks = ()
-        flat = [d for block in blocks for d in block]
-        whole = all(isinstance(d, numbers.Integral) and int(d) >= 1 for d in flat)
-        if not blocks or not all(blocks) or not whole:
+        if not blocks or not all(blocks) or not all(_counts(d) for b in blocks for d in b):
             raise DataError(
                 f"{type(self).__name__}: dilations must be blocks of integers >= 1, such as "
                 f"((1, 2), (7, 14)). Got {self.dilations!r}"
             )
         return tuple(tuple(int(d) for d in block) for block in blocks)
 
-    def _multiplicative(self, panel: Panel) -> bool:
-        if self.mode != "auto":
-            lowest = float(np.nanmin(panel.targets))
-            if self.mode == "multiplicative" and lowest <= 0:
-                raise DataError(
-                    f"{type(self).__name__}: mode='multiplicative' needs positive targets. Got "
-                    f"{lowest:g}: use mode='additive' or 'auto'"
-                )
-            return self.mode == "multiplicative"
-        return bool(np.nanmin(panel.targets) > 0)
-
     # -- fit ---------------------------------------------------------------------------------------
 
-    def _job(self, panel: Panel, goes_on: bool) -> Job:
-        owner, lengths = type(self).__name__, panel.lengths
-        device = resolve_device(owner, self.device)
-        log = self.scale_.log if goes_on else self._multiplicative(panel)
-        periods, window = self._choices(panel, goes_on)
-        season = periods[0] if periods else 1
-        scale = self.scale_ if goes_on else Scale.of(panel, log=log, lag=season)
-        held = np.maximum(
-            np.ceil(self.validation_fraction * lengths).astype(np.int64), self.horizon
-        )
-        spare = lengths - held >= 2 * self.horizon + 2 * season
-        held = panel.observed_only(np.where(spare & (self.validation_fraction > 0), held, 0))
-        naive = Scale.of(panel, lag=season).target_scale
-        output = self.output_ if goes_on else self._es_output(panel, log, season)
-        spec = ESRNNSpec(
-            n_series=panel.targets.shape[1] * panel.n_series,
-            **self._columns(panel, n_more=1),
-            periods=periods,
-            window=window,
-            horizon=self.horizon,
-            stride=self.stride or (season if season > 1 else self.horizon),
-            dilations=self._given_dilations(),
-            hidden_size=self.hidden_size,
-            dropout=self.dropout,
-            cell=self.cell,
-            n_params=output.n_params,
-        )
-
-        def like(values: np.ndarray) -> torch.Tensor:
-            return torch.as_tensor(values.ravel(), dtype=torch.float32, device=device)
-
-        # where level and seasons multiply: log of truth over the seasonal naive error
-        unit = scale.target_scale if log else np.ones_like(naive)
-        shift = scale.target_loc - np.log(naive) if log else np.zeros_like(naive)
-
-        def learner(stops: np.ndarray, **parts: Any) -> Any:
-            source = SeriesSource(
-                panel, scale, spec, stops, self.batch_size, self.n_batches, device
+    def _multiplicative(self, panel: Panel) -> bool:
+        lowest = float(np.nanmin(panel.targets))
+        if self.mode == "multiplicative" and lowest <= 0:
+            raise DataError(
+                f"{type(self).__name__}: mode='multiplicative' needs positive targets. Got "
+                f"{lowest:g}: use mode='additive' or 'auto'"
             )
-            return self._learner(
-                network=lambda: ESRNN(spec),
-                source=source,
-                loss=SeriesLoss(output, like(unit), like(shift), self.level_penalty),
-                prime=lambda network: _prime(network, panel, scale, stops),
-                threads=useful_threads(self.batch_size, self.hidden_size),
-                device=device,
-                **parts,
-            )
+        return self.mode == "multiplicative" or (self.mode == "auto" and lowest > 0)
 
-        main = learner(lengths - held if self.early_stopping else lengths)
-        extra = None
-        some = np.flatnonzero(held)
-        if self.early_stopping and len(some):
-            batch = main.source.take(some, lengths[some], [0], (lengths - held)[some])
-            main.validation = [(batch, 1.0)]
-        elif len(some):
-            extra = learner(lengths - held)
-            extra.n_members, extra.patience = 1, None
-            extra.random_state = seeds_of(self.random_state, self.n_members + 1)[-1]
-        first = lengths - held if len(some) else warm_rows(lengths, periods, self.horizon)
-        first = np.where(held > 0, first, lengths) if len(some) else first
-        positions = (int(lengths.max()) - self.horizon - window) // spec.stride + 1
-        fitted = {
-            "lookback_": window,
-            "stride_": spec.stride,
-            "seasonality_": periods,
-            "mode_": "multiplicative" if log else "additive",
-            "scale_": scale,
-            "output_": output,
-            "n_positions_": min(max(positions, 1), _MOST_POSITIONS),
-            "first_lengths_": self._first_lengths(panel, fresh=not goes_on),
-        }
-        return Job(main, fitted, WindowIndex.between(first, lengths, self.horizon), extra)
-
-    def _choices(self, panel: Panel, goes_on: bool) -> tuple[tuple[int, ...], int]:
+    def _choices(self, panel: Panel) -> tuple[tuple[int, ...], int]:
         """Seasonal periods and rows of the input window: given, or chosen by rule."""
         longest = int(panel.lengths.max())
-        if goes_on:
-            return self.seasonality_, self.lookback_
         if longest < self.horizon + 2:
             rows = "1 row (n_samples=1)" if longest == 1 else f"{longest} rows"
             raise DataError(
@@ -327,23 +227,84 @@ class ESRNNForecaster(NeuralForecaster):
         wanted = max(max(periods, default=1), 2 * self.horizon, 24)
         return periods, self.lookback or max(min(wanted, 336, longest // 2), 1)
 
-    def _es_output(self, panel: Panel, log: bool, season: int) -> Output:
-        if self.output is not None or self.quantiles is not None:
-            return self._make_output()
-        return HybridOutput(self.loss, self.tau, _relative_error(panel, season) if log else None)
+    def _job(self, panel: Panel, goes_on: bool) -> Job:
+        lengths, horizon = panel.lengths, self.horizon
+        if goes_on:
+            (periods, window), log = (self.seasonality_, self.lookback_), self.scale_.log
+        else:
+            (periods, window), log = self._choices(panel), self._multiplicative(panel)
+        season = periods[0] if periods else 1
+        scale = self.scale_ if goes_on else Scale.of(panel, lag=season, log=log)
+        # of the seasonal naive forecast: the mean of |f - y|, and in logarithms nearly that of
+        # 2 |f - y| / (f + y)
+        naive, relative = Scale.of(panel, lag=season).target_scale, None
+        if log:
+            relative = float(2 * np.tanh(scale.target_scale / 2).mean())
+        output = self.output_ if goes_on else self._make_output()
+        if self.output is None and self.quantiles is None and not goes_on:
+            output = HybridOutput(self.loss, self.tau, relative)
+        spec = ESRNNSpec(
+            n_series=panel.targets.shape[1] * panel.n_series,
+            **self._columns(panel, n_more=1),
+            periods=periods,
+            window=window,
+            horizon=horizon,
+            stride=self.stride or (season if season > 1 else horizon),
+            dilations=self._given_dilations(),
+            hidden_size=self.hidden_size,
+            dropout=self.dropout,
+            cell=self.cell,
+            n_params=output.n_params,
+        )
+        device = resolve_device(type(self).__name__, self.device)
+        most_rows = max(_MOST_ROWS, _MOST_SEASONS * max(periods, default=1), 4 * window)
+        most_rows = max(min(most_rows, int(lengths.max())), window)
+        most_rows = self.most_rows_ if goes_on else most_rows
+        reader = SeriesReader(panel, scale, spec, most_rows, device, torch.float32)
+        # where level and seasons multiply: log of truth over the seasonal naive error
+        unit = scale.target_scale if log else np.ones_like(naive)
+        shift = scale.target_loc - np.log(naive) if log else np.zeros_like(naive)
+        unit, shift = (reader.tensor(x.reshape(-1, 1, 1)) for x in (unit, shift))
+
+        def learner(stops: np.ndarray, **parts: Any) -> Learner:
+            return self._learner(
+                network=lambda: ESRNN(spec),
+                source=SeriesSource(reader, stops, self.batch_size, self.n_batches),
+                loss=SeriesLoss(output, unit, shift, self.level_penalty),
+                prime=lambda network: _first_effect(network, panel, scale, stops),
+                threads=useful_threads(self.batch_size, self.hidden_size),
+                device=device,
+                **parts,
+            )
+
+        held = np.maximum(np.ceil(self.validation_fraction * lengths).astype(np.int64), horizon)
+        spare = lengths - held >= 2 * horizon + 2 * season
+        held = panel.observed_only(np.where(spare & (self.validation_fraction > 0), held, 0))
+        some, calibrator = np.flatnonzero(held), None
+        main = learner(lengths - held if self.early_stopping else lengths)
+        if self.early_stopping and len(some):
+            source: Any = main.source
+            main.validation = [(source.take(some, lengths[some], [0], held[some]), 1.0)]
+        elif len(some):
+            calibrator = learner(lengths - held)
+            calibrator.n_members = 1
+            calibrator.random_state = seeds_of(self.random_state, self.n_members + 1)[-1]
+        first = np.where(held > 0, lengths - held, lengths)
+        if not len(some):
+            first = np.maximum((lengths - horizon) // 2, 1)
+        fitted = {
+            "lookback_": window,
+            "stride_": spec.stride,
+            "most_rows_": most_rows,
+            "seasonality_": periods,
+            "mode_": "multiplicative" if log else "additive",
+            "scale_": scale,
+            "output_": output,
+        }
+        return Job(main, fitted, WindowIndex.between(first, lengths, horizon), calibrator)
 
     def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
-        scale = self.scale_.on(history) if fresh else self.scale_.following(history)
-        first = self._first_lengths(history, fresh)
-        states = [states_of(network, history, scale, first) for network in self.networks_]
-        return {"scale_": scale, "first_lengths_": first, "states_": states}
-
-    def _first_lengths(self, history: Panel, fresh: bool) -> np.ndarray:
-        """Rows of each series when it was first seen: the first states are measured on some of
-        these, whatever comes after them.
-        """
-        old = np.empty(0, dtype=np.int64) if fresh else self.first_lengths_
-        return np.concatenate([old, history.lengths[len(old) :]])
+        return {"scale_": self.scale_.on(history) if fresh else self.scale_.following(history)}
 
     # -- forecasts ---------------------------------------------------------------------------------
 
@@ -358,56 +319,46 @@ class ESRNNForecaster(NeuralForecaster):
             torch.as_tensor(part[series])[:, None].expand(forecast.median.shape)
             for part in (self.scale_.target_loc, self.scale_.target_scale)
         )
-        return TransformedForecast(forecast, _exp if self.scale_.log else _same, location, scale)
+        return TransformedForecast(forecast, location, scale, _exp if self.scale_.log else None)
 
     def _network_says(self, member, history, series, origins, n_steps, known):
-        spec = self.networks_[member].spec
-        each = (spec.window + spec.hidden_size) * self.n_positions_ * spec.n_targets
-        size = max(_CHUNK_NUMBERS // each, 1)
-        width = spec.window + (self.n_positions_ - 1) * spec.stride
+        network = self.networks_[member]
+        weight = network.head.weight
+        options = (network.spec, self.most_rows_, weight.device, weight.dtype)
+        reader = SeriesReader(history, self.scale_, *options)
+        size = max(_CHUNK_NUMBERS // (self.most_rows_ * 4 * network.spec.n_targets), 1)
         parts = [
-            self._roll(
-                member,
-                history,
-                series[k : k + size],
-                origins[k : k + size],
-                width,
-                n_steps,
-                known[k : k + size],
-            )
-            for k in range(0, max(len(series), 1), size)
+            self._roll(network, reader, series[k], origins[k], n_steps, known[k])
+            for k in (slice(start, start + size) for start in range(0, len(series), size))
         ]
-        return Forecast.joined(parts).widened(spec.horizon)
+        return Forecast.joined(parts).widened(self.horizon)
 
     @torch.inference_mode()
-    def _roll(self, member, history, series, origins, width, n_steps, known) -> Forecast:
-        """One network's forecast: blocks of the horizon, each smoothed before the next."""
-        network, states = self.networks_[member], self.states_[member]
-        spec, n = network.spec, network.spec.n_targets
-        batch = read_series(history, self.scale_, series, origins, width, spec)
+    def _roll(self, network, reader, series, origins, n_steps, known) -> Forecast:
+        """One network's forecast: blocks of the horizon, each read as observed before the next."""
+        spec, n, horizon = network.spec, network.spec.n_targets, self.horizon
+        batch, _ = reader.read(series, origins, self.most_rows_)
         plain = batch.values - network.covariates(batch.series, batch.known)
-        smoothed = states.before(history, series, origins, width)
-        ahead = torch.as_tensor(np.repeat(self.scale_.known(known), n, 0))
-        effect: Any = network.covariates(batch.series, ahead)
+        more = [(0, 0), (0, -n_steps % horizon), (0, 0)]
+        known = np.pad(self.scale_.known(known), more, constant_values=np.nan)
+        effect: Any = network.covariates(batch.series, reader.tensor(np.repeat(known, n, 0)))
         blocks: list[Forecast] = []
-        for start in range(0, n_steps, spec.horizon):
-            tensors = Smoothed(
-                torch.from_numpy(smoothed.level), tuple(map(torch.from_numpy, smoothed.seasons))
-            )
-            raw, location = (
-                part[-1] for part in network(network.positions(batch, plain, tensors, [width - 1]))
-            )
-            steps = slice(0, n_steps - start)
-            at = location if not spec.n_known else location + _padded(effect[:, start:], location)
-            blocks.append(self._said(raw[:, steps], at[:, steps], n))
-            if start + spec.horizon < n_steps:
-                point = self._said(raw, location, n).point.transpose(1, 2).flatten(0, 1)
-                batch, plain, smoothed = appended(network, batch, plain, smoothed, point)
-        return Forecast.joined(blocks, 1)
+        for start in range(0, n_steps, horizon):
+            terms, end = network.smooth(batch, plain), [plain.shape[1] - 1]
+            raw, location = (x[0, :, -1] for x in network(batch, plain, terms, end)[:2])
+            own = effect[:, start : start + horizon] if spec.n_known else 0.0
+            blocks.append(self._said(raw, location + own, n))
+            point = self._said(raw, location, n).point.transpose(1, 2).flatten(0, 1)
+            plain = torch.cat([plain, point.to(plain)], 1)
+            unknown = batch.past.new_full((len(plain), horizon, spec.n_past), torch.nan)
+            batch = batch._replace(past=torch.cat([batch.past, unknown], 1))
+        return Forecast.joined(blocks, 1)[:, :n_steps]
 
     def _said(self, raw: torch.Tensor, location: torch.Tensor, n: int) -> Forecast:
         """``(n_series * n, steps, ...)`` as a forecast of ``(n_series, steps, n)``."""
-        raw, location = (part.unflatten(0, (-1, n)).transpose(1, 2) for part in (raw, location))
+        raw, location = (
+            part.unflatten(0, (-1, n)).transpose(1, 2).cpu().double() for part in (raw, location)
+        )
         return self.output_.forecast(raw, location, torch.ones_like(location))
 
     def _describe(self) -> list[str]:
@@ -416,57 +367,31 @@ class ESRNNForecaster(NeuralForecaster):
         return [*super()._describe(), chosen]
 
 
+def _counts(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
+
+
 def _exp(z: torch.Tensor) -> torch.Tensor:
     return torch.exp(z.clamp(max=700.0))  # e^700 is the last before infinity
 
 
-def _same(z: torch.Tensor) -> torch.Tensor:
-    return z
-
-
-def _padded(effect: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Effects of the steps that are asked for, zero beyond them."""
-    out = torch.zeros_like(like)
-    out[:, : effect.shape[1]] = effect[:, : like.shape[1]]
-    return out
-
-
-def _relative_error(panel: Panel, season: int) -> float:
-    """Mean symmetric relative error of the seasonal naive forecast over all series."""
-    own = np.arange(len(panel.targets)) - np.repeat(panel.indptr[:-1], panel.lengths)
-    lag = np.repeat(np.where(panel.lengths > season, season, 1), panel.lengths)
-    later = np.flatnonzero(own >= lag)
-    now, before = panel.targets[later], panel.targets[later - lag[later]]
-    error = np.nan_to_num(2 * np.abs(now - before) / (now + before))
-    owner = np.repeat(np.arange(panel.n_series), panel.lengths)[later]
-    size = np.bincount(owner, error.mean(1)) / np.maximum(np.bincount(owner), 1)
-    return float(size[size > 0].mean()) if (size > 0).any() else 1.0
-
-
 @torch.no_grad()
-def _prime(network: ESRNN, panel: Panel, scale: Scale, stops: np.ndarray) -> None:
-    """Which series have which season; the effect of covariates by least squares of seasonal
-    differences on those of the covariates, slightly shrunk.
+def _first_effect(network: ESRNN, panel: Panel, scale: Scale, stops: np.ndarray) -> None:
+    """Effect of known covariates to begin with: least squares of seasonal differences, slightly
+    shrunk.
     """
     spec = network.spec
-    rows = np.repeat(stops, spec.n_targets)
-    able = [torch.as_tensor(rows >= 2 * period, dtype=torch.float32) for period in spec.periods]
-    network.seasonal.copy_(torch.stack(able) if able else network.seasonal)
     if not spec.n_known:
         return
     lag = spec.periods[0] if spec.periods else 1
-    own = np.arange(len(panel.targets)) - np.repeat(panel.indptr[:-1], panel.lengths)
-    later = np.flatnonzero((own >= lag) & (own < np.repeat(stops, panel.lengths)))
-    numbers = network.effect.encoder.numbers
-    x = scale.known(panel.known)[:, numbers]
-    dx = np.nan_to_num(x[later] - x[later - lag])
     owner = np.repeat(np.arange(panel.n_series), panel.lengths)
+    own = np.arange(len(owner)) - panel.indptr[owner]
+    later = np.flatnonzero((own >= lag) & (own < stops[owner]))
+    x = np.nan_to_num(scale.known(panel.known)[:, network.effect.encoder.numbers])
     z = scale.targets(panel.targets[:, None], owner)[:, 0]
-    weight = torch.zeros_like(network.effect.linear.weight)
-    for target in range(spec.n_targets):
-        dz = z[later, target] - z[later - lag, target]
-        seen = ~np.isnan(dz)
+    dx, dz = (part[later] - part[later - lag] for part in (x, z))
+    for target, change in enumerate(dz.T):
+        seen = ~np.isnan(change)
         gram = dx[seen].T @ dx[seen] + 1e-3 * max(seen.sum(), 1) * np.eye(dx.shape[1])
-        found = np.linalg.solve(gram, dx[seen].T @ dz[seen])
-        weight[target, : len(found)] = torch.as_tensor(found)
-    network.effect.linear.weight.copy_(weight)
+        found = np.linalg.solve(gram, dx[seen].T @ change[seen])
+        network.effect.linear.weight[target, : len(found)] = torch.as_tensor(found).float()

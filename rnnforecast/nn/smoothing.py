@@ -18,99 +18,42 @@ loop back, instead of a tape of some ten thousand small operations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Smoothed", "smooth", "smooth_arrays"]
+__all__ = ["smooth"]
 
 
-class Smoothed(NamedTuple):
-    """What the recursion gives.
-
-    Attributes
-    ----------
-    level : (batch, time)
-        l_t, after the row of time t was seen.
-    seasons : tuple of (batch, time + period)
-        Entry t is what the season says of row t from the rows up to t - period; the last ``period``
-        entries are those of the rows to come.
-    """
-
-    level: Any
-    seasons: tuple[Any, ...]
-
-
-def smooth_arrays(
-    z: np.ndarray,
-    alpha: np.ndarray,
-    gammas: Sequence[np.ndarray],
-    level: np.ndarray,
-    seasons: Sequence[np.ndarray],
-) -> Smoothed:
-    """Run the recursion on arrays.
+def smooth(z: Tensor, gains: Sequence[Tensor], starts: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Run the recursion on many series side by side; differentiable in everything.
 
     Parameters
     ----------
-    z : ndarray, shape (n_series, n_steps)
+    z : Tensor, shape (batch, time)
         Values on the additive scale; NaN where unobserved.
-    alpha : ndarray, shape (n_series,)
-        Smoothing of the level, in [0, 1].
-    gammas : sequence of ndarray, shape (n_series,)
-        Smoothing of each season, in [0, 1].
-    level : ndarray, shape (n_series,)
-        l_{-1}.
-    seasons : sequence of ndarray, shape (n_series, period)
-        Seasonal terms of the first ``period`` rows.
+    gains : sequence of Tensor, shape (batch,)
+        What each term takes of an error: ``alpha`` for the level, ``(1 - alpha) gamma`` for a
+        season.
+    starts : sequence of Tensor, shape (batch, period)
+        Each term before the first row: l_{-1} with a period of 1, a season's first entries.
 
     Returns
     -------
-    Smoothed
-        Arrays in the type of ``z``.
+    tuple of Tensor, shape (batch, time + period)
+        Entry t of a term is what it says of row t from the rows before; the last ``period`` entries
+        are those of the rows to come. So entry t + 1 of the level is l_t. On the device of ``z``;
+        the recursion itself runs on the CPU.
 
     Examples
     --------
-    >>> z = np.array([[1.0, 2.0, np.nan, 4.0]])
-    >>> smooth_arrays(z, np.array([0.5]), [], np.array([0.0]), []).level
-    array([[0.5  , 1.25 , 1.25 , 2.625]])
+    >>> z = torch.tensor([[1.0, 2.0, torch.nan, 4.0]])
+    >>> smooth(z, [torch.tensor([0.5])], [torch.zeros(1, 1)])[0]
+    tensor([[0.0000, 0.5000, 1.2500, 1.2500, 2.6250]])
     """
-    starts = [level[:, None], *seasons]
-    first, *terms = _forward(z.T, _gains(alpha, gammas), starts)[0]
-    return Smoothed(first[1:].T, tuple(term.T for term in terms))
-
-
-def smooth(
-    z: Tensor,
-    alpha: Tensor,
-    gammas: Sequence[Tensor],
-    level: Tensor,
-    seasons: Sequence[Tensor],
-) -> Smoothed:
-    """The recursion of :func:`smooth_arrays` on tensors, differentiable in everything.
-
-    Parameters
-    ----------
-    z : (batch, time), NaN where unobserved
-    alpha : (batch,)
-    gammas : sequence of (batch,)
-    level : (batch,)
-    seasons : sequence of (batch, period)
-
-    Returns
-    -------
-    Smoothed
-        Tensors on the device of ``z``; the recursion itself runs on the CPU.
-    """
-    starts = [level[:, None], *seasons]
-    first, *terms = _Smooth.apply(z, *_gains(alpha, gammas), *starts)
-    return Smoothed(first[:, 1:], tuple(terms))
-
-
-def _gains(alpha: Any, gammas: Any) -> list[Any]:
-    """What each term takes of an error."""
-    return [alpha, *((1 - alpha) * gamma for gamma in gammas)]
+    return _Smooth.apply(z, *gains, *starts)
 
 
 def _forward(

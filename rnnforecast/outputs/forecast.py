@@ -266,25 +266,29 @@ class QuantileForecast(Forecast):
 
 
 class TransformedForecast(Forecast):
-    """A forecast seen through an increasing function: the quantiles move with it.
+    """A forecast on another scale, and perhaps seen through an increasing function: the quantiles
+    move with it.
 
     Parameters
     ----------
     inner : Forecast
-    function : callable
-        Increasing; takes tensors of shape ``(..., targets)`` and gives the same shape.
     location, scale : Tensor, shape (..., targets)
         ``function(location + scale * value)`` is forecast.
+    function : callable, optional
+        Increasing; takes and gives tensors of shape ``(..., targets)``.
     """
 
-    def __init__(self, inner: Forecast, function: Callable, location: Tensor, scale: Tensor):
+    def __init__(
+        self, inner: Forecast, location: Tensor, scale: Tensor, function: Callable | None = None
+    ):
         self.inner = inner
-        self.function = function
         self.location = location
         self.scale = scale
+        self.function = function
 
     def _outer(self, values: Tensor) -> Tensor:
-        return self.function(self.location + self.scale * values)
+        moved = self.location + self.scale * values
+        return moved if self.function is None else self.function(moved)
 
     @property
     def median(self) -> Tensor:
