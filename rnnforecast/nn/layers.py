@@ -305,7 +305,8 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
             if isinstance(module, nn.LayerNorm | nn.GroupNorm):
                 module.reset_parameters()
             elif module in sizes or isinstance(module, nn.Linear):
-                bound = 1 / math.sqrt(max(sizes.get(module) or module.in_features, 1))
+                size: Any = sizes.get(module) or module.in_features
+                bound = 1 / math.sqrt(max(size, 1))
                 for parameter in module.parameters(recurse=False):
                     parameter.uniform_(-bound, bound, generator=generator)
     for module in network.modules():
