@@ -127,7 +127,7 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             raise NotFittedError(f"{self._owner} is not fitted yet: call fit first")
 
     def _read(self, X: Any, reset: bool | None = None) -> tuple[Any, Table, np.ndarray]:
-        """X (any frame as pandas), its table and values; names stored, checked or (None) ignored."""
+        """X (frames as pandas), its table and values; names are stored, checked or ignored."""
         series_id, time = getattr(self, "series_id", None), getattr(self, "time", None)
         if isinstance(X, pd.DataFrame) and isinstance(X.index, pd.MultiIndex):
             # a forecast has its keys in the index even if they were columns in fit
@@ -252,7 +252,7 @@ class SteppedTransformer(SeriesTransformer):
     def _locate_once(
         self, table: Table, values: np.ndarray, is_fitted: Callable[..., bool] | None = None
     ) -> _Rows:
-        """Like ``_locate``; rows on a trading calendar are consecutive steps, and none comes twice."""
+        """Like ``_locate``; rows on a trading calendar are consecutive steps, none comes twice."""
         series, positions = self._locate(table, values, is_fitted)
         later = positions >= self.panel_.lengths[series]
         if self.panel_.stamps is not None and table.keys.levels is not None and later.any():
@@ -270,12 +270,16 @@ class SteppedTransformer(SeriesTransformer):
     def _fitted_grid(self) -> Grid:
         return Grid(self.panel_.targets, self.panel_.indptr, {})
 
-    def _extend(self, table: Table, values: np.ndarray, series, positions) -> Grid:
-        """The rows of fit, of the series in ``table`` alone, and its later rows behind them."""
+    def _extend(self, table: Table, values: np.ndarray) -> tuple[Grid, np.ndarray, np.ndarray]:
+        """The rows of fit with those of ``table`` behind them, and series and position of these.
+
+        Series without later rows may be left out.
+        """
         panel, keys = self.panel_, table.keys
+        series, positions = self._locate_once(table, values)
         later = np.flatnonzero(positions >= panel.lengths[series])
         if not len(later):
-            return self._fitted_grid()
+            return self._fitted_grid(), series, positions
         counts = np.zeros_like(panel.lengths)
         np.maximum.at(counts, series, np.maximum(positions + 1, panel.lengths[series]))
         indptr = np.concatenate([[0], np.cumsum(counts)])
@@ -284,15 +288,15 @@ class SteppedTransformer(SeriesTransformer):
         owner, place = spread(np.minimum(counts, panel.lengths))
         grid.values[indptr[owner] + place] = panel.targets[panel.indptr[owner] + place]
         grid.values[indptr[series[later]] + positions[later]] = values[later]
-        for i, rows in group_rows(series[later]) if panel.stamps is not None else []:
-            if keys.levels is not None:
-                stamps = keys.stamps(later[rows]).sort_values()
-                before = int(positions[later[rows]].min() - panel.lengths[i])
-                grid.later[i] = panel.future_index(i, before).append(stamps) if before else stamps
-        return grid
+        own_stamps = panel.stamps is not None and keys.levels is not None
+        for i, rows in group_rows(series[later]) if own_stamps else []:
+            stamps = keys.stamps(later[rows]).sort_values()
+            before = int(positions[later[rows]].min() - panel.lengths[i])
+            grid.later[i] = panel.future_index(i, before).append(stamps) if before else stamps
+        return grid, series, positions
 
     def _times(self, i: int, n: int, later: pd.Index | None = None) -> pd.Index:
-        """Stamps of the first ``n`` positions of series i; after fit ``later``, else the calendar's."""
+        """Stamps of the first ``n`` positions of series i, after fit ``later`` or by calendar."""
         times = self.panel_.time_index(i)
         ahead = n - len(times)
         if ahead <= 0:

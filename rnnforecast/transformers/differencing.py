@@ -87,10 +87,8 @@ class Differencer(SteppedTransformer):
         super()._fit(table, values)
 
     def _transform(self, table: Table, values: np.ndarray) -> np.ndarray:
-        series, positions = self._locate_once(table, values)
-        values = values.astype(np.float64)
-        grid = self._extend(table, values, series, positions)
-        return values + self._sum_at_lags(grid, series, positions)
+        grid, series, positions = self._extend(table, values)
+        return values.astype(np.float64) + self._sum_at_lags(grid, series, positions)
 
     def _inverse(self, table: Table, values: np.ndarray, columns: np.ndarray) -> np.ndarray:
         quantiles = [name for name in table.frame.columns if isinstance(name, tuple)]

@@ -116,8 +116,7 @@ class SlidingWindows(SteppedTransformer):
         self.lookback_ = int(chosen)
 
     def _transform(self, table: Table, values: np.ndarray) -> np.ndarray:
-        series, positions = self._locate_once(table, values)
-        grid = self._extend(table, values, series, positions)
+        grid, series, positions = self._extend(table, values)
         out, _ = self._gather(grid, series, positions + 1)
         width = self.lookback_ * len(self.columns_)
         out[:, width - len(self.columns_) : width] = values
@@ -266,8 +265,7 @@ class SlidingWindows(SteppedTransformer):
         grid, low, high = self._fitted_grid(), np.zeros_like(panel.lengths), panel.lengths
         if X is not None:
             _, table, values = self._read(X, reset=False)
-            series, positions = self._locate_once(table, values)
-            grid = self._extend(table, values, series, positions)
+            grid, series, positions = self._extend(table, values)
             low, high = np.full_like(low, 1 << 62), low
             np.minimum.at(low, series, positions)
             np.maximum.at(high, series, positions + 1)
@@ -318,13 +316,15 @@ class SlidingWindows(SteppedTransformer):
         self, grid: Grid, series: np.ndarray, origins: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Features and targets of windows, copied: (n, n_features) and (n, horizon * n_targets)."""
-        n, series, origins = len(series), series[:, None], origins[:, None]
-        past = grid.take(series, origins + np.arange(-self.lookback_, 0)).reshape(n, -1)
+        series, origins = series[:, None], origins[:, None]
+        past = grid.take(series, origins + np.arange(-self.lookback_, 0))
         ahead = grid.take(series, origins + np.arange(self.horizon))
-        known, targets = (
-            ahead[..., self._at(names)].reshape(n, -1)
-            for names in (self.known_names_, self.target_names_)
+        parts = (
+            past,
+            ahead[..., self._at(self.known_names_)],
+            ahead[..., self._at(self.target_names_)],
         )
+        past, known, targets = (part.reshape(len(part), np.prod(part.shape[1:])) for part in parts)
         return (np.hstack([past, known]) if self.known_names_ else past), targets
 
     def _stamps(self, grid: Grid, series: np.ndarray, positions: np.ndarray) -> pd.Index:
@@ -355,7 +355,7 @@ class SlidingWindows(SteppedTransformer):
             raise DataError(f"{self._owner}: known column {lacking[0]!r} is missing from X")
         values = np.full((len(table), len(self.columns_)), np.nan)
         values[:, self._at(names)] = numeric(self._owner, table.frame[names], names)
-        series, positions = self._locate_once(table, values)
+        grid, series, positions = self._extend(table, values)
         given = np.zeros((panel.n_series, horizon), dtype=bool)
         steps = positions - panel.lengths[series]
         use = (steps >= 0) & (steps < horizon)
@@ -366,7 +366,7 @@ class SlidingWindows(SteppedTransformer):
                 f"{self._owner}: {panel.label(i)}: X has no row for step {step + 1} of {horizon} "
                 f"({panel.future_index(i, step + 1)[-1]}), which the known columns {names} need"
             )
-        return self._extend(table, values, series, positions)
+        return grid
 
 
 def _strided(values: np.ndarray, length: int, stride: int) -> np.ndarray:
