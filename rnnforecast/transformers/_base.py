@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from sklearn.utils.validation import validate_data
 
 from rnnforecast.data.building import build_panel
 from rnnforecast.data.frames import Keys, Table, numeric, read_table
-from rnnforecast.data.panel import Panel, group_rows
+from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError, NotFittedError
 
 
@@ -194,22 +195,6 @@ def spread(counts: np.ndarray) -> _Rows:
     return group, np.arange(len(group)) - (np.cumsum(counts) - counts)[group]
 
 
-class Grid(NamedTuple):
-    """Values of all series on consecutive steps from the first of fit on, NaN where unobserved."""
-
-    values: np.ndarray  # (n_rows, n_columns)
-    indptr: np.ndarray  # series i stands at rows indptr[i]:indptr[i + 1]
-    later: dict[int, pd.Index]  # stamps of positions after fit, of series on a trading calendar
-
-    def take(self, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Values at positions of series, NaN beyond their ends: (*positions.shape, n_columns)."""
-        rows = self.indptr[series] + positions
-        outside = (positions < 0) | (rows >= self.indptr[series + 1])
-        values = self.values[np.where(outside, 0, rows)]
-        values[outside] = np.nan
-        return values
-
-
 class SteppedTransformer(SeriesTransformer):
     """Abstract base of transformers for which the time step of a row matters.
 
@@ -267,38 +252,39 @@ class SteppedTransformer(SeriesTransformer):
             raise DataError(f"{who} has two rows with the same time stamp: drop one")
         return series, positions
 
-    def _fitted_grid(self) -> Grid:
-        return Grid(self.panel_.targets, self.panel_.indptr, {})
-
-    def _extend(self, table: Table, values: np.ndarray) -> tuple[Grid, np.ndarray, np.ndarray]:
-        """The rows of fit with those of ``table`` behind them, and series and position of these.
-
-        Series without later rows may be left out.
-        """
+    def _extend(self, table: Table, values: np.ndarray) -> tuple[Panel, np.ndarray, np.ndarray]:
+        """The panel of fit with later rows of ``table``; series and position of all its rows."""
         panel, keys = self.panel_, table.keys
         series, positions = self._locate_once(table, values)
         later = np.flatnonzero(positions >= panel.lengths[series])
         if not len(later):
-            return self._fitted_grid(), series, positions
-        counts = np.zeros_like(panel.lengths)
-        np.maximum.at(counts, series, np.maximum(positions + 1, panel.lengths[series]))
-        indptr = np.concatenate([[0], np.cumsum(counts)])
+            return panel, series, positions
+        ahead = np.zeros_like(panel.lengths)
+        np.maximum.at(ahead, series[later], (positions + 1 - panel.lengths[series])[later])
+        before = np.concatenate([[0], np.cumsum(ahead)])
+        indptr = panel.indptr + before
         dtype = np.result_type(panel.targets, values)
-        grid = Grid(np.full((indptr[-1], values.shape[1]), np.nan, dtype), indptr, {})
-        owner, place = spread(np.minimum(counts, panel.lengths))
-        grid.values[indptr[owner] + place] = panel.targets[panel.indptr[owner] + place]
-        grid.values[indptr[series[later]] + positions[later]] = values[later]
-        own_stamps = panel.stamps is not None and keys.levels is not None
-        for i, rows in group_rows(series[later]) if own_stamps else []:
-            stamps = keys.stamps(later[rows]).sort_values()
-            before = int(positions[later[rows]].min() - panel.lengths[i])
-            grid.later[i] = panel.future_index(i, before).append(stamps) if before else stamps
-        return grid, series, positions
+        targets = np.full((int(indptr[-1]), values.shape[1]), np.nan, dtype)
+        targets[np.arange(len(panel.targets)) + np.repeat(before[:-1], panel.lengths)] = (
+            panel.targets
+        )
+        rows = indptr[series[later]] + positions[later]
+        targets[rows] = values[later]
+        stamps, none = panel.stamps, targets[:, :0]
+        if stamps is not None:
+            parts = [self._times(i, int(n)) for i, n in enumerate(np.diff(indptr))]
+            stamps, order = parts[0].append(parts[1:]), np.arange(len(targets))
+            if keys.levels is not None:
+                order[rows] = len(order) + np.arange(len(rows))
+                stamps = stamps.append(keys.stamps(later)).take(order)
+        grown = replace(
+            panel, targets=targets, past=none, known=none, indptr=indptr, stamps=stamps, absent=None
+        )
+        return grown, series, positions
 
-    def _times(self, i: int, n: int, later: pd.Index | None = None) -> pd.Index:
-        """Stamps of the first ``n`` positions of series i, after fit ``later`` or by calendar."""
-        times = self.panel_.time_index(i)
+    def _times(self, i: int, n: int, panel: Panel | None = None) -> pd.Index:
+        """Stamps of the first ``n`` positions of series i, beyond its last row by the calendar."""
+        panel = self.panel_ if panel is None else panel
+        times = panel.time_index(i)
         ahead = n - len(times)
-        if ahead <= 0:
-            return times
-        return times.append(self.panel_.future_index(i, ahead) if later is None else later[:ahead])
+        return times if ahead <= 0 else times.append(panel.future_index(i, ahead))
