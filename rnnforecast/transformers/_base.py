@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from sklearn.utils.validation import validate_data
 
 from rnnforecast.data.building import build_panel
 from rnnforecast.data.frames import Keys, Table, numeric, read_table
-from rnnforecast.data.panel import Panel, group_rows
+from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError, NotFittedError
 
 
@@ -127,7 +128,7 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             raise NotFittedError(f"{self._owner} is not fitted yet: call fit first")
 
     def _read(self, X: Any, reset: bool | None = None) -> tuple[Any, Table, np.ndarray]:
-        """X (any frame as pandas), its table and values; names stored, checked or (None) ignored."""
+        """X (frames as pandas), its table and values; names are stored, checked or ignored."""
         series_id, time = getattr(self, "series_id", None), getattr(self, "time", None)
         if isinstance(X, pd.DataFrame) and isinstance(X.index, pd.MultiIndex):
             # a forecast has its keys in the index even if they were columns in fit
@@ -194,22 +195,6 @@ def spread(counts: np.ndarray) -> _Rows:
     return group, np.arange(len(group)) - (np.cumsum(counts) - counts)[group]
 
 
-class Grid(NamedTuple):
-    """Values of all series on consecutive steps from the first of fit on, NaN where unobserved."""
-
-    values: np.ndarray  # (n_rows, n_columns)
-    indptr: np.ndarray  # series i stands at rows indptr[i]:indptr[i + 1]
-    later: dict[int, pd.Index]  # stamps of positions after fit, of series on a trading calendar
-
-    def take(self, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Values at positions of series, NaN beyond their ends: (*positions.shape, n_columns)."""
-        rows = self.indptr[series] + positions
-        outside = (positions < 0) | (rows >= self.indptr[series + 1])
-        values = self.values[np.where(outside, 0, rows)]
-        values[outside] = np.nan
-        return values
-
-
 class SteppedTransformer(SeriesTransformer):
     """Abstract base of transformers for which the time step of a row matters.
 
@@ -252,7 +237,7 @@ class SteppedTransformer(SeriesTransformer):
     def _locate_once(
         self, table: Table, values: np.ndarray, is_fitted: Callable[..., bool] | None = None
     ) -> _Rows:
-        """Like ``_locate``; rows on a trading calendar are consecutive steps, and none comes twice."""
+        """Like ``_locate``; rows on a trading calendar are consecutive steps, none comes twice."""
         series, positions = self._locate(table, values, is_fitted)
         later = positions >= self.panel_.lengths[series]
         if self.panel_.stamps is not None and table.keys.levels is not None and later.any():
@@ -267,34 +252,39 @@ class SteppedTransformer(SeriesTransformer):
             raise DataError(f"{who} has two rows with the same time stamp: drop one")
         return series, positions
 
-    def _fitted_grid(self) -> Grid:
-        return Grid(self.panel_.targets, self.panel_.indptr, {})
-
-    def _extend(self, table: Table, values: np.ndarray, series, positions) -> Grid:
-        """The rows of fit, of the series in ``table`` alone, and its later rows behind them."""
+    def _extend(self, table: Table, values: np.ndarray) -> tuple[Panel, np.ndarray, np.ndarray]:
+        """The panel of fit with later rows of ``table``; series and position of all its rows."""
         panel, keys = self.panel_, table.keys
+        series, positions = self._locate_once(table, values)
         later = np.flatnonzero(positions >= panel.lengths[series])
         if not len(later):
-            return self._fitted_grid()
-        counts = np.zeros_like(panel.lengths)
-        np.maximum.at(counts, series, np.maximum(positions + 1, panel.lengths[series]))
-        indptr = np.concatenate([[0], np.cumsum(counts)])
+            return panel, series, positions
+        ahead = np.zeros_like(panel.lengths)
+        np.maximum.at(ahead, series[later], (positions + 1 - panel.lengths[series])[later])
+        before = np.concatenate([[0], np.cumsum(ahead)])
+        indptr = panel.indptr + before
         dtype = np.result_type(panel.targets, values)
-        grid = Grid(np.full((indptr[-1], values.shape[1]), np.nan, dtype), indptr, {})
-        owner, place = spread(np.minimum(counts, panel.lengths))
-        grid.values[indptr[owner] + place] = panel.targets[panel.indptr[owner] + place]
-        grid.values[indptr[series[later]] + positions[later]] = values[later]
-        for i, rows in group_rows(series[later]) if panel.stamps is not None else []:
+        targets = np.full((int(indptr[-1]), values.shape[1]), np.nan, dtype)
+        targets[np.arange(len(panel.targets)) + np.repeat(before[:-1], panel.lengths)] = (
+            panel.targets
+        )
+        rows = indptr[series[later]] + positions[later]
+        targets[rows] = values[later]
+        stamps, none = panel.stamps, targets[:, :0]
+        if stamps is not None:
+            parts = [self._times(i, int(n)) for i, n in enumerate(np.diff(indptr))]
+            stamps, order = parts[0].append(parts[1:]), np.arange(len(targets))
             if keys.levels is not None:
-                stamps = keys.stamps(later[rows]).sort_values()
-                before = int(positions[later[rows]].min() - panel.lengths[i])
-                grid.later[i] = panel.future_index(i, before).append(stamps) if before else stamps
-        return grid
+                order[rows] = len(order) + np.arange(len(rows))
+                stamps = stamps.append(keys.stamps(later)).take(order)
+        grown = replace(
+            panel, targets=targets, past=none, known=none, indptr=indptr, stamps=stamps, absent=None
+        )
+        return grown, series, positions
 
-    def _times(self, i: int, n: int, later: pd.Index | None = None) -> pd.Index:
-        """Stamps of the first ``n`` positions of series i; after fit ``later``, else the calendar's."""
-        times = self.panel_.time_index(i)
+    def _times(self, i: int, n: int, panel: Panel | None = None) -> pd.Index:
+        """Stamps of the first ``n`` positions of series i, beyond its last row by the calendar."""
+        panel = self.panel_ if panel is None else panel
+        times = panel.time_index(i)
         ahead = n - len(times)
-        if ahead <= 0:
-            return times
-        return times.append(self.panel_.future_index(i, ahead) if later is None else later[:ahead])
+        return times if ahead <= 0 else times.append(panel.future_index(i, ahead))

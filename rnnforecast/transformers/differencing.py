@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from rnnforecast._validation import check_int
 from rnnforecast.data.frames import Table
+from rnnforecast.data.panel import Panel
+from rnnforecast.data.windows import gather
 from rnnforecast.exceptions import DataError
-from rnnforecast.transformers._base import Grid, SteppedTransformer, spread
+from rnnforecast.transformers._base import SteppedTransformer, spread
 
 __all__ = ["Differencer"]
 
@@ -87,10 +91,8 @@ class Differencer(SteppedTransformer):
         super()._fit(table, values)
 
     def _transform(self, table: Table, values: np.ndarray) -> np.ndarray:
-        series, positions = self._locate_once(table, values)
-        values = values.astype(np.float64)
-        grid = self._extend(table, values, series, positions)
-        return values + self._sum_at_lags(grid, series, positions)
+        panel, series, positions = self._extend(table, values)
+        return values.astype(np.float64) + self._sum_at_lags(panel, series, positions)
 
     def _inverse(self, table: Table, values: np.ndarray, columns: np.ndarray) -> np.ndarray:
         quantiles = [name for name in table.frame.columns if isinstance(name, tuple)]
@@ -105,17 +107,19 @@ class Differencer(SteppedTransformer):
 
         series, positions = self._locate_once(table, values, has_fitted_head)
         values = values.astype(np.float64)
-        grid = self._fitted_grid()
-        grid = grid._replace(values=grid.values[:, columns].astype(np.float64))
-        stored, at_lags = grid.take(series, positions), self._sum_at_lags(grid, series, positions)
+        panel = replace(self.panel_, targets=self.panel_.targets[:, columns])
+        stored, at_lags = (
+            _take(panel, series, positions),
+            self._sum_at_lags(panel, series, positions),
+        )
         never = np.isnan(values) & np.isnan(stored + at_lags)
         levels = np.where(never, stored, values - at_lags)
-        later = positions >= self.panel_.lengths[series]
+        later = positions >= panel.lengths[series]
         if later.any():
-            levels[later] = self._continue(grid, series[later], positions[later], values[later])
+            levels[later] = self._continue(panel, series[later], positions[later], values[later])
         return levels
 
-    def _sum_at_lags(self, grid: Grid, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def _sum_at_lags(self, panel: Panel, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Terms of prod(1 - B**lag) x_t but x_t itself; NaN where one is missing or before fit."""
         factors, reached = np.ones(1), np.ones(1)
         for lag in self.lags_:
@@ -124,14 +128,14 @@ class Differencer(SteppedTransformer):
             reached = np.convolve(reached, [1, *zeros, 1])
         # powers that cancel too: differencing lag by lag, in any order, needs their values
         powers = np.flatnonzero(reached)[1:]
-        return sum(factors[power] * grid.take(series, positions - power) for power in powers)
+        return sum(factors[power] * _take(panel, series, positions - power) for power in powers)
 
     def _continue(
-        self, grid: Grid, series: np.ndarray, positions: np.ndarray, values: np.ndarray
+        self, panel: Panel, series: np.ndarray, positions: np.ndarray, values: np.ndarray
     ) -> np.ndarray:
         """Levels after the rows of fit: one lag is undone at a time, for all series at once."""
         used, series = np.unique(series, return_inverse=True)
-        lengths = self.panel_.lengths[used]
+        lengths = panel.lengths[used]
         ahead = positions - lengths[series]
         n_ahead = np.zeros(len(used), dtype=np.int64)
         np.maximum.at(n_ahead, series, ahead + 1)
@@ -141,7 +145,7 @@ class Differencer(SteppedTransformer):
         steps[first[series] + ahead] = values
 
         before, place = spread(lengths)
-        levels = [grid.take(used[before], place)]
+        levels = [_take(panel, used[before], place)]
         for lag in self.lags_[:-1]:
             changes = levels[-1] - np.roll(levels[-1], lag, axis=0)
             levels.append(np.where((place >= lag)[:, None], changes, np.nan))
@@ -154,3 +158,8 @@ class Differencer(SteppedTransformer):
             sums = pd.DataFrame(steps).groupby(phase).cumsum(skipna=False)
             steps = sums.to_numpy() + last.reindex(phase).to_numpy()
         return steps[first[series] + ahead]
+
+
+def _take(panel: Panel, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Values at positions of series, NaN beyond their ends: (n, n_columns)."""
+    return gather(panel, series, positions, 0, 1).future_targets[:, 0].astype(np.float64)

@@ -10,12 +10,12 @@ import pandas as pd
 
 from rnnforecast._validation import check_choice, check_int
 from rnnforecast.data.frames import Table, numeric, read_table
-from rnnforecast.data.panel import group_rows
+from rnnforecast.data.panel import Panel, group_rows
 from rnnforecast.data.roles import resolve_roles
 from rnnforecast.data.seasonality import choose_lookback, choose_seasonality
-from rnnforecast.data.windows import WindowIndex
+from rnnforecast.data.windows import WindowIndex, gather
 from rnnforecast.exceptions import DataError
-from rnnforecast.transformers._base import Grid, SteppedTransformer
+from rnnforecast.transformers._base import SteppedTransformer
 
 __all__ = ["SlidingWindows"]
 
@@ -116,9 +116,8 @@ class SlidingWindows(SteppedTransformer):
         self.lookback_ = int(chosen)
 
     def _transform(self, table: Table, values: np.ndarray) -> np.ndarray:
-        series, positions = self._locate_once(table, values)
-        grid = self._extend(table, values, series, positions)
-        out, _ = self._gather(grid, series, positions + 1)
+        panel, series, positions = self._extend(table, values)
+        out, _ = self._gather(panel, series, positions + 1)
         width = self.lookback_ * len(self.columns_)
         out[:, width - len(self.columns_) : width] = values
         return out
@@ -175,12 +174,12 @@ class SlidingWindows(SteppedTransformer):
         features, targets : DataFrame
         """
         check_int(self._owner, "batch_size", batch_size)
-        grid, series, origins = self._pairs(X, missing)
+        panel, series, origins = self._pairs(X, missing)
         order = np.arange(len(series))
         if random_state is not None:
             order = np.random.default_rng(random_state).permutation(order)
         parts = (order[i : i + batch_size] for i in range(0, len(order), batch_size))
-        return (self._frames(grid, series[part], origins[part]) for part in parts)
+        return (self._frames(panel, series[part], origins[part]) for part in parts)
 
     def future(self, X=None):
         """The last window of each series, to forecast from.
@@ -203,9 +202,9 @@ class SlidingWindows(SteppedTransformer):
         """
         self._check_fitted()
         series, origins = np.arange(self.panel_.n_series), self.panel_.lengths
-        grid = self._known_ahead(X) if self.known_names_ else self._fitted_grid()
-        out, _ = self._gather(grid, series, origins)
-        index = self._stamps(grid, series, origins - 1)
+        panel = self._known_ahead(X) if self.known_names_ else self.panel_
+        out, _ = self._gather(panel, series, origins)
+        index = self._stamps(panel, series, origins - 1)
         return pd.DataFrame(out, index=index, columns=self.get_feature_names_out())
 
     def inverse(self, y_pred, index):
@@ -246,7 +245,7 @@ class SlidingWindows(SteppedTransformer):
             series, ahead = whole.locate(self._owner, read_table(self._owner, rows).keys)
             origins = panel.lengths[series] - 1 + ahead
         positions = (origins[:, None] + steps).ravel()
-        times = self._stamps(self._fitted_grid(), np.repeat(series, horizon), positions)
+        times = self._stamps(panel, np.repeat(series, horizon), positions)
         frame = pd.DataFrame(values.reshape(-1, len(names)), columns=names, index=times)
         origin = index.get_level_values(-1) if isinstance(index, pd.MultiIndex) else index
         frame.insert(0, "origin", origin[np.repeat(np.arange(len(index)), horizon)])
@@ -258,16 +257,15 @@ class SlidingWindows(SteppedTransformer):
     def _at(self, names: list) -> list[int]:
         return [self.columns_.index(name) for name in names]
 
-    def _pairs(self, X: Any, missing: str) -> tuple[Grid, np.ndarray, np.ndarray]:
+    def _pairs(self, X: Any, missing: str) -> tuple[Panel, np.ndarray, np.ndarray]:
         """Rows to take windows from, and the series and the origin of each window."""
         self._check_fitted()
         check_choice(self._owner, "missing", missing, ["targets", "any", "none"])
         panel, lookback, horizon = self.panel_, self.lookback_, self.horizon
-        grid, low, high = self._fitted_grid(), np.zeros_like(panel.lengths), panel.lengths
+        low, high = np.zeros_like(panel.lengths), panel.lengths
         if X is not None:
             _, table, values = self._read(X, reset=False)
-            series, positions = self._locate_once(table, values)
-            grid = self._extend(table, values, series, positions)
+            panel, series, positions = self._extend(table, values)
             low, high = np.full_like(low, 1 << 62), low
             np.minimum.at(low, series, positions)
             np.maximum.at(high, series, positions + 1)
@@ -288,26 +286,26 @@ class SlidingWindows(SteppedTransformer):
             wanted += [(self.columns_, -lookback, 0), (self.known_names_, 0, horizon)]
         keep = np.ones(len(series), dtype=bool)
         for names, first, end in wanted:
-            gaps = np.isnan(grid.values[:, self._at(names)]).any(axis=1)
+            gaps = np.isnan(panel.targets[:, self._at(names)]).any(axis=1)
             before = np.concatenate([[0], np.cumsum(gaps)])
-            rows = grid.indptr[series] + origins
+            rows = panel.indptr[series] + origins
             keep &= before[rows + end] == before[rows + first]
-        return grid, series[keep], origins[keep]
+        return panel, series[keep], origins[keep]
 
     def _frames(
-        self, grid: Grid, series: np.ndarray, origins: np.ndarray, view: bool = False
+        self, panel: Panel, series: np.ndarray, origins: np.ndarray, view: bool = False
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Features and targets; views of the rows of ``grid`` if asked for and there can be."""
+        """Features and targets; views of the rows of ``panel`` if asked for and there can be."""
         even = len(series) > 0 and (np.diff(origins) == self.stride).all()
-        if view and even and self.panel_.n_series == 1 and not self.known_names_:
+        if view and even and panel.n_series == 1 and not self.known_names_:
             first = int(origins[0])
-            columns = grid.values[first:, self._at(self.target_names_)]
-            past = grid.values[first - self.lookback_ :]
+            columns = panel.targets[first:, self._at(self.target_names_)]
+            past = panel.targets[first - self.lookback_ :]
             features = _strided(past, self.lookback_, self.stride)[: len(series)]
             targets = _strided(columns, self.horizon, self.stride)[: len(series)]
         else:
-            features, targets = self._gather(grid, series, origins)
-        index = self._stamps(grid, series, origins - 1)
+            features, targets = self._gather(panel, series, origins)
+        index = self._stamps(panel, series, origins - 1)
         names = [f"{n}_step{h}" for h in range(1, self.horizon + 1) for n in self.target_names_]
         return (
             pd.DataFrame(features, index=index, columns=self.get_feature_names_out(), copy=False),
@@ -315,25 +313,21 @@ class SlidingWindows(SteppedTransformer):
         )
 
     def _gather(
-        self, grid: Grid, series: np.ndarray, origins: np.ndarray
+        self, panel: Panel, series: np.ndarray, origins: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Features and targets of windows, copied: (n, n_features) and (n, horizon * n_targets)."""
-        n, series, origins = len(series), series[:, None], origins[:, None]
-        past = grid.take(series, origins + np.arange(-self.lookback_, 0)).reshape(n, -1)
-        ahead = grid.take(series, origins + np.arange(self.horizon))
-        known, targets = (
-            ahead[..., self._at(names)].reshape(n, -1)
-            for names in (self.known_names_, self.target_names_)
-        )
-        return (np.hstack([past, known]) if self.known_names_ else past), targets
+        batch, parts = gather(panel, series, origins, self.lookback_, self.horizon), []
+        for names in (self.known_names_, self.target_names_):
+            parts.append(_flat(batch.future_targets[..., self._at(names)]))
+        past = _flat(batch.targets)
+        return (np.hstack([past, parts[0]]) if self.known_names_ else past), parts[1]
 
-    def _stamps(self, grid: Grid, series: np.ndarray, positions: np.ndarray) -> pd.Index:
+    def _stamps(self, panel: Panel, series: np.ndarray, positions: np.ndarray) -> pd.Index:
         """Time stamps of positions, with the series for a panel."""
-        panel, groups = self.panel_, group_rows(series) or [(0, np.arange(0))]
-        parts = []
+        groups, parts = group_rows(series) or [(0, np.arange(0))], []
         for i, rows in groups:
-            places = positions[rows]
-            parts.append(self._times(i, places.max(initial=-1) + 1, grid.later.get(i))[places])
+            end = positions[rows].max(initial=-1) + 1
+            parts.append(self._times(i, end, panel)[positions[rows]])
         times = parts[0].append(parts[1:]) if len(parts) > 1 else parts[0]
         if panel.is_panel:
             ids = panel.ids[np.concatenate([np.full(len(rows), i) for i, rows in groups])]
@@ -341,7 +335,7 @@ class SlidingWindows(SteppedTransformer):
             times = pd.MultiIndex.from_arrays([*levels, times], names=list(panel.names))
         return times[np.argsort(np.concatenate([rows for _, rows in groups]))]
 
-    def _known_ahead(self, X: Any) -> Grid:
+    def _known_ahead(self, X: Any) -> Panel:
         """The rows of fit, and behind them the known columns of the steps to forecast."""
         panel, names, horizon = self.panel_, self.known_names_, self.horizon
         if X is None:
@@ -355,7 +349,7 @@ class SlidingWindows(SteppedTransformer):
             raise DataError(f"{self._owner}: known column {lacking[0]!r} is missing from X")
         values = np.full((len(table), len(self.columns_)), np.nan)
         values[:, self._at(names)] = numeric(self._owner, table.frame[names], names)
-        series, positions = self._locate_once(table, values)
+        grown, series, positions = self._extend(table, values)
         given = np.zeros((panel.n_series, horizon), dtype=bool)
         steps = positions - panel.lengths[series]
         use = (steps >= 0) & (steps < horizon)
@@ -366,7 +360,11 @@ class SlidingWindows(SteppedTransformer):
                 f"{self._owner}: {panel.label(i)}: X has no row for step {step + 1} of {horizon} "
                 f"({panel.future_index(i, step + 1)[-1]}), which the known columns {names} need"
             )
-        return self._extend(table, values, series, positions)
+        return grown
+
+
+def _flat(windows: np.ndarray) -> np.ndarray:
+    return windows.reshape(len(windows), windows.shape[1] * windows.shape[2])
 
 
 def _strided(values: np.ndarray, length: int, stride: int) -> np.ndarray:
