@@ -311,11 +311,8 @@ class _End(Panel):
     def last(self, i: int) -> Any:
         return super().last(i) if self.starts is None else self.starts[i]
 
-    def _check_before(self, *args: Any) -> None:
+    def _check(self, *args: Any) -> None:
         """Earlier rows are no error: covariates of the past are left aside."""
-
-    def _check_gap(self, *args: Any) -> None:
-        pass
 
 
 class _Ends:
@@ -358,7 +355,7 @@ def _later(panel: Panel, stamps: pd.Index, n: int) -> pd.Index:
     """The stamps ``n`` steps after each of ``stamps``."""
     assert panel.calendar is not None
     later = panel.calendar.shift(stamps, np.full(len(stamps), n))
-    return panel._as_given(later)
+    return panel.as_given(later)
 
 
 def _described(forecaster: Any) -> str:
