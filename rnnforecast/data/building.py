@@ -4,6 +4,7 @@ panel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["append_rows", "arrange", "build_panel", "steps_of_rows"]
 
+Who = Callable[[int], str]  # how a message begins, for a series of the panel to be
+
 
 def arrange(
     owner: str,
@@ -36,6 +39,10 @@ def arrange(
     """
     series, order, counts = _by_series(keys)
     indptr = _offsets(counts)
+
+    def who(i: int) -> str:
+        return f"{owner}: {keys.label(series[i])}"
+
     every: Any = slice(None) if order is None else order
     first, last = indptr[:-1], indptr[1:] - 1
     if order is not None:
@@ -45,7 +52,7 @@ def arrange(
     if keys.levels is None:
         calendar = None
     else:
-        _check_sorted(owner, keys, series, indptr, keys.ranks()[every])
+        _check_sorted(who, keys, indptr, keys.ranks()[every])
         starts = keys.stamps(first)
         compare = calendar is None and freq is None and len(series) > 1
         if calendar is None:
@@ -60,7 +67,7 @@ def arrange(
             spans = steps_of_rows(owner, calendar, starts, place, keys, last) + 1
             if (spans != counts).any():
                 steps = steps_of_rows(owner, calendar, starts, place, keys, slice(None))[every]
-                _check_spans(owner, calendar, keys, series, indptr, steps, compare)
+                _check_spans(who, calendar, indptr, steps, compare)
                 grid = _offsets(spans)
                 places = steps + np.repeat(grid[:-1], counts)
                 absent = np.ones(int(grid[-1]), dtype=bool)
@@ -79,7 +86,7 @@ def arrange(
         "targets": on_grid(targets),
         "past": on_grid(past),
         "known": on_grid(known),
-        "static": _constants(owner, static[every], keys, series, indptr, columns),
+        "static": _constants(who, static[every], indptr, columns),
         "indptr": grid,
         "ids": keys.ids if (series == np.arange(len(keys.ids))).all() else keys.ids[series],
         "names": keys.names,
@@ -115,38 +122,30 @@ def _by_series(keys: Keys) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     return series, order, np.bincount(codes, minlength=n)[series]
 
 
-def _check_sorted(
-    owner: str, keys: Keys, series: np.ndarray, indptr: np.ndarray, ranks: np.ndarray
-) -> None:
+def _check_sorted(who: Who, keys: Keys, indptr: np.ndarray, ranks: np.ndarray) -> None:
     """Raise unless stamps rise within each series."""
     bad = ranks[1:] <= ranks[:-1]
     bad[indptr[1:-1] - 1] = False  # from one series to the next
     if not bad.any():
         return
     i = int(np.searchsorted(indptr, np.argmax(bad), side="right")) - 1
-    who, own = f"{owner}: {keys.label(series[i])}", ranks[indptr[i] : indptr[i + 1]]
+    own = ranks[indptr[i] : indptr[i + 1]]
     repeated = pd.Series(own).duplicated()
     if repeated.any():
         row = np.argmax(keys.ranks() == own[np.argmax(repeated)])
         raise DataError(
-            f"{who}: time stamp {keys.stamps([row])[0]} appears more than once: aggregate or drop "
-            f"the repeated rows; rows of several series need series_id= or a MultiIndex (series, "
-            f"time)"
+            f"{who(i)}: time stamp {keys.stamps([row])[0]} appears more than once: aggregate or "
+            f"drop the repeated rows; rows of several series need series_id= or a MultiIndex "
+            f"(series, time)"
         )
     raise DataError(
-        f"{who}: time stamps are not sorted: call sort_index() first. If a splitter shuffled the "
-        f"rows, use TimeSeriesSplit (or PanelTimeSeriesSplit), or shuffle=False"
+        f"{who(i)}: time stamps are not sorted: call sort_index() first. If a splitter shuffled "
+        f"the rows, use TimeSeriesSplit (or PanelTimeSeriesSplit), or shuffle=False"
     )
 
 
 def _check_spans(
-    owner: str,
-    calendar: Calendar,
-    keys: Keys,
-    series: np.ndarray,
-    indptr: np.ndarray,
-    steps: np.ndarray,
-    compare: bool,
+    who: Who, calendar: Calendar, indptr: np.ndarray, steps: np.ndarray, compare: bool
 ) -> None:
     """Raise where nearly all of the grid is gaps, or (``compare``) a series has a coarser one."""
     counts, spans = np.diff(indptr), steps[indptr[1:] - 1] + 1
@@ -154,8 +153,8 @@ def _check_spans(
     if sparse.any():
         i = int(np.argmax(sparse))
         raise DataError(
-            f"{owner}: {keys.label(series[i])}: {counts[i]} rows span {spans[i]} steps of the grid "
-            f"{calendar!r}: pass freq= with the real interval of the data"
+            f"{who(i)}: {counts[i]} rows span {spans[i]} steps of the grid {calendar!r}: pass "
+            f"freq= with the real interval of the data"
         )
     apart = np.append(np.diff(steps), 0)
     apart[indptr[1:] - 1] = np.iinfo(np.int64).max
@@ -164,9 +163,9 @@ def _check_spans(
     if compare and coarse.any():
         i = int(np.argmax(coarse))
         raise DataError(
-            f"{owner}: {keys.label(series[i])} has a row every {least[i]} steps or more of the "
-            f"grid {calendar!r} that the longest series has: fit series of different frequencies "
-            f"apart, or pass freq= to put them on one grid"
+            f"{who(i)} has a row every {least[i]} steps or more of the grid {calendar!r} that the "
+            f"longest series has: fit series of different frequencies apart, or pass freq= to put "
+            f"them on one grid"
         )
 
 
@@ -199,26 +198,21 @@ def steps_of_rows(
 
 
 def _constants(
-    owner: str,
-    values: np.ndarray,
-    keys: Keys,
-    series: np.ndarray,
-    indptr: np.ndarray,
-    columns: tuple[Column, ...],
+    who: Who, values: np.ndarray, indptr: np.ndarray, columns: tuple[Column, ...]
 ) -> np.ndarray:
     """Static covariates of each series from those of its rows, shape (n_series, n_columns)."""
-    if values.shape[1] == 0:
-        return np.empty((len(series), 0), dtype=np.float32)
     static = values[indptr[:-1]]
+    if not static.size:
+        return static
     same = (values == np.repeat(static, np.diff(indptr), axis=0)) | np.isnan(values)
     missing = np.isnan(static)
     # a category that fit did not see is missing, and no reason to refuse a series
     missing[:, [c.kind == "category" for c in columns if c.role == "static"] or slice(0)] = False
     wrong = missing.any(axis=1) | ~np.logical_and.reduceat(same.all(axis=1), indptr[:-1])
     if wrong.any():
-        name = f" of {keys.label(series[np.argmax(wrong)])}" if keys.series is not None else ""
         raise DataError(
-            f"{owner}: a static column{name} is missing or changes over time: make it one of known="
+            f"{who(int(np.argmax(wrong)))}: a static column is missing or changes over time: make "
+            f"it one of known="
         )
     return static
 

@@ -43,23 +43,10 @@ class Scale:
 
     @classmethod
     def of(cls, panel: Panel, per_series: bool = True) -> Scale:
-        """Measure the rows of a panel.
-
-        Parameters
-        ----------
-        panel : Panel
-            Rows to train on only.
-        per_series : bool, default True
-            False leaves the targets as they are.
-        """
+        """Measure the rows of a panel (those to train on only)."""
         targets = _of_targets(panel, per_series, 0)
-        return cls(
-            *targets,
-            *_of_covariates(panel, "past"),
-            *_of_covariates(panel, "known"),
-            *_of_covariates(panel, "static"),
-            per_series=per_series,
-        )
+        past, known, static = (_of_covariates(panel, k) for k in ("past", "known", "static"))
+        return cls(*targets, *past, *known, *static, per_series=per_series)
 
     def following(self, panel: Panel) -> Scale:
         """The same for the series that it has, measured for those that ``panel`` has after them."""
@@ -93,12 +80,10 @@ class Scale:
 
 def _of_targets(panel: Panel, per_series: bool, first: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of each series from ``first`` on, (n_series - first, n_targets)."""
+    if per_series:
+        return _moments(panel.targets, panel.indptr[first:])
     shape = (panel.n_series - first, panel.targets.shape[1])
-    return (
-        _moments(panel.targets, panel.indptr[first:])
-        if per_series
-        else (np.zeros(shape), np.ones(shape))
-    )
+    return np.zeros(shape), np.ones(shape)
 
 
 def _of_covariates(panel: Panel, role: str) -> tuple[np.ndarray, np.ndarray]:
