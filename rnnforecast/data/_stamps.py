@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -35,13 +35,7 @@ def dates(stamps: Any) -> pd.DatetimeIndex:
 
 
 def nanoseconds(stamps: pd.DatetimeIndex) -> np.ndarray:
-    """Stamps as UTC nanoseconds, int64, shape (n,).
-
-    Raises
-    ------
-    DataError
-        If one is before 1677 or after 2262, which 64 bits cannot hold.
-    """
+    """Stamps as UTC nanoseconds, int64, shape (n,)."""
     try:
         return stamps.as_unit("ns").asi8
     except pd.errors.OutOfBoundsDatetime as error:
@@ -75,20 +69,13 @@ def mode(values: np.ndarray) -> int:
     return unique[np.argmax(counts)]
 
 
-def _text_answers() -> AbstractContextManager:
-    """Pandas 3 warns that its answer will be an offset one day, unless told that both are fine."""
-    option = "future.infer_freq_returns_offset"
-    try:
-        pd.get_option(option)
-    except KeyError:
-        return nullcontext()
-    return pd.option_context(option, False)
-
-
 def infer_freq(stamps: pd.DatetimeIndex) -> str | None:
     """What pandas infers, None for nothing."""
+    # pandas 3 warns that its answer will be an offset one day, unless it is told that both are fine
+    new = hasattr(pd.options.future, "infer_freq_returns_offset")
+    quiet = pd.option_context("future.infer_freq_returns_offset", False) if new else nullcontext()
     try:
-        with _text_answers():
+        with quiet:
             return pd.infer_freq(stamps)
     except (ValueError, TypeError):
         return None
@@ -101,7 +88,9 @@ def with_freq(stamps: pd.DatetimeIndex) -> pd.DatetimeIndex:
 
 
 def localize(stamps: pd.DatetimeIndex, tz: Any) -> pd.DatetimeIndex:
-    """Local stamps in their zone; one that a change of the clock leaves out moves on."""
+    """Local stamps in their zone, if any; one that a change of the clock leaves out moves on."""
+    if tz is None:
+        return stamps
     return stamps.tz_localize(tz, ambiguous=np.ones(len(stamps), bool), nonexistent="shift_forward")
 
 

@@ -23,7 +23,6 @@ from rnnforecast.data._stamps import (
     localize,
     mode,
     nanoseconds,
-    numbers,
     out_of_bounds,
     season_of_interval,
     season_of_offset,
@@ -46,8 +45,17 @@ class OffGridError(DataError):
 
 
 class Calendar(ABC):
-    """Maps stamps to step numbers. ``own_grid``: the rows seen are the steps, nothing is a gap."""
+    """Maps stamps to step numbers.
 
+    Attributes
+    ----------
+    season : int
+        Usual seasonal period in steps; 1 where none is known.
+    own_grid : bool
+        The rows seen are the steps, nothing is a gap.
+    """
+
+    season: int = 1
     own_grid: bool = False
 
     @abstractmethod
@@ -69,17 +77,6 @@ class Calendar(ABC):
         """The stamp ``n`` steps after ``origin``, n >= 0."""
         return self.shift(origin, np.array([n]))[0] if n else origin
 
-    @property
-    @abstractmethod
-    def season(self) -> int:
-        """Usual seasonal period in steps; 1 where none is known."""
-
-    def _whole(self, stamps: pd.Index, distance: np.ndarray, step: int) -> np.ndarray:
-        """Distances in whole steps."""
-        steps, rest = np.divmod(distance, step)
-        self._check_grid(stamps, rest != 0)
-        return steps
-
     def _check_grid(self, stamps: pd.Index, bad: np.ndarray) -> None:
         if bad.any():
             row = int(np.argmax(bad))
@@ -90,85 +87,78 @@ class Calendar(ABC):
             )
 
 
-class IntegerCalendar(Calendar):
-    """A RangeIndex or any integer index with a constant step."""
+class EvenCalendar(Calendar):
+    """Abstract: stamps are whole numbers, and steps a constant difference."""
 
-    def __init__(self, step: int = 1):
-        self.step = int(step)
+    interval: int
+
+    @abstractmethod
+    def _count(self, stamps: Any) -> np.ndarray:
+        """One stamp or several as numbers."""
 
     def steps(self, origins, stamps):
-        return self._whole(stamps, numbers(stamps) - np.asarray(origins, np.int64), self.step)
+        steps, rest = np.divmod(self._count(stamps) - self._count(origins), self.interval)
+        self._check_grid(stamps, rest != 0)
+        return steps
+
+
+class IntegerCalendar(EvenCalendar):
+    """A RangeIndex or any integer index with a constant step."""
+
+    def __init__(self, interval: int = 1):
+        self.interval = int(interval)
+
+    def _count(self, stamps):
+        return np.asarray(stamps, dtype=np.int64)
 
     def shift(self, origins, steps):
-        return pd.Index(np.asarray(origins, np.int64) + self.step * np.asarray(steps))
-
-    def after(self, origin, n):
-        first = int(origin) + self.step
-        return pd.RangeIndex(first, first + n * self.step, self.step)
-
-    @property
-    def season(self):
-        return 1
+        return pd.Index(self._count(origins) + self.interval * np.asarray(steps))
 
     def __repr__(self):
-        return f"every {self.step}" if self.step != 1 else "consecutive integers"
+        return f"every {self.interval}" if self.interval != 1 else "consecutive integers"
 
 
-class PeriodCalendar(Calendar):
+class PeriodCalendar(EvenCalendar):
     """A PeriodIndex: steps are differences of ordinals."""
 
     def __init__(self, freq: Any):
         self.freq = pd.PeriodDtype(freq).freq  # to_offset would take "M" for a deprecated alias
+        self.interval, self.season = self.freq.n, season_of_offset(self.freq)
 
-    def _ordinals(self, stamps):
+    def _count(self, stamps):
         return stamps.ordinal if isinstance(stamps, pd.Period) else stamps.asi8
 
-    def steps(self, origins, stamps):
-        return self._whole(stamps, stamps.asi8 - self._ordinals(origins), self.freq.n)
-
     def shift(self, origins, steps):
-        ordinals = self._ordinals(origins) + self.freq.n * np.asarray(steps)
+        ordinals = self._count(origins) + self.interval * np.asarray(steps)
         return pd.PeriodIndex.from_ordinals(ordinals, freq=origins.freq)
-
-    @property
-    def season(self):
-        return season_of_offset(self.freq)
 
     def __repr__(self):
         return f"period {self.freq.freqstr}"
 
 
-class FixedCalendar(Calendar):
-    """A constant interval of absolute time (seconds to weeks, without months).
+class FixedCalendar(EvenCalendar):
+    """A constant interval of absolute time (seconds to weeks, without months), in nanoseconds.
 
     With ``wall`` the interval is counted on the local clock, as daily data in a zone with
     daylight saving needs.
     """
 
     def __init__(self, interval: int, tz: Any = None, wall: bool = False):
-        self.interval = int(interval)
-        self.tz = tz
-        self.wall = wall
+        self.interval, self.tz, self.wall = int(interval), tz, wall
+        self.season = season_of_interval(self.interval)
 
     def _count(self, stamps):
         stamps = dates(stamps)
         return nanoseconds(delocalize(stamps) if self.wall else stamps)
-
-    def steps(self, origins, stamps):
-        return self._whole(stamps, self._count(stamps) - self._count(origins), self.interval)
 
     def shift(self, origins, steps):
         start, steps = self._count(origins), np.asarray(steps, dtype=np.int64)
         if (start + float(self.interval) * steps > pd.Timestamp.max.value).any():
             raise out_of_bounds(f"{steps.max()} steps after {dates(origins).max()} lie beyond them")
         stamps = pd.DatetimeIndex(start + self.interval * steps)
-        if self.tz is None:
-            return stamps
-        return (
-            localize(stamps, self.tz)
-            if self.wall
-            else stamps.tz_localize("UTC").tz_convert(self.tz)
-        )
+        if self.wall or self.tz is None:
+            return localize(stamps, self.tz)
+        return stamps.tz_localize("UTC").tz_convert(self.tz)
 
     def after(self, origin, n):
         if n < 3 or self.interval >= DAY or self.wall:
@@ -177,12 +167,24 @@ class FixedCalendar(Calendar):
         every = pd.tseries.frequencies.to_offset(pd.Timedelta(self.interval))
         return pd.date_range(origin, periods=n + 1, freq=every).as_unit("ns")[1:]
 
-    @property
-    def season(self):
-        return season_of_interval(self.interval)
-
     def __repr__(self):
         return f"every {short(self.interval)}"
+
+
+class IrregularCalendar(FixedCalendar):
+    """No pattern at all: the rows are the steps, and the future goes on by the median interval."""
+
+    own_grid = True
+
+    def __init__(self, interval: int, tz: Any = None):
+        super().__init__(interval, tz)
+        self.season = 1
+
+    def steps(self, origins, stamps):
+        return -((self._count(origins) - self._count(stamps)) // self.interval)
+
+    def __repr__(self):
+        return f"irregular stamps, {short(self.interval)} apart in the median"
 
 
 class OffsetCalendar(Calendar):
@@ -190,8 +192,8 @@ class OffsetCalendar(Calendar):
 
     def __init__(self, offset: Any, tz: Any = None, own_grid: bool = False):
         self.offset = pd.tseries.frequencies.to_offset(offset)
-        self.tz = tz
-        self.own_grid = own_grid
+        self.tz, self.own_grid = tz, own_grid
+        self.season = season_of_offset(self.offset)
         # two months at a time, or any day of the month: the grid depends on where it starts
         anchored = type(self.offset) is not pd.DateOffset and self.offset.n == 1
         self._one_grid = anchored and not isinstance(self.offset, pd.offsets.BusinessHour)
@@ -238,21 +240,13 @@ class OffsetCalendar(Calendar):
             if grid[0] != low:  # a start between two steps stands just before the later one
                 grid = grid.insert(0, low)
             stamps[rows] = grid[grid.searchsorted(begin, side="right") - 1 + ahead]
-        return (
-            pd.DatetimeIndex(stamps)
-            if self.tz is None
-            else localize(pd.DatetimeIndex(stamps), self.tz)
-        )
+        return localize(pd.DatetimeIndex(stamps), self.tz)
 
     def after(self, origin, n):
         start = delocalize(dates(origin))[0]
         grid = pd.date_range(start, periods=n + 1, freq=self.offset)
         grid = grid[1:] if grid[0] == start else grid[:n]
-        return grid if self.tz is None else localize(grid, self.tz)
-
-    @property
-    def season(self):
-        return season_of_offset(self.offset)
+        return localize(grid, self.tz)
 
     def __repr__(self):
         return f"pandas offset {self.offset.freqstr!r}"
@@ -261,20 +255,17 @@ class OffsetCalendar(Calendar):
 class WeeklyCalendar(Calendar):
     """Stamps that recur at the same times of the week: trading days, opening hours.
 
-    Parameters
-    ----------
-    slots : ndarray of int64, shape (k,)
-        Nanoseconds since Monday 00:00 local time, sorted.
-    tz : tzinfo, optional
-        Zone of the stamps; slots are on its local clock.
+    ``slots`` are nanoseconds since Monday 00:00 on the local clock of ``tz``, sorted.
     """
 
     own_grid = True
     _MONDAY = 4 * DAY  # 1970-01-05
 
     def __init__(self, slots: np.ndarray, tz: Any = None):
-        self.slots = np.asarray(slots, dtype=np.int64)
-        self.tz = tz
+        self.slots, self.tz = np.asarray(slots, dtype=np.int64), tz
+        days = len(np.unique(self.slots // DAY))
+        per_day = len(self.slots) / days
+        self.season = days if per_day == 1 else round(per_day)
 
     def _ordinals(self, stamps: pd.DatetimeIndex) -> tuple[np.ndarray, np.ndarray]:
         """Slots before each stamp since the first Monday of 1970, and whether it stands on one."""
@@ -292,33 +283,10 @@ class WeeklyCalendar(Calendar):
     def shift(self, origins, steps):
         before, on_slot = self._ordinals(dates(origins))
         week, slot = np.divmod(before + on_slot - 1 + np.asarray(steps), len(self.slots))
-        stamps = pd.DatetimeIndex(self._MONDAY + week * _WEEK + self.slots[slot])
-        return stamps if self.tz is None else localize(stamps, self.tz)
-
-    @property
-    def season(self):
-        days = len(np.unique(self.slots // DAY))
-        per_day = len(self.slots) / days
-        return days if per_day == 1 else round(per_day)
+        return localize(pd.DatetimeIndex(self._MONDAY + week * _WEEK + self.slots[slot]), self.tz)
 
     def __repr__(self):
         return f"a weekly pattern of {len(self.slots)} stamps"
-
-
-class IrregularCalendar(FixedCalendar):
-    """No pattern at all: the rows are the steps, and the future goes on by the median interval."""
-
-    own_grid = True
-
-    def steps(self, origins, stamps):
-        return -((self._count(origins) - self._count(stamps)) // self.interval)
-
-    @property
-    def season(self):
-        return 1
-
-    def __repr__(self):
-        return f"irregular stamps, {short(self.interval)} apart in the median"
 
 
 def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:

@@ -22,28 +22,13 @@ _NUMBERS = ("integer", "floating", "mixed-integer-float", "boolean", "decimal", 
 
 @dataclass(frozen=True)
 class Keys:
-    """The series and the time stamp of each row.
+    """The series and the time stamp of each row."""
 
-    Attributes
-    ----------
-    series : ndarray of int, shape (n_rows,), or None
-        Position of each row's series in ``ids``; None for a single series.
-    ids : Index, shape (n_series,)
-        Names of the series; each has a row.
-    codes : ndarray of int, shape (n_rows,), or None
-        Position of each row's stamp in ``levels``; None if ``levels`` has a stamp for each row.
-    levels : Index or None
-        Time stamps; None where the input has no index (an array).
-    names : tuple
-        Names of the series levels and of the time level, for indices made later.
-    n_rows : int
-    """
-
-    series: np.ndarray | None
-    ids: pd.Index
-    codes: np.ndarray | None
-    levels: pd.Index | None
-    names: tuple
+    series: np.ndarray | None  # (n_rows,), position in ``ids``; None for a single series
+    ids: pd.Index  # names of the series; each has a row
+    codes: np.ndarray | None  # (n_rows,), position in ``levels``; None if it has all rows' stamps
+    levels: pd.Index | None  # time stamps; None where the input has no index (an array)
+    names: tuple  # of the series levels and of the time level, for indices made later
     n_rows: int
 
     @property
@@ -77,23 +62,12 @@ class Keys:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and keys of one input.
+    """Columns and keys of one input."""
 
-    Attributes
-    ----------
-    frame : DataFrame, shape (n_rows, n_columns)
-        The columns that are not keys, untouched.
-    keys : Keys
-    columns : list
-        All columns of the input, key columns too, in order.
-    is_array : bool
-        True if the input was an array or a list, without names.
-    """
-
-    frame: pd.DataFrame
+    frame: pd.DataFrame  # the columns that are not keys, untouched
     keys: Keys
-    columns: list
-    is_array: bool
+    columns: list  # names of all columns, key columns too, in order
+    is_array: bool  # it had no names: an array or a list
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -191,7 +165,8 @@ def _keys(owner: str, frame: pd.DataFrame, series_id: Any, time: Any, is_array: 
         stamps: pd.Index | None = _parse_time(owner, frame[time], time)
     else:
         # pandas' default index numbers all rows; it is no time axis of interleaved series
-        stamps = None if is_array or (series_id is not None and _default(frame)) else frame.index
+        counted = is_array or (series_id is not None and is_default(frame.index))
+        stamps = None if counted else frame.index
         if isinstance(stamps, pd.MultiIndex):
             raise DataError(
                 f"{owner}: with series_id={series_id!r} the index must be the time alone, got a "
@@ -218,9 +193,8 @@ def _factorize(values: Any, sort: bool = False) -> tuple[np.ndarray, pd.Index]:
     return codes.astype(np.int32), unique
 
 
-def _default(frame: pd.DataFrame) -> bool:
-    """Whether the index is pandas' default one: 0, 1, 2, ..."""
-    index = frame.index
+def is_default(index: pd.Index | None) -> bool:
+    """Whether an index is pandas' default one: 0, 1, 2, ..."""
     return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
 
 
@@ -237,8 +211,10 @@ def _multiindex_keys(index: pd.MultiIndex) -> Keys:
             renumber = np.cumsum(present) - 1
             series, ids = renumber[series], ids[present]
     else:
-        series, unique = pd.factorize(index.droplevel(-1))
-        ids = pd.MultiIndex.from_tuples(unique, names=names[:-1])
+        shape = [len(level) for level in index.levels[:-1]]
+        series, unique = _factorize(np.ravel_multi_index(index.codes[:-1], shape))
+        codes = np.unravel_index(unique, shape)
+        ids = pd.MultiIndex(index.levels[:-1], codes, names=names[:-1])
     return Keys(np.asarray(series), ids, np.asarray(index.codes[-1]), levels, names, len(index))
 
 

@@ -16,10 +16,9 @@ import numpy as np
 import pandas as pd
 
 from rnnforecast.data._stamps import nanoseconds
-from rnnforecast.data.appending import append_arrays, append_rows
+from rnnforecast.data.building import append_arrays, append_rows, arrange, steps_of_rows
 from rnnforecast.data.calendar import Calendar
 from rnnforecast.data.frames import Keys, Table, group_rows
-from rnnforecast.data.grid import constant_rows, lay_out, steps_of_rows
 from rnnforecast.data.roles import Column
 from rnnforecast.exceptions import DataError
 
@@ -85,51 +84,15 @@ class Panel:
         columns: tuple[Column, ...] = (),
         calendar: Calendar | None = None,
     ) -> Panel:
-        """Put rows on the grid of their calendar.
+        """Put the rows of an input, (n_rows, n_columns) each, on the grid of their calendar.
 
-        Parameters
-        ----------
-        owner : str
-            Name of the estimator, for messages.
-        keys : Keys
-            Series and stamp of each row.
-        targets, past, known, static_rows : ndarray, shape (n_rows, n_columns)
-            ``static_rows`` must be constant within each series.
-        freq : str, DateOffset or int, optional
-            Frequency; inferred from the longest series if None.
-        columns : tuple of Column
-            What the arrays hold.
-        calendar : Calendar, optional
-            That of an earlier fit, to use again.
-
-        Returns
-        -------
-        Panel
-            Views of the arrays passed, where no row had to move.
-
-        Raises
-        ------
-        DataError
-            If stamps are unsorted, repeated or off the grid, or a static column varies within a
-            series.
+        The calendar is inferred from the longest series, with ``freq`` if given, or it is that of
+        an earlier fit. ``static_rows`` must be constant within each series. The arrays are views of
+        those passed, where no row had to move. Stamps that are unsorted, repeated or off the grid
+        are refused.
         """
-        layout = lay_out(owner, keys, freq, calendar)
-        in_order = (layout.series == np.arange(len(keys.ids))).all()
-        return cls(
-            targets=layout.rows(targets),
-            past=layout.rows(past),
-            known=layout.rows(known),
-            static=constant_rows(owner, static_rows, layout, keys, columns),
-            indptr=layout.indptr,
-            ids=keys.ids if in_order else keys.ids[layout.series],
-            names=keys.names,
-            is_panel=keys.series is not None,
-            calendar=layout.calendar,
-            starts=layout.starts,
-            stamps=layout.stamps,
-            absent=layout.absent(),
-            columns=columns,
-        )
+        arrays = (targets, past, known, static_rows)
+        return cls(**arrange(owner, keys, arrays, freq, columns, calendar))
 
     @property
     def n_series(self) -> int:
@@ -158,11 +121,8 @@ class Panel:
         return f"series {self.ids[[i]].tolist()[0]!r}" if self.is_panel else "the series"
 
     def observed(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Whether a target has a value at positions low[i] <= p < high[i] of each series.
-
-        Returns
-        -------
-        ndarray of bool, shape (n_series, n_targets)
+        """Whether a target has a value at positions low[i] <= p < high[i] of each series, shape
+        (n_series, n_targets).
         """
         edges = (self.indptr[:-1, None] + np.stack([low, np.maximum(low, high)], axis=1)).ravel()
         none = np.zeros((1, self.targets.shape[1]), dtype=bool)  # where the last series ends
@@ -176,16 +136,12 @@ class Panel:
         return np.where(self.observed(self.lengths - held, self.lengths).any(1), held, 0)
 
     def owned(self) -> Panel:
-        """The same panel with arrays of its own, in row order, safe from the caller's later
-        writes.
-        """
-        return replace(
-            self,
-            targets=np.array(self.targets, order="C"),
-            past=np.array(self.past, order="C"),
-            known=np.array(self.known, order="C"),
-            static=np.array(self.static, order="C"),
+        """The same with arrays of its own, in row order, safe from the caller's later writes."""
+        targets, past, known, static = (
+            np.array(values, order="C")
+            for values in (self.targets, self.past, self.known, self.static)
         )
+        return replace(self, targets=targets, past=past, known=known, static=static)
 
     # -- a memo --------------------------------------------------------------------------------
 
@@ -210,8 +166,8 @@ class Panel:
     # -- time stamps -------------------------------------------------------------------------------
 
     def stamps_at(self, series: np.ndarray, positions: np.ndarray) -> pd.Index:
-        """Stamp of row ``positions[k]`` of series ``series[k]``, shape (n,); rows go on beyond the
-        last.
+        """Stamp of row ``positions[k] >= 0`` of series ``series[k]``, shape (n,); the calendar goes
+        on after the last row.
         """
         codes, stamps = self._coded_stamps(series, positions)
         return stamps.take(codes)
@@ -224,7 +180,7 @@ class Panel:
             return codes, pd.Index(unique, name=self.names[-1])
         assert self.starts is not None
         if not len(series):
-            return np.zeros(0, dtype=np.int64), self._as_given(self.starts[:0])
+            return np.zeros(0, dtype=np.int64), self.as_given(self.starts[:0])
         origins = self.starts
         if self.stamps is not None:  # rows by their number, those to come by steps from the last
             last = self.lengths[series] - 1
@@ -235,26 +191,14 @@ class Panel:
         # distinct pairs of origin and position are few beside the rows
         begin, origins = pd.factorize(origins)
         width = int(positions.max()) + 1
-        pair = begin[series].astype(np.int64) * width + positions
-        if len(origins) * width <= 4 * len(pair) + 1000:
-            there = np.zeros(len(origins) * width, dtype=bool)
-            there[pair] = True
-            distinct, place = np.flatnonzero(there), (np.cumsum(there) - 1)[pair]
-        else:
-            place, distinct = pd.factorize(pair)
-        origin, steps = np.divmod(distinct, width)
-        stamps = origins.take(origin)
-        ahead = steps > 0
-        if ahead.all():
-            stamps = self._as_given(self.calendar.shift(stamps, steps))
-        elif ahead.any():
-            later = self._as_given(self.calendar.shift(stamps[ahead], steps[ahead]))
-            both = self._as_given(stamps[~ahead]).append(later)
-            stamps = both.take(np.argsort(np.argsort(ahead, kind="stable"), kind="stable"))
-        codes, stamps = pd.factorize(self._as_given(stamps), sort=True)
+        place, pairs = pd.factorize(begin[series].astype(np.int64) * width + positions)
+        origin, steps = np.divmod(pairs, width)
+        stamps = self.as_given(origins.take(origin))
+        later = self.as_given(self.calendar.shift(stamps, np.maximum(steps, 1)))
+        codes, stamps = pd.factorize(later.where(steps > 0, stamps), sort=True)
         return codes[place], stamps.rename(self.names[-1])
 
-    def _as_given(self, index: pd.Index) -> pd.Index:
+    def as_given(self, index: pd.Index) -> pd.Index:
         """Stamps of a calendar with the name and the resolution of those of fit."""
         if isinstance(index, pd.DatetimeIndex) and isinstance(self.starts, pd.DatetimeIndex):
             index = index.as_unit(self.starts.unit)
@@ -283,14 +227,14 @@ class Panel:
             return self.stamps[self.series(i)]
         assert self.starts is not None
         later = self.calendar.after(self.starts[i], n - 1)
-        return self._as_given(later.insert(0, self.starts[i]) if n > 1 else self.starts[[i]])
+        return self.as_given(later.insert(0, self.starts[i]) if n > 1 else self.starts[[i]])
 
     def future_index(self, i: int, n: int) -> pd.Index:
         """The ``n`` stamps after series i's last row."""
         if self.calendar is None:
             end = int(self.lengths[i])
             return pd.RangeIndex(end, end + n)
-        return self._as_given(self.calendar.after(self.last(i), n))
+        return self.as_given(self.calendar.after(self.last(i), n))
 
     def index_at(self, series: np.ndarray, positions: np.ndarray) -> pd.Index:
         """Index of rows: their stamps, or (series, stamp) for a panel."""
@@ -339,19 +283,11 @@ class Panel:
     # -- where rows are ----------------------------------------------------------------------------
 
     def locate(self, owner: str, keys: Keys) -> tuple[np.ndarray, np.ndarray]:
-        """Series and step of each row.
+        """Series and step of each row, int64, shape (n_rows,) each.
 
-        Returns
-        -------
-        series : ndarray of int64, shape (n_rows,)
-        steps : ndarray of int64, shape (n_rows,)
-            1 is the first step after the series' last row, 0 the last row itself, -1 the one before
-            it. Rows without time stamps follow on.
-
-        Raises
-        ------
-        DataError
-            If a series is unknown, or a row lies before the first row, in a gap, or off the grid.
+        Step 1 is the first one after the series' last row, 0 the last row itself, -1 the one before
+        it. Rows without time stamps follow on. An unknown series is refused, and a row before the
+        first row, in a gap, or off the grid.
         """
         place = self.match(owner, keys)
         if (place < 0).any():
@@ -359,22 +295,28 @@ class Panel:
                 f"{owner}: {keys.label(int(np.argmax(place < 0)))} was not in the data passed to "
                 f"fit: fit on it first"
             )
-        codes = np.zeros(keys.n_rows, dtype=np.int64) if keys.series is None else keys.series
-        series = place[codes]
+        series = place[np.zeros(keys.n_rows, np.int8) if keys.series is None else keys.series]
         if keys.levels is None or self.calendar is None:
             return series, pd.Series(series).groupby(series).cumcount().to_numpy() + 1
-        keys = self.same_kind(owner, keys)
-        if self.stamps is not None:
-            return series, self._steps_of_own(owner, keys, series)
-        assert self.starts is not None
-        every = slice(None)
-        positions = steps_of_rows(owner, self.calendar, self.starts, place, keys, every)
-        self._check_before(owner, series, keys, positions < 0)
-        inside = positions < self.lengths[series]
-        if self.absent is not None:
-            rows = self.indptr[series] + np.where(inside, positions, 0)
-            self._check_gap(owner, series, keys, inside & self.absent[rows])
-        return series, positions - (self.lengths[series] - 1)
+        keys, first, n = self.same_kind(owner, keys), self.indptr[series], self.lengths[series]
+        if self.stamps is None:
+            assert self.starts is not None
+            every = slice(None)
+            at = steps_of_rows(owner, self.calendar, self.starts, place, keys, every)
+            gap = np.zeros(len(at), dtype=bool)
+            if self.absent is not None:
+                gap = (at < n) & self.absent[first + np.clip(at, 0, n - 1)]
+            self._check(owner, series, keys, at < 0, gap)
+            return series, at - (n - 1)
+        stamps = keys.stamps(slice(None))
+        wanted, own = nanoseconds(stamps), nanoseconds(self.stamps)
+        row, before = _search(own, first, first + n, wanted), wanted < own[first]
+        later = row == first + n
+        self._check(owner, series, keys, before, ~later & ~before & (own[row - later] != wanted))
+        steps = row - (first + n - 1) - before
+        if later.any():
+            steps[later] = self.calendar.steps(self.lasts()[series[later]], stamps[later])
+        return series, steps
 
     def match(self, owner: str, keys: Keys) -> np.ndarray:
         """Position here of each of the input's series; -1 for one that is new."""
@@ -411,46 +353,25 @@ class Panel:
             )
         return keys
 
-    def _steps_of_own(self, owner: str, keys: Keys, series: np.ndarray) -> np.ndarray:
-        """Steps of rows where the stamps seen are the grid."""
-        assert self.calendar is not None and self.stamps is not None
-        stamps = keys.stamps(slice(None))
-        wanted, own = nanoseconds(stamps), nanoseconds(self.stamps)
-        first, end = self.indptr[series], self.indptr[series + 1]
-        before = wanted < own[first]
-        self._check_before(owner, series, keys, before)
-        at = _search(own, first, end, wanted)
-        later = at == end
-        found = own[np.where(later, first, at)] == wanted
-        self._check_gap(owner, series, keys, ~later & ~found & (at > first))
-        steps = at - (end - 1) - before
-        if later.any():
-            lasts = self.lasts()[series[later]]
-            steps[later] = self.calendar.steps(lasts, stamps[later])
-        return steps
-
-    def _check_before(self, owner: str, series: np.ndarray, keys: Keys, bad: np.ndarray) -> None:
-        if bad.any():
+    def _check(
+        self, owner: str, series: np.ndarray, keys: Keys, before: np.ndarray, gap: np.ndarray
+    ) -> None:
+        """Raise where a row lies before the first one of its series, or in a gap."""
+        if not (before.any() or gap.any()):
+            return
+        row = int(np.argmax(before if before.any() else gap))
+        i, stamp = int(series[row]), keys.stamps([row])[0]
+        splits = "In cross-validation use TimeSeriesSplit (or PanelTimeSeriesSplit), not KFold"
+        if before.any():
             assert self.starts is not None
-            row = int(np.argmax(bad))
-            i = int(series[row])
             raise DataError(
-                f"{owner}: {self.label(i)}: row {keys.stamps([row])[0]} lies before the training "
-                f"range, which starts at {self.starts[i]}: a forecaster needs earlier rows to fit. "
-                f"In cross-validation use TimeSeriesSplit (or PanelTimeSeriesSplit), not KFold"
+                f"{owner}: {self.label(i)}: row {stamp} lies before the training range, which "
+                f"starts at {self.starts[i]}: a forecaster needs earlier rows to fit. {splits}"
             )
-
-    def _check_gap(self, owner: str, series: np.ndarray, keys: Keys, bad: np.ndarray) -> None:
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise DataError(
-                f"{owner}: {self.label(int(series[row]))}: row {keys.stamps([row])[0]} lies inside "
-                f"the training range but was not among the rows of fit, so that later rows would "
-                f"forecast earlier ones. In cross-validation use TimeSeriesSplit (or "
-                f"PanelTimeSeriesSplit), not KFold"
-            )
-
-    # -- more rows ---------------------------------------------------------------------------------
+        raise DataError(
+            f"{owner}: {self.label(i)}: row {stamp} lies inside the training range but was not "
+            f"among the rows of fit, so that later rows would forecast earlier ones. {splits}"
+        )
 
     def grown(self, targets: np.ndarray, past: np.ndarray, known: np.ndarray) -> Panel:
         """The panel with the next rows of every series.
@@ -465,22 +386,9 @@ class Panel:
         """The panel with the rows of ``table`` after its own; new series stand after the old ones.
 
         Rows of old series come after their last one, with NaN rows between where steps are left
-        out; rows without time stamps follow on.
-
-        Parameters
-        ----------
-        owner : str
-            For messages.
-        table : Table
-            With the columns of this panel; static ones are looked at for new series only.
-        targets : ndarray, shape (n_rows, n_targets), optional
-            Read from the table if None.
-
-        Raises
-        ------
-        DataError
-            If a row is not after the last one of its series, stamps are unsorted, repeated or off
-            the grid, or columns are missing.
+        out; rows without time stamps follow on. ``table`` has the columns of this panel (static
+        ones are looked at for new series only), but not the targets where these are given, of shape
+        (n_rows, n_targets).
         """
         return append_rows(self, owner, table, targets)
 

@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from rnnforecast.data.frames import Keys, Table, numeric, read_table, read_targets
+from rnnforecast.data.frames import (
+    Keys,
+    Table,
+    is_default,
+    numeric,
+    read_table,
+    read_targets,
+)
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.roles import Roles, as_list, columns_of, read_columns, resolve_roles
 from rnnforecast.exceptions import DataError
@@ -130,7 +137,7 @@ def read_rows(
     owner: str,
     X: Any,
     roles: Roles,
-    names: list | None,
+    names: Any,
     n_features: int,
     check_names: Callable[[Any], None],
     *,
@@ -143,47 +150,49 @@ def read_rows(
 
     Parameters
     ----------
-    owner : str
-    X : as in fit
-    roles : Roles
-    names : list or None
-        Columns of X in fit (``feature_names_in_``), None where it had no names.
-    n_features : int
+    names : sequence of str or None
+        Columns of X in fit (``feature_names_in_``), None where it had no names; ``n_features`` is
+        their number.
     check_names : callable
         scikit-learn's check of a frame's columns, for y apart from X (number, names and order,
         after target columns were dropped).
     needs : tuple of {"targets", "known", "past", "static"}
         Roles that must be there where X holds the targets; a column that fit did not see is an
         error.
-    target, series_id, time
-        The forecaster's parameters.
     """
     index_only = needs == ("known",) and not roles.known  # time stamps say all there is to say
     table = read_table(owner, X, series_id, time, index_only)
-    if roles.separate_y:
-        table = _without_default_index(table)
-        return _check_features(owner, table, roles, names, n_features, check_names, target)
-    table = _named_like_fit(table, names)
-    missing = [
-        (role, name)
-        for role in needs
-        for name in getattr(roles, role)
-        if name not in table.frame.columns
-    ]
-    if table.is_array and table.frame.shape[1] != n_features:
+    # where y came apart from X, targets in it are left out before anything else
+    targets = {*roles.targets, *as_list(target)} if roles.separate_y and not table.is_array else {}
+    columns = [name for name in table.columns if name not in targets]
+    fitted = [] if names is None else list(names)
+    expected = [name for name in fitted if name not in targets]
+    n_expected = len(expected) if fitted else n_features
+    if (roles.separate_y or table.is_array) and len(columns) != n_expected:
         raise DataError(
-            f"X has {table.frame.shape[1]} features, but {owner} is expecting {n_features} "
-            f"features as input"
+            f"X has {len(columns)} features, but {owner} is expecting {n_expected} features as "
+            f"input"
         )
+    if roles.separate_y:
+        if expected == fitted:
+            check_names(np.empty((1, 1)) if table.is_array else pd.DataFrame(columns=columns))
+        if is_default(table.keys.levels) and table.keys.codes is None:
+            # a frame without an index of its own must give what its array gives; a fold's
+            # RangeIndex that starts later, or an integer index, is a time axis
+            table = replace(table, keys=table.keys.without_time())
+        wanted = [] if table.is_array else [("static", name) for name in expected]
+    else:
+        wanted = [(role, name) for role in needs for name in getattr(roles, role)]
+    table = _named_like_fit(table, names)
+    missing = [(role, name) for role, name in wanted if name not in table.columns]
     if missing:
-        role, name = missing[0]
-        kind = "known covariate" if role == "known" else "column"
+        kind = "known covariate" if missing[0][0] == "known" else "column"
         raise DataError(
-            f"{owner}: {kind} {name!r} is missing from X; the columns are {table.columns}"
+            f"{owner}: {kind} {missing[0][1]!r} is missing from X; the columns are {table.columns}"
         )
     every = {*roles.targets, *roles.known, *roles.past, *roles.static}
     strange = [name for name in table.frame.columns if name not in every]
-    if strange:
+    if strange and not roles.separate_y:
         raise DataError(
             f"{owner}: column {strange[0]!r} was not in the data passed to fit, which had "
             f"{sorted(every, key=str)}: drop it or fit again"
@@ -191,55 +200,11 @@ def read_rows(
     return table
 
 
-def _without_default_index(table: Table) -> Table:
-    """Rows with pandas' default index (0, 1, 2, ... by itself) follow on, as an array's do.
-
-    For the scikit-learn door only (y apart from X), where a frame without an index of its own must
-    give what its array gives. A fold's RangeIndex that starts later, or an integer index, is a time
-    axis.
-    """
-    levels = table.keys.levels
-    plain = isinstance(levels, pd.RangeIndex) and levels.start == 0 and levels.step == 1
-    if not plain or table.keys.codes is not None:
-        return table
-    return replace(table, keys=table.keys.without_time())
-
-
-def _named_like_fit(table: Table, names: list | None) -> Table:
+def _named_like_fit(table: Table, names: Any) -> Table:
     """Give the columns of an array the names seen in fit, where their number agrees."""
     if not table.is_array or names is None or table.frame.shape[1] != len(names):
         return table
     return replace(table, frame=table.frame.set_axis(list(names), axis=1), columns=list(names))
-
-
-def _check_features(
-    owner: str,
-    table: Table,
-    roles: Roles,
-    names: list | None,
-    n_features: int,
-    check_names: Callable[[Any], None],
-    target: Any,
-) -> Table:
-    """The columns of X where y came apart from it: scikit-learn's check, targets left out."""
-    fitted = [] if names is None else list(names)
-    targets = set() if table.is_array else {*roles.targets, *as_list(target)}
-    columns = [name for name in table.columns if name not in targets]
-    expected = [name for name in fitted if name not in targets]
-    n_expected = len(expected) if fitted else n_features
-    if len(columns) != n_expected:
-        raise DataError(
-            f"X has {len(columns)} features, but {owner} is expecting {n_expected} features "
-            f"as input"
-        )
-    if expected == fitted:
-        check_names(np.empty((1, 1)) if table.is_array else pd.DataFrame(columns=columns))
-    missing = [] if table.is_array else [name for name in expected if name not in columns]
-    if missing:
-        raise DataError(
-            f"{owner}: column {missing[0]!r} is missing from X; the columns are {table.columns}"
-        )
-    return _named_like_fit(table, names)
 
 
 def read_truth(
@@ -247,7 +212,7 @@ def read_truth(
     X: Any,
     y: Any,
     target_names: list,
-    names: list | None,
+    names: Any,
     *,
     series_id: Any = None,
     time: Any = None,

@@ -56,17 +56,10 @@ class Roles:
     separate_y: bool
 
     def __str__(self) -> str:
-        parts = [f"target={self.targets}"]
-        parts += [
-            f"{name}={columns}"
-            for name, columns in (
-                ("known", self.known),
-                ("past", self.past),
-                ("static", self.static),
-            )
-            if columns
-        ]
-        return ", ".join(parts)
+        named = {"target": self.targets} | {
+            k: getattr(self, k) for k in ("known", "past", "static")
+        }
+        return ", ".join(f"{role}={names}" for role, names in named.items() if names)
 
 
 def as_list(names: Any) -> list:
@@ -89,31 +82,27 @@ def resolve_roles(
     """
     columns = list(table.frame.columns)
     named = {"target": as_list(target), "known": as_list(known), "static": as_list(static)}
-    for role, names in named.items():
-        for name in names:
-            if name not in columns and not (role == "target" and y_names is not None):
-                hint = (
-                    "; X is an array without names: pass a frame (in a Pipeline with "
-                    "set_output(transform='pandas') on the steps before)"
-                )
-                raise DataError(
-                    f"{owner}: {role} column {name!r} is not in X; the columns are {columns}"
-                    + (hint if table.is_array and isinstance(name, str) else "")
-                )
     seen: dict = {}
-    for role, names in named.items():
-        for name in names:
-            if name in seen:
-                raise DataError(f"{owner}: column {name!r} is named as {seen[name]} and as {role}")
-            seen[name] = role
+    for role, name in [(role, name) for role, names in named.items() for name in names]:
+        if name not in columns and not (role == "target" and y_names is not None):
+            hint = (
+                "; X is an array without names: pass a frame (in a Pipeline with "
+                "set_output(transform='pandas') on the steps before)"
+            )
+            raise DataError(
+                f"{owner}: {role} column {name!r} is not in X; the columns are {columns}"
+                + (hint if table.is_array and isinstance(name, str) else "")
+            )
+        if name in seen:
+            raise DataError(f"{owner}: column {name!r} is named as {seen[name]} and as {role}")
+        seen[name] = role
     rest = [name for name in columns if name not in seen]
     if y_names is not None:
         both = [name for name in y_names if name in rest and not table.is_array]
         if both:
             raise DataError(
                 f"{owner}: column {both[0]!r} is in X and in y, so that the target would be its "
-                f"own "
-                f"covariate: drop it from X, or pass X alone with target={both[0]!r}"
+                f"own covariate: drop it from X, or pass X alone with target={both[0]!r}"
             )
         known_names = [name for name in columns if name in rest or seen.get(name) == "known"]
         return Roles(list(y_names), known_names, [], named["static"], True)

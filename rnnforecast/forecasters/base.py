@@ -346,8 +346,8 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         """Truth of the rows of X, shape (n_rows,) or (n_rows, n_targets)."""
         check_is_fitted(self, "panel_")
         keys = {"series_id": self.series_id, "time": self.time}
-        owner, names = type(self).__name__, self._names
-        return reading.read_truth(owner, X, y, self.target_names_, names, **keys)
+        names = getattr(self, "feature_names_in_", None)
+        return reading.read_truth(type(self).__name__, X, y, self.target_names_, names, **keys)
 
     # -- the pandas door ---------------------------------------------------------------------------
 
@@ -569,18 +569,13 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
 
     # -- reading X after fit -----------------------------------------------------------------------
 
-    @property
-    def _names(self) -> list | None:
-        names = getattr(self, "feature_names_in_", None)
-        return None if names is None else list(names)
-
     def _read_rows(self, X: Any, needs: tuple[str, ...] = ("known",)) -> Table:
         """Read X and check its columns against those of fit."""
         return reading.read_rows(
             type(self).__name__,
             X,
             self.roles_,
-            self._names,
+            getattr(self, "feature_names_in_", None),
             self.n_features_in_,
             lambda frame: _check_feature_names(self, frame, reset=False),
             needs=needs,

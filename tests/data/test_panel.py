@@ -301,7 +301,7 @@ def test_static_columns_must_be_constant_and_there():
     for value in (3.0, np.nan):
         broken = frame.copy()
         broken.loc[30, "area"] = value
-        with pytest.raises(DataError, match="static column of series 's1'"):
+        with pytest.raises(DataError, match="series 's1': a static column is missing or changes"):
             panel_of(broken, **ROLES, series_id="id", time="when")
 
 
@@ -735,7 +735,7 @@ def test_targets_are_numbers_and_so_is_a_column_that_was_one_in_fit():
         read_history(
             OWNER, read_table(OWNER, df.assign(size="big")), None, fitted.roles, fitted.panel
         )
-    with pytest.raises(DataError, match="static column of series 'a' is missing or changes"):
+    with pytest.raises(DataError, match="series 'a': a static column is missing or changes"):
         read_fit(OWNER, df.assign(size=["s", "l"] * 4), **ROLES_OF_SHOPS)
     unknown = read_fit(OWNER, df.assign(size=["s"] * 4 + [None] * 4), **ROLES_OF_SHOPS)
     np.testing.assert_array_equal(unknown.panel.static, [[0], [np.nan]])

@@ -12,8 +12,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rnnforecast import DeepGRUForecaster
-from rnnforecast.exceptions import DataError
 from rnnforecast.data import reading
+from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters import _shared
 from rnnforecast.forecasters._shared import derived, of_rows, sharing
 from rnnforecast.model_selection import PanelTimeSeriesSplit, SharedGridSearchCV
