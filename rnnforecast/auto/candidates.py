@@ -1,13 +1,11 @@
-"""What AutoForecaster tries, in order: one row for each candidate."""
+"""What AutoForecaster tries, in order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from sklearn.base import clone
+import numpy as np
 
 from rnnforecast.baselines import (
     ARIMAForecaster,
@@ -16,196 +14,93 @@ from rnnforecast.baselines import (
     NaiveForecaster,
     ThetaForecaster,
 )
-from rnnforecast.baselines._local import LocalForecaster
+from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters import (
+    BaseForecaster,
     BiGRUForecaster,
     DeepGRUForecaster,
     DeepLSTMForecaster,
     ESRNNForecaster,
     SegmentRNNForecaster,
 )
-from rnnforecast.forecasters.base import BaseForecaster
+from rnnforecast.metrics.wrappers import innermost
 
-__all__ = ["TABLE", "Candidate", "Facts", "given", "naive_candidates", "prepared", "table"]
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What decides which candidates apply, and what they are given.
-
-    Attributes
-    ----------
-    horizon, season : int
-    season_given : bool
-        The season is the user's; else it is passed on to baselines alone, as networks choose theirs
-        by the same rule, or by one of their own.
-    n_series, n_targets : int
-    shortest : int
-        Rows of the shortest series before the first origin.
-    positive : bool
-        All observed targets are above zero.
-    n_jobs : int or None
-    device : str
-    """
-
-    horizon: int
-    season: int
-    season_given: bool
-    n_series: int
-    n_targets: int
-    shortest: int
-    positive: bool
-    n_jobs: int | None
-    device: str
+__all__ = ["Candidate", "by_name", "given_candidates", "naive_candidates", "table"]
 
 
-def _always(facts: Facts) -> bool:
-    return True
-
-
-def _positive(facts: Facts) -> bool:
-    return facts.positive
-
-
-def _seasonal(facts: Facts) -> bool:
-    return facts.season > 1
-
-
-def _few(facts: Facts) -> bool:
-    return facts.n_series * facts.n_targets <= 20
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One thing to try.
-
-    Attributes
-    ----------
-    name : str
-    make : callable
-        ``make(facts)`` gives an unfitted forecaster.
-    log : bool
-        Fitted to the logarithms of the targets: for series whose swings grow with their level.
-    when : callable
-        ``when(facts)``: whether it applies.
-    """
+class Candidate(NamedTuple):
+    """One thing to try: a clone of an unfitted forecaster."""
 
     name: str
-    make: Callable[[Facts], BaseForecaster]
-    log: bool = False
-    when: Callable[[Facts], bool] = _always
+    forecaster: BaseForecaster
+    log: bool = False  # fitted to logarithms: for series whose swings grow with their level
 
 
-def _new(cls: Callable[..., BaseForecaster], **options: Any) -> Callable[[Facts], BaseForecaster]:
-    def make(facts: Facts) -> BaseForecaster:
-        return cls(**options)
-
-    return make
-
-
-def _airline(facts: Facts) -> BaseForecaster:
-    """The airline model of Box & Jenkins, by conditional least squares for long seasons."""
-    method = "css" if facts.season > 12 else "mle"
-    return ARIMAForecaster(order=(0, 1, 1), seasonal_order=(0, 1, 1), method=method)
+def naive_candidates(season: int) -> list[Candidate]:
+    """What is tried in any case, whatever the budget; the first one is what others must beat."""
+    strategies = {"seasonal naive": "seasonal"} if season > 1 else {}
+    strategies |= {"naive": "last", "drift": "drift"}
+    return [Candidate(name, NaiveForecaster(strategy=s)) for name, s in strategies.items()]
 
 
-_NAIVE = (
-    Candidate("naive", _new(NaiveForecaster, strategy="last")),
-    Candidate("seasonal naive", _new(NaiveForecaster, strategy="seasonal"), when=_seasonal),
-    Candidate("drift", _new(NaiveForecaster, strategy="drift")),
-)
+def table(panel: Panel, n_train: int, horizon: int, season: int) -> list[Candidate]:
+    """The library's own candidates: cheap ones first, then by what each brought for a second on M4
+    Hourly (benchmarks/RESULTS.md). ``n_train`` is the length of a typical series in a trial.
+    """
+    few = panel.n_series * panel.targets.shape[1] <= 20
+    positive = bool(np.nanmin(panel.targets) > 0)
+    # a day of hours or less, and rows enough for windows of two weeks
+    weekly = season in (24, 48, 96, 144) and 14 * season <= n_train - 2 * horizon
+    week = {"seasonality": 7 * season, "lookback": 14 * season, "segment": season}
+    large: dict[str, Any] = {"hidden_size": 64, "batch_size": 128}
+    # the airline model of Box & Jenkins, by conditional least squares for long seasons
+    airline = ARIMAForecaster(
+        order=(0, 1, 1), seasonal_order=(0, 1, 1), method="css" if season > 12 else "mle"
+    )
+    rows = [
+        (True, "small GRU", DeepGRUForecaster(hidden_size=16, n_layers=1, max_epochs=10)),
+        (True, "Theta", ThetaForecaster()),
+        (True, "ETS", ETSForecaster()),
+        (few, "ARIMA(2,1,1)", ARIMAForecaster(order=(2, 1, 1))),
+        (few and season > 1, "airline ARIMA", airline),
+        (positive, "LSTM of logs", DeepLSTMForecaster(**large)),
+        (True, "ES-RNN", ESRNNForecaster()),
+        (True, "LSTM", DeepLSTMForecaster(**large)),
+        (positive and weekly, "GRU of logs, weekly", DeepGRUForecaster(**large, **week)),
+        (positive, "GRU of logs", DeepGRUForecaster(**large)),
+        (True, "SegRNN", SegmentRNNForecaster()),
+        (True, "BiGRU", BiGRUForecaster(**large)),
+        (few, "auto ARIMA", AutoARIMAForecaster()),
+    ]
+    return [Candidate(name, fc, "of logs" in name) for applies, name, fc in rows if applies]
 
 
-def _weekly(facts: Facts) -> BaseForecaster:
-    """A network whose season is the week of a daily season, a day folded into one step."""
-    week = 7 * facts.season
-    return DeepGRUForecaster(lookback=2 * week, seasonality=week, segment=facts.season, **_LARGE)
+def by_name(estimators: Any) -> dict[str, Any]:
+    """Estimators by name: a mapping's keys, else class names, numbered where they repeat.
+
+    The class is that of the forecaster inside a Pipeline, TransformedTargetRegressor or search.
+    """
+    if isinstance(estimators, Mapping):
+        return {str(name): estimator for name, estimator in estimators.items()}
+    named: dict[str, Any] = {}
+    several = isinstance(estimators, (list, tuple))
+    for estimator in estimators if several else [estimators]:
+        base = name = type(innermost(estimator)).__name__
+        number = 2
+        while name in named:
+            name, number = f"{base}-{number}", number + 1
+        named[name] = estimator
+    return named
 
 
-def _has_weeks(facts: Facts) -> bool:
-    """A day of hours or less, and rows enough for windows of two weeks."""
-    room = facts.shortest - 2 * facts.horizon
-    return facts.season in (24, 48, 96, 144) and 14 * facts.season <= room
-
-
-_LARGE: dict[str, Any] = {"hidden_size": 64, "batch_size": 128}
-
-# Cheap ones first, then by what each brought for a second on M4 Hourly (benchmarks/RESULTS.md).
-TABLE = (
-    Candidate("small GRU", _new(DeepGRUForecaster, hidden_size=16, n_layers=1, max_epochs=10)),
-    Candidate("Theta", _new(ThetaForecaster)),
-    Candidate("ETS", _new(ETSForecaster)),
-    Candidate("ARIMA(2,1,1)", _new(ARIMAForecaster, order=(2, 1, 1)), when=_few),
-    Candidate("airline ARIMA", _airline, when=lambda facts: _few(facts) and _seasonal(facts)),
-    Candidate("LSTM of logs", _new(DeepLSTMForecaster, **_LARGE), log=True, when=_positive),
-    Candidate("ES-RNN", _new(ESRNNForecaster)),
-    Candidate("LSTM", _new(DeepLSTMForecaster, **_LARGE)),
-    Candidate(
-        "GRU of logs, weekly",
-        _weekly,
-        log=True,
-        when=lambda facts: _positive(facts) and _has_weeks(facts),
-    ),
-    Candidate("GRU of logs", _new(DeepGRUForecaster, **_LARGE), log=True, when=_positive),
-    Candidate("SegRNN", _new(SegmentRNNForecaster)),
-    Candidate("BiGRU", _new(BiGRUForecaster, **_LARGE)),
-    Candidate("auto ARIMA", _new(AutoARIMAForecaster), when=_few),
-)
-
-
-def table(facts: Facts) -> list[Candidate]:
-    """The rows of the table that apply."""
-    return [row for row in TABLE if row.when(facts)]
-
-
-def naive_candidates(facts: Facts) -> list[Candidate]:
-    """What is tried in any case, whatever the budget."""
-    return [row for row in _NAIVE if row.when(facts)]
-
-
-def given(owner: str, candidates: Any) -> list[Candidate]:
-    """Candidates from the user's own forecasters: a list, or a mapping of names to them."""
-    if isinstance(candidates, Mapping):
-        named = [(str(name), forecaster) for name, forecaster in candidates.items()]
-    else:
-        single = isinstance(candidates, (str, BaseForecaster)) or not hasattr(
-            candidates, "__iter__"
-        )
-        named = []
-        for forecaster in [candidates] if single else list(candidates):
-            base = name = type(forecaster).__name__
-            number = 2
-            while name in [taken for taken, _ in named]:
-                name, number = f"{base}-{number}", number + 1
-            named.append((name, forecaster))
-    for name, forecaster in named:
+def given_candidates(owner: str, candidates: Any) -> list[Candidate]:
+    """The user's own forecasters: a list, or a mapping of names to them."""
+    named = by_name(candidates)
+    for name, forecaster in named.items():
         if not isinstance(forecaster, BaseForecaster):
             raise DataError(
                 f"{owner}: candidates must be forecasters of rnnforecast, in a list or by name. "
                 f"Got {forecaster!r} for {name!r}"
             )
-    return [Candidate(name, partial(_copy, forecaster)) for name, forecaster in named]
-
-
-def _copy(forecaster: BaseForecaster, facts: Facts) -> BaseForecaster:
-    return clone(forecaster)
-
-
-def prepared(candidate: Candidate, facts: Facts, seed: int) -> BaseForecaster:
-    """The candidate's forecaster with the horizon, and with what its own parameters leave open."""
-    forecaster = candidate.make(facts)
-    parameters = forecaster.get_params(deep=False)
-    open_ones: dict[str, tuple[Any, Any]] = {
-        "random_state": (None, seed),
-        "n_jobs": (None, facts.n_jobs),
-        "device": ("auto", facts.device),
-    }
-    if facts.season_given or isinstance(forecaster, LocalForecaster):
-        open_ones["seasonality"] = (None, facts.season)
-    values = {
-        name: value
-        for name, (default, value) in open_ones.items()
-        if name in parameters and parameters[name] == default
-    }
-    return forecaster.set_params(horizon=facts.horizon, **values)
+    return [Candidate(name, forecaster) for name, forecaster in named.items()]
