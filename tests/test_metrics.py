@@ -233,6 +233,16 @@ def test_a_constant_series_is_left_out_of_the_mean(rng):
     assert_allclose(metrics.mase(test, test + 1, flat), each[["b", "c"]].mean())
 
 
+def test_a_series_shorter_than_a_season_is_left_out_of_the_mean(rng):
+    train, test = panel(rng, lengths=(20, 33, 5))
+    pred = test + 1
+    for metric in (metrics.mase, metrics.rmsse):
+        each = [metric(test.loc[k], pred.loc[k], train.loc[k], seasonality=7) for k in "ca"]
+        assert_allclose(metric(test, pred, train, seasonality=7), np.mean(each))
+    with pytest.raises(DataError, match="the longest series of y_train has 33 rows"):
+        metrics.mase(test, pred, train, seasonality=33)
+
+
 @pytest.mark.parametrize("level", [0.1, 0.5, 0.85])
 def test_pinball_equals_sklearn(level, arrays, rng):
     true, pred = arrays

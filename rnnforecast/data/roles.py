@@ -1,4 +1,6 @@
-"""Which column plays which part: target, known-future, past-only or static covariate."""
+"""Which column plays which part (target, known-future, past-only or static covariate), and what it
+holds: numbers or categories.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,32 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rnnforecast.data.frames import Table
+from rnnforecast.data.frames import Table, holds_numbers, numeric
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Roles", "as_list", "resolve_roles"]
+__all__ = ["Column", "Roles", "as_list", "columns_of", "read_columns", "resolve_roles"]
+
+_CATEGORIES = ("string", "mixed", "mixed-integer", "categorical")  # as pandas names them
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a panel.
+
+    Attributes
+    ----------
+    name : hashable
+    role : {"target", "past", "known", "static"}
+    kind : {"number", "category"}
+    categories : tuple
+        What the codes 0, 1, 2, ... stand for, sorted unless a pandas dtype orders them; empty for
+        numbers. A missing value, or one that was not seen in fit, is NaN.
+    """
+
+    name: Any
+    role: str
+    kind: str = "number"
+    categories: tuple = ()
 
 
 @dataclass(frozen=True)
@@ -62,11 +86,6 @@ def resolve_roles(
     With ``y_names`` every column but the static ones is known in the future, and columns named by
     ``target`` are left out. Without, ``target`` names the targets (all columns that have no other
     role if None), and the columns without a role are past-only.
-
-    Raises
-    ------
-    DataError
-        If a named column does not exist, has two roles, or is a target inside X as well as ``y``.
     """
     columns = list(table.frame.columns)
     named = {"target": as_list(target), "known": as_list(known), "static": as_list(static)}
@@ -103,3 +122,45 @@ def resolve_roles(
         raise DataError(f"{owner}: no target column is left; the columns are {columns}")
     past = [name for name in rest if name not in targets]
     return Roles(targets, named["known"], past, named["static"], False)
+
+
+def columns_of(frame: pd.DataFrame, roles: Roles) -> tuple[Column, ...]:
+    """The columns of a panel by role, with the categories that ``frame`` has."""
+    columns = [Column(name, "target") for name in roles.targets]
+    for role in ("past", "known", "static"):
+        for name in getattr(roles, role):
+            if _is_category(frame[name]):
+                found = tuple(pd.Categorical(frame[name]).categories.tolist())
+                columns.append(Column(name, role, "category", found))
+            else:
+                columns.append(Column(name, role))
+    return tuple(columns)
+
+
+def _is_category(column: pd.Series) -> bool:
+    return not holds_numbers(column) and pd.api.types.infer_dtype(column) in _CATEGORIES
+
+
+def read_columns(
+    owner: str, frame: pd.DataFrame, columns: tuple[Column, ...], role: str
+) -> np.ndarray:
+    """Columns of one role as floats, shape (n_rows, n_columns): numbers, or codes of categories."""
+    chosen = [column for column in columns if column.role == role]
+    names = [column.name for column in chosen]
+    if any(column.kind == "category" for column in chosen):
+        coded = {
+            column.name: _codes(frame[column.name], column.categories)
+            if column.kind == "category"
+            else frame[column.name]
+            for column in chosen
+        }
+        frame = pd.DataFrame(coded, copy=False)
+    return numeric(owner, frame, names)
+
+
+def _codes(column: pd.Series, categories: tuple) -> pd.Series:
+    values = pd.Categorical(column)
+    known = pd.Index(categories, dtype=object, tupleize_cols=False)
+    codes = known.get_indexer(values.categories.astype(object)).astype(np.float32)
+    codes[codes < 0] = np.nan
+    return pd.Series(np.append(codes, np.float32(np.nan))[values.codes], index=column.index)

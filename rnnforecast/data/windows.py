@@ -38,6 +38,21 @@ class WindowIndex:
         room = np.asarray(high, dtype=np.int64) - horizon - low
         return cls(low, np.where(room < 0, 0, room // stride + 1), stride)
 
+    @classmethod
+    def training(
+        cls, lengths: np.ndarray, held: np.ndarray, lookback: int, horizon: int
+    ) -> WindowIndex:
+        """Windows to train on: their forecast rows lie before a series' last ``held[i]`` rows.
+
+        A series that has ``lookback + horizon`` rows before those gives every window that fits.
+        Of a shorter one with n rows, the first window looks back on half of what one horizon
+        leaves, ``(n - horizon) // 2`` rows or one, and the rest of its look-back is missing; with
+        fewer than ``horizon + 1`` rows it gives none.
+        """
+        high = np.asarray(lengths, dtype=np.int64) - held
+        first = np.where(high >= lookback + horizon, lookback, np.maximum((high - horizon) // 2, 1))
+        return cls.between(first, high, horizon)
+
     def later(self, rows: int) -> WindowIndex:
         """The windows from ``rows`` rows after the first origin on (stride 1 only)."""
         return WindowIndex(self.first + rows, np.maximum(self.counts - rows, 0))

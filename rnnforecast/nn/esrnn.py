@@ -16,14 +16,13 @@ its own; ``stride=1`` with dilations ((1, 4), (24, 168)) is the network of the p
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from rnnforecast.nn.covariates import CovariateEffect
-from rnnforecast.nn.dilated import DilatedResidualStack
-from rnnforecast.nn.layers import SeededDropout
+from rnnforecast.nn.covariates import CovariateEffect, CovariateEncoder
+from rnnforecast.nn.layers import RecurrentStack, SeededDropout
 from rnnforecast.nn.smoothing import Smoothed, smooth
 
 __all__ = ["ESRNN", "ESRNNSpec", "Positions", "SeriesBatch"]
@@ -47,65 +46,38 @@ class ESRNNSpec(NamedTuple):
     n_known: int
     n_past: int
     n_static: int
+    cell: Any = "lstm"  # a registered name, or a subclass of Cell
+    n_params: int = 1
+    past_levels: tuple[int, ...] = ()  # categories of each column, 0 for a number
+    known_levels: tuple[int, ...] = ()
+    static_levels: tuple[int, ...] = ()
 
 
 class SeriesBatch(NamedTuple):
-    """Whole series side by side, aligned at their ends.
+    """Whole series side by side, aligned at their ends."""
 
-    Attributes
-    ----------
-    series : (batch,), int64
-        Their numbers in the network.
-    start : (batch,), int64
-        Column of each series' first row; columns before it are NaN.
-    values : (batch, time)
-        In units of the series; NaN where unobserved.
-    known : (batch, time, n_known)
-    past : (batch, time, n_past)
-    static : (batch, n_static)
-    level : (batch,)
-        Level before the first row, as measured on the first rows.
-    seasons : tuple of (batch, period)
-        Seasons of the first ``period`` rows, as measured on the first rows.
-    """
-
-    series: Tensor
-    start: Tensor
-    values: Tensor
-    known: Tensor
-    past: Tensor
-    static: Tensor
-    level: Tensor
-    seasons: tuple[Tensor, ...]
+    series: Tensor  # (batch,), int64: series times targets
+    start: Tensor  # (batch,), int64: column of the first row; columns before it are NaN
+    values: Tensor  # (batch, time), in units of the series; NaN where unobserved
+    known: Tensor  # (batch, time, n_known)
+    past: Tensor  # (batch, time, n_past)
+    static: Tensor  # (batch, n_static)
+    level: Tensor  # (batch,): before the first row, as measured on the first rows
+    seasons: tuple[Tensor, ...]  # each (batch, period): of the first rows, measured likewise
 
 
 class Positions(NamedTuple):
-    """Positions that a network reads, phases stacked along the batch.
+    """Positions that a network reads, phases stacked along the batch."""
 
-    Attributes
-    ----------
-    features : (n_positions, batch, size)
-    base : (n_positions, batch, horizon)
-        Level plus season of the rows to come.
-    last : (n_phases, n_positions), int64
-        Column of the last row that was seen.
-    """
-
-    features: Tensor
-    base: Tensor
-    last: Tensor
+    features: Tensor  # (n_positions, batch, size)
+    base: Tensor  # (n_positions, batch, horizon): level plus season of the rows to come
+    last: Tensor  # (n_phases, n_positions), int64: column of the last row that was seen
 
 
 class ESRNN(nn.Module):
-    """Per-series smoothing and the shared network, for one :class:`ESRNNSpec`.
-
-    Parameters
-    ----------
-    spec : ESRNNSpec
-    """
+    """Per-series smoothing and the shared network, for one :class:`ESRNNSpec`."""
 
     seasonal: Tensor
-    effect: CovariateEffect
 
     def __init__(self, spec: ESRNNSpec):
         super().__init__()
@@ -117,14 +89,19 @@ class ESRNN(nn.Module):
         self.trust_logit = nn.Parameter(torch.zeros(n, spec.n_series))
         # whether a series is long enough for a season
         self.register_buffer("seasonal", torch.ones(n, spec.n_series))
-        size = spec.window + spec.n_past * 2 + spec.n_static
+        self.past_columns = CovariateEncoder(spec.n_past, spec.past_levels)
+        self.static_columns = CovariateEncoder(spec.n_static, spec.static_levels)
+        size = spec.window + self.past_columns.size + self.static_columns.n_values
         self.dropout = SeededDropout(spec.dropout)
-        self.stack = DilatedResidualStack(size, spec.hidden_size, spec.dilations)
+        self.stack = RecurrentStack(
+            spec.cell, size, spec.hidden_size, residual=True, dilations=spec.dilations
+        )
         self.adapter = nn.Linear(spec.hidden_size, spec.hidden_size)
-        self.head = nn.Linear(spec.hidden_size, spec.horizon)
+        self.head = nn.Linear(spec.hidden_size, spec.horizon * spec.n_params)
         self.skip = nn.Linear(spec.window, spec.horizon, bias=False)
         if spec.n_known:
-            self.effect = CovariateEffect(spec.n_known, spec.n_targets, min(spec.hidden_size, 16))
+            hidden = min(spec.hidden_size, 16)
+            self.effect = CovariateEffect(spec.n_known, spec.n_targets, hidden, spec.known_levels)
 
     def reset(self, generator: torch.Generator) -> None:
         """Start close to the forecast of the smoothing alone."""
@@ -138,14 +115,14 @@ class ESRNN(nn.Module):
             self.head.bias.zero_()
             self.skip.weight.zero_()
 
-    # -- smoothing ---------------------------------------------------------------------------------
-
     def coefficients(self, series: Tensor) -> tuple[Tensor, Tensor]:
         """Smoothing coefficients of some series.
 
         Parameters
         ----------
         series : (batch,), int64
+            Series times targets. A negative number, ``target - n_targets``, is a series that was
+            not there in training: it takes the mean of those of its target.
 
         Returns
         -------
@@ -153,15 +130,25 @@ class ESRNN(nn.Module):
         gammas : (n_periods, batch)
             0 for a season that the series is too short for.
         """
-        alpha = torch.sigmoid(_RATE * self.alpha_logit[series])
-        gammas = torch.sigmoid(_RATE * self.gamma_logit[:, series]) * self.seasonal[:, series]
-        return alpha, gammas
+        alpha = torch.sigmoid(_RATE * self._of(self.alpha_logit, series))
+        gammas = torch.sigmoid(_RATE * self._of(self.gamma_logit, series))
+        able = torch.where(series < 0, 1.0, self.seasonal[:, series.clamp(min=0)])
+        return alpha, gammas * able
 
     def trust(self, series: Tensor) -> Tensor:
         """Factor between 0 and 2 on the seasons as measured on the first rows, chosen by training:
         (n_periods, batch).
         """
-        return 2 * torch.sigmoid(_RATE * self.trust_logit[:, series])
+        return 2 * torch.sigmoid(_RATE * self._of(self.trust_logit, series))
+
+    def _of(self, logits: Tensor, series: Tensor) -> Tensor:
+        """``logits: (..., n_series)`` of some series, or the mean of all for a new one."""
+        if not len(series) or series.min() >= 0:
+            return logits[..., series]
+        mean = logits.unflatten(-1, (-1, self.spec.n_targets)).mean(-2)
+        return torch.where(
+            series < 0, mean[..., series % self.spec.n_targets], logits[..., series.clamp(min=0)]
+        )
 
     def covariates(self, series: Tensor, known: Tensor) -> Tensor | float:
         """What known covariates ``(batch, time, n_known)`` add to their own rows: (batch, time)."""
@@ -182,8 +169,6 @@ class ESRNN(nn.Module):
             own = torch.arange(period, device=plain.device) - batch.start[:, None]
             seasons.append((trust[:, None] * first).gather(1, own % period))
         return smooth(plain, alpha, list(gammas), batch.level, seasons)
-
-    # -- the network -------------------------------------------------------------------------------
 
     def positions(
         self, batch: SeriesBatch, plain: Tensor, smoothed: Smoothed, ends: Iterable[int]
@@ -224,19 +209,25 @@ class ESRNN(nn.Module):
         parts = [_SQUASH * torch.asinh(torch.nan_to_num(residual - level) / _SQUASH)]
         shape = (*level.shape[:2], -1)
         if spec.n_past:
-            past = batch.past[:, last]
-            parts += [torch.nan_to_num(past), torch.isnan(past).to(plain.dtype)]
+            parts.append(self.past_columns(batch.past[:, last]))
         if spec.n_static:
-            parts.append(torch.nan_to_num(batch.static)[:, None].expand(shape))
+            parts.append(self.static_columns.values(batch.static)[:, None].expand(shape))
         # a position before the series' first row says nothing, whatever the batch pads
-        begun = (last >= batch.start[:, None])[..., None]
-        features = torch.where(begun, torch.cat(parts, -1), 0.0)
+        inside = (last >= batch.start[:, None])[..., None]
+        features = torch.where(inside, torch.cat(parts, -1), 0.0)
         base = (level + ahead).expand(*shape[:2], spec.horizon)
         return Positions(features.transpose(0, 1), base.transpose(0, 1), last)
 
-    def forward(self, positions: Positions) -> Tensor:
-        """Forecasts without the effect of covariates: (n_positions, batch, horizon)."""
-        features = positions.features
-        states = self.stack(self.dropout(features))
-        out = self.head(torch.tanh(self.adapter(states)))
-        return positions.base + out + self.skip(features[..., : self.spec.window])
+    def forward(self, positions: Positions) -> tuple[Tensor, Tensor]:
+        """Raw numbers and where they stand, without the effect of covariates.
+
+        Returns
+        -------
+        raw : (n_positions, batch, horizon, n_params)
+        location : (n_positions, batch, horizon)
+        """
+        spec, features = self.spec, positions.features
+        states = self.stack(self.dropout(features).transpose(0, 1))[0].transpose(0, 1)
+        raw = self.head(torch.tanh(self.adapter(states)))
+        location = positions.base + self.skip(features[..., : spec.window])
+        return raw.unflatten(-1, (spec.horizon, spec.n_params)), location

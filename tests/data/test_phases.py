@@ -24,23 +24,25 @@ def panel_of(df):
 @pytest.mark.parametrize("tz", [None, "Asia/Tokyo"])
 def test_the_phase_of_the_week_is_that_of_the_local_clock(tz):
     df = hourly(tz=tz)
-    phases = choose_phases(panel_of(df), 24)
+    panel = panel_of(df)
+    phases = choose_phases(panel, 24)
     later = df.index.union(pd.date_range(df.index[-1], periods=50, freq="h"))
     share = (later.dayofweek + later.hour / 24) / 7
     angles = 2 * np.pi * np.outer(share, np.arange(1, 13))
     expected = np.stack([np.sin(angles), np.cos(angles)], 2).reshape(len(later), 24)
-    found = phases.at(np.zeros(len(later), dtype=int), np.arange(len(later)))
+    found = phases.at(panel, np.zeros(len(later), dtype=int), np.arange(len(later)))
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 def test_the_phase_of_the_year():
     index = pd.date_range("2019-05-01", periods=3 * 365, freq="D")
     y = np.cos(2 * np.pi * index.dayofyear / 365) + 0.1 * np.sin(np.arange(len(index)))
-    phases = choose_phases(panel_of(pd.DataFrame({"y": y}, index=index)), 7)
+    panel = panel_of(pd.DataFrame({"y": y}, index=index))
+    phases = choose_phases(panel, 7)
     assert [round(length / 86_400e9) for length, _ in phases.cycles] == [365]
-    found = phases.at(np.zeros(2, dtype=int), np.array([0, 365]))
+    found = phases.at(panel, np.zeros(2, dtype=int), np.array([0, 365]))
     np.testing.assert_allclose(found[0], found[1], atol=0.02)  # the year has a quarter day more
-    assert abs(found[0] - phases.at(np.zeros(1, int), np.array([180]))[0]).max() > 1
+    assert abs(found[0] - phases.at(panel, np.zeros(1, int), np.array([180]))[0]).max() > 1
 
 
 @pytest.mark.parametrize(
@@ -60,8 +62,9 @@ def test_no_phases_where_they_tell_nothing(df, season):
 def test_every_series_has_its_own_phase():
     a, b = hourly(), hourly(seed=1)
     b.index = b.index + pd.Timedelta(hours=31)
-    phases = choose_phases(panel_of(pd.concat({"a": a, "b": b}, names=["id", "time"])), 24)
-    both = phases.at(np.array([0, 1]), np.array([31, 0]))
+    panel = panel_of(pd.concat({"a": a, "b": b}, names=["id", "time"]))
+    phases = choose_phases(panel, 24)
+    both = phases.at(panel, np.array([0, 1]), np.array([31, 0]))
     np.testing.assert_allclose(both[0], both[1], atol=1e-9)
 
 

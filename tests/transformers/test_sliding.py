@@ -17,9 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 from threadpoolctl import threadpool_limits
 
-from rnnforecast.data.scaling import WindowScaler
-from rnnforecast.data.sliding import SlidingWindows
 from rnnforecast.exceptions import DataError, NotFittedError
+from rnnforecast.transformers import SlidingWindows, WindowScaler
 
 BY_POSITION = {
     "check_methods_sample_order_invariance": "the step of an array's row is its position",

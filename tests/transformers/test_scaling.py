@@ -15,8 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from rnnforecast.data.scaling import SeriesScaler, WindowScaler
 from rnnforecast.exceptions import DataError, NotFittedError
+from rnnforecast.transformers import SeriesScaler, WindowScaler
 
 METHODS = ["standard", "robust", "minmax", "mean_abs", "max_abs"]
 

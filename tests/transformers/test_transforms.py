@@ -21,8 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 from statsmodels.tsa.seasonal import STL, seasonal_decompose
 
-from rnnforecast.data.transforms import Deseasonalizer, Differencer, LogTransformer
 from rnnforecast.exceptions import DataError
+from rnnforecast.transformers import Deseasonalizer, Differencer, LogTransformer
 
 # a row of an array has no time stamp: its step is its position
 BY_POSITION = {
@@ -477,7 +477,7 @@ def test_season_errors_say_what_to_do(rng):
     with pytest.raises(
         DataError, match=r"series 'B' has 30 steps; seasonality 24 needs at least 48"
     ):
-        Deseasonalizer().fit(X)
+        Deseasonalizer(seasonality=24).fit(X)
     with pytest.raises(DataError, match=r"column 'c0', row 2024-03-30 00:00:00.*positive"):
         Deseasonalizer(seasonality=2, model="multiplicative").fit(hourly(-np.ones(9)))
     x = np.arange(40.0)
