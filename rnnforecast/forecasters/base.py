@@ -27,7 +27,7 @@ from rnnforecast._validation import (
 from rnnforecast.data import reading
 from rnnforecast.data.frames import Table, read_table
 from rnnforecast.data.panel import Panel
-from rnnforecast.data.roles import read_columns
+from rnnforecast.data.roles import Roles, read_columns
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters import _rows
@@ -156,19 +156,8 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         panel, roles, columns, is_array = of_rows(
             (owner, X, y, *options.values()), lambda: reading.read_fit(owner, X, y, **options)
         )
-        fitted = self._fit_panel(panel)
-        common = {
-            "panel_": panel.owned(),
-            "roles_": roles,
-            "target_names_": list(roles.targets),
-            "n_features_in_": len(columns),
-        }
-        if not is_array and all(isinstance(name, str) for name in columns):
-            common["feature_names_in_"] = np.asarray(columns, dtype=object)
-        for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("_")]:
-            delattr(self, name)
-        self.__dict__.update(common, **fitted)
-        return self
+        named = not is_array and all(isinstance(name, str) for name in columns)
+        return self._adopt(panel, roles, len(columns), columns if named else None)
 
     def update(self, X: Any, y: Any = None) -> BaseForecaster:
         """Append observed rows to the history; weights and parameters stay as fitted.
@@ -626,6 +615,51 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         if panel.calendar is not None:
             size += f", {panel.calendar!r}"
         return [str(self.roles_), size]
+
+    # -- one forecaster inside another -------------------------------------------------------------
+
+    def __copy__(self) -> Any:
+        """Everything shared, networks on their device too, which a pickle takes to the CPU."""
+        new = object.__new__(type(self))
+        new.__dict__.update(vars(self))
+        return new
+
+    def _adopt(
+        self, panel: Panel, roles: Roles, n_features: int, feature_names: Any
+    ) -> BaseForecaster:
+        """Fit to rows that were read already: the second half of ``fit``.
+
+        Parameters
+        ----------
+        panel : Panel
+        roles : Roles
+        n_features : int
+            Columns of the X that was read.
+        feature_names : sequence of str or None
+            Their names; None where X was an array.
+        """
+        common: dict[str, Any] = {
+            "panel_": panel,
+            "roles_": roles,
+            "target_names_": list(roles.targets),
+            "n_features_in_": n_features,
+        }
+        if feature_names is not None:
+            common["feature_names_in_"] = np.asarray(feature_names, dtype=object)
+        view = copy.copy(self)  # on which a hook finds the columns; self is not touched yet
+        view.__dict__.update(common)
+        fitted = view._fit_panel(panel)
+        common["panel_"] = panel.owned()
+        for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("_")]:
+            delattr(self, name)
+        self.__dict__.update({**common, **fitted})
+        return self
+
+    def _at(self, history: Panel, fresh: bool = False) -> Any:
+        """This forecaster with another history, see ``_follow``; it shares everything else."""
+        view = copy.copy(self)
+        view.__dict__.update({"panel_": history}, **view._follow(history, fresh))
+        return view
 
 
 def _numbers(values: torch.Tensor) -> np.ndarray:

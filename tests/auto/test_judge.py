@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from rnnforecast import metrics
-from rnnforecast.auto._selection import METRICS, Judge, choose_weights
+from rnnforecast.auto.judge import METRICS, Judge, choose_weights
 
 SEASON = 4
 
@@ -102,7 +102,7 @@ def greedy(loss, forecasts, rounds):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_weights_are_the_shares_of_the_best_bag(seed, monkeypatch):
-    monkeypatch.setattr("rnnforecast.auto._selection._NEAR", np.inf)
+    monkeypatch.setattr("rnnforecast.auto.judge._NEAR", np.inf)
     rng = np.random.default_rng(seed)
     train, truth, _ = example(seed, missing=0.0)
     forecasts = [truth + rng.normal(size=truth.shape) for _ in range(4)]
@@ -117,7 +117,7 @@ def test_weights_are_the_shares_of_the_best_bag(seed, monkeypatch):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("seed", range(4))
 def test_never_worse_than_any_single_forecast(metric, seed, monkeypatch):
-    monkeypatch.setattr("rnnforecast.auto._selection._MOST_VALUES", 40)  # weights from a part
+    monkeypatch.setattr("rnnforecast.auto.judge._MOST_VALUES", 40)  # weights from a part
     rng = np.random.default_rng(seed)
     train, truth, _ = example(seed, n_series=12)
     forecasts = [
