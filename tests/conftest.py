@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+torch.set_warn_always(True)  # else only the first test that brings a warning about would fail
+
 
 @pytest.fixture
 def needs_bf16() -> Callable[[str], None]:
