@@ -254,8 +254,14 @@ class _ByHand(torch.autograd.Function):
         if all(grad is None for grad in grads):
             return (None,) * 9
         if torch.is_grad_enabled():  # create_graph
-            needs = ctx.needs_input_grad[1:]
-            return None, *differentiable(ctx.plan, needs, (x, h0, c0, *weights), grads)
+            # the literal steps have a first and a last state for each direction
+            first = [None if state is None else state[None] for state in (h0, c0)]
+            last = [None if grad is None else grad[None] for grad in grads[1:]]
+            d_x, *d_first, d_w_ih, d_w_hh, d_b_ih, d_b_hh, d_peephole = differentiable(
+                ctx.plan, ctx.needs_input_grad[1:], (x, *first, *weights), (grads[0], *last)
+            )
+            d_h, d_c = (None if grad is None else grad[0] for grad in d_first)
+            return None, d_x, d_h, d_c, d_w_ih, d_w_hh, d_b_ih, d_b_hh, d_peephole
         (reverse,), cell = ctx.plan.directions, ctx.plan.cell
         w_ih, w_hh, b_ih, _, peephole = weights
         d_out = torch.zeros_like(states[1:]) if grads[0] is None else _time_major(grads[0], reverse)
