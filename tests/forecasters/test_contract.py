@@ -25,6 +25,8 @@ from rnnforecast.exceptions import DataError, DivergedError, NotFittedError
 from rnnforecast.forecasters._plan import make_plan
 from rnnforecast.training.optimizers import Adam
 
+pytestmark = pytest.mark.machine
+
 CLASSES = [
     DeepRNNForecaster,
     DeepLSTMForecaster,

@@ -18,6 +18,8 @@ from rnnforecast.forecasters import _training
 from rnnforecast.forecasters._members import average
 from rnnforecast.training.optimizers import Adam
 
+pytestmark = pytest.mark.machine
+
 SMALL = {"horizon": 3, "lookback": 8, "hidden_size": 4, "max_epochs": 2, "random_state": 3}
 
 
