@@ -75,7 +75,7 @@ class SlidingWindows(SteppedTransformer):
     >>> windows = SlidingWindows(lookback=2, horizon=2).fit(df)
     >>> model = LinearRegression().fit(*windows.make_xy())
     >>> last = windows.future()
-    >>> windows.inverse(model.predict(last), last.index).round(6)
+    >>> windows.inverse(model.predict(last), last.index).round({"y": 6})
                    origin  step    y
     day
     2024-01-09 2024-01-08     1  8.0

@@ -192,7 +192,8 @@ def test_state_dicts_of_torchs_layers_load_without_their_suffix(cell):
 
 @paths
 @cells
-def test_other_types_and_autocast_are_those_of_torch(cell, path, use):
+def test_other_types_and_autocast_are_those_of_torch(cell, path, use, needs_bf16):
+    needs_bf16(cell)
     use(path)
     stack, theirs = twins(cell, 3, 4, dtype=torch.float32)
     (ours,) = stack.layers
