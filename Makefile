@@ -1,7 +1,9 @@
-# make demo    its own environment, then examples/demo.py
-# make test    the same environment with the test extras, then lint, types and every test
-# make lint    style, format and types only
-# make clean   removes the environment and what the tools left behind
+# make demo                 its own environment, then examples/demo.py
+# make test                 the same environment with the test extras, then lint, types and every test
+# make test-machines        the tests that depend on the machine, on one machine after another
+# make test-machines-quick  a few of them, in half a minute
+# make lint                 style, format and types only
+# make clean                removes the environment and what the tools left behind
 
 BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -18,7 +20,7 @@ export OMP_NUM_THREADS ?= 1
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-machines test-machines-quick lint clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -54,6 +56,13 @@ test: $(VENV)/.installed-test
 	$(MAKE) --no-print-directory lint || status=1; \
 	$(PYTHON) -m pytest -q -n $(JOBS) || status=1; \
 	exit $$status
+
+# Other processors, no kernels, no compiler, 1 and 2 threads, pandas 3: see the script.
+test-machines: $(VENV)/.installed-test
+	@$(PYTHON) tests/machines.py --jobs $(JOBS)
+
+test-machines-quick: $(VENV)/.installed-test
+	@$(PYTHON) tests/machines.py --quick --jobs $(JOBS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis demo_forecast.png

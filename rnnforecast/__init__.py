@@ -25,12 +25,12 @@ _PUBLIC = {
     "AutoARIMAForecaster": "rnnforecast.baselines",
     "ETSForecaster": "rnnforecast.baselines",
     "ThetaForecaster": "rnnforecast.baselines",
-    "SlidingWindows": "rnnforecast.data",
-    "Differencer": "rnnforecast.data",
-    "Deseasonalizer": "rnnforecast.data",
-    "LogTransformer": "rnnforecast.data",
-    "SeriesScaler": "rnnforecast.data",
-    "WindowScaler": "rnnforecast.data",
+    "SlidingWindows": "rnnforecast.transformers",
+    "Differencer": "rnnforecast.transformers",
+    "Deseasonalizer": "rnnforecast.transformers",
+    "LogTransformer": "rnnforecast.transformers",
+    "SeriesScaler": "rnnforecast.transformers",
+    "WindowScaler": "rnnforecast.transformers",
     "PanelTimeSeriesSplit": "rnnforecast.model_selection",
     "backtest": "rnnforecast.model_selection",
     "compare": "rnnforecast.model_selection",
@@ -68,14 +68,6 @@ if TYPE_CHECKING:
         NaiveForecaster,
         ThetaForecaster,
     )
-    from rnnforecast.data import (
-        Deseasonalizer,
-        Differencer,
-        LogTransformer,
-        SeriesScaler,
-        SlidingWindows,
-        WindowScaler,
-    )
     from rnnforecast.forecasters import (
         BiGRUForecaster,
         BiLSTMForecaster,
@@ -92,3 +84,11 @@ if TYPE_CHECKING:
         diebold_mariano,
     )
     from rnnforecast.plotting import plot_forecast
+    from rnnforecast.transformers import (
+        Deseasonalizer,
+        Differencer,
+        LogTransformer,
+        SeriesScaler,
+        SlidingWindows,
+        WindowScaler,
+    )

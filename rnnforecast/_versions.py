@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TextIO
@@ -49,64 +49,63 @@ def show_versions(*, file: TextIO | None = None) -> None:
     """
     out = sys.stdout if file is None else file
     version = sys.modules["rnnforecast"].__version__  # the package that this module came with
-    sections = (_system(), _packages(), _hardware())
-    blocks = ["\n".join(f"{name:<14} {value}" for name, value in rows) for rows in sections]
-    out.write("\n\n".join([f"{'rnnforecast':<14} {version}", *blocks]) + "\n")
+    sections = ({"rnnforecast": version}, _system(), _packages(), _hardware())
+    blocks = ["\n".join(f"{name:<14} {value}" for name, value in rows.items()) for rows in sections]
+    out.write("\n\n".join(blocks) + "\n")
 
 
-def _system() -> Iterator[tuple[str, str]]:
-    yield "python", f"{platform.python_version()} ({platform.python_implementation()})"
-    yield "executable", sys.executable
-    yield "system", platform.platform()
-    yield "package at", str(Path(__file__).parent)
+def _system() -> dict[str, str]:
+    return {
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "executable": sys.executable,
+        "system": platform.platform(),
+        "package at": str(Path(__file__).parent),
+    }
 
 
-def _packages() -> Iterator[tuple[str, str]]:
+def _packages() -> dict[str, str]:
+    found = {}
     for name in _PACKAGES:
         try:
-            yield name, metadata.version(name)
+            found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            yield name, "not installed"
+            found[name] = "not installed"
+    return found
 
 
-def _hardware() -> Iterator[tuple[str, str]]:
+def _hardware() -> dict[str, str]:
+    import joblib
     import torch
 
     from rnnforecast.nn._library import status
 
     model, flags = _cpu()
-    yield "cpu", f"{model}, {_n_cores()} cores usable"
-    yield "cpu features", " ".join(flag for flag in _CPU_FLAGS if flag in flags) or "unknown"
-    yield "bf16 on cpu", _bf16(flags)
-    yield "torch threads", f"{torch.get_num_threads()} ({_environment('OMP_NUM_THREADS')})"
-    yield "torch uses", f"{torch.backends.cpu.get_cpu_capability()}, BLAS {_torch_blas()}"
-    yield "numpy BLAS", _numpy_blas()
-    yield "gpu", _gpu()
+    threads = os.environ.get("OMP_NUM_THREADS")
+    threads = "OMP_NUM_THREADS not set" if threads is None else f"OMP_NUM_THREADS={threads}"
+    one_dnn = "yes" if torch.backends.mkldnn.is_available() else "no"
+    capability = torch.backends.cpu.get_cpu_capability()
     kernels = status()
     what = kernels.path if kernels.path == "torch" else f"native, {kernels.instruction_set}"
-    yield "kernels", f"{what} ({kernels.reason})"
-
-
-def _environment(name: str) -> str:
-    value = os.environ.get(name)
-    return f"{name} not set" if value is None else f"{name}={value}"
-
-
-def _n_cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return {
+        "cpu": f"{model}, {joblib.cpu_count()} cores usable",
+        "cpu features": " ".join(flag for flag in _CPU_FLAGS if flag in flags) or "unknown",
+        "bf16 on cpu": _bf16(flags),
+        "torch threads": f"{torch.get_num_threads()} ({threads})",
+        "torch uses": f"{capability}, BLAS {_torch_blas()}, oneDNN {one_dnn}",
+        "numpy BLAS": _numpy_blas(),
+        "gpu": _gpu(),
+        "kernels": f"{what} ({kernels.reason})",
+    }
 
 
 def _cpu() -> tuple[str, set[str]]:
     """Name of the processor, and its features where the system tells (Linux)."""
-    fields: dict[str, str] = {}
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip().lower(), value.strip())
+    lines = [line.partition(":") for line in reversed(text.splitlines())]  # the first core counts
+    fields = {key.strip().lower(): value.strip() for key, _, value in lines}
     model = fields.get("model name") or platform.processor() or platform.machine() or "unknown"
     return model, set((fields.get("flags") or fields.get("features") or "").split())
 
@@ -123,12 +122,9 @@ def _torch_blas() -> str:
     import torch
 
     if torch.backends.mkl.is_available():
-        name = "MKL"
-    else:
-        words = torch.__config__.show().replace(",", " ").split()
-        named = [word.removeprefix("BLAS_INFO=") for word in words if word.startswith("BLAS_INFO=")]
-        name = named[0] if named else "unknown"
-    return f"{name}, oneDNN {'yes' if torch.backends.mkldnn.is_available() else 'no'}"
+        return "MKL"
+    found = re.search(r"BLAS_INFO=([^\s,]+)", torch.__config__.show())
+    return found[1] if found else "unknown"
 
 
 def _numpy_blas() -> str:
@@ -145,6 +141,4 @@ def _gpu() -> str:
         count = torch.cuda.device_count()
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(count))
         return f"{names} (CUDA {torch.version.cuda})"
-    if torch.backends.mps.is_available():
-        return "Apple (MPS)"
-    return "none that torch can use"
+    return "Apple (MPS)" if torch.backends.mps.is_available() else "none that torch can use"

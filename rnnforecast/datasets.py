@@ -9,7 +9,12 @@ Values are what the sources give. Missing values and gaps are left as they are a
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import http.client
+import json
 import os
+import sys
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -18,7 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rnnforecast._download import RemoteFile, fetch
+from rnnforecast._validation import check_choice
 from rnnforecast.exceptions import DataError, RNNForecastError
 
 __all__ = [
@@ -34,50 +39,7 @@ __all__ = [
 ]
 
 PathLike = str | os.PathLike[str]
-
-_ETT = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/1d16c8f4f943005d613b5bc962e9eeb06058cf07/"
-_M4 = "https://raw.githubusercontent.com/Mcompetitions/M4-methods/6c1067e5a57161249b17289a565178dc7a3fb3ca/"
-_PILE = "https://huggingface.co/datasets/AutonLab/Timeseries-PILE/resolve/4f619d258d378af8b55e7db88550249abff26e53/"
-
-
-def _remote(base: str, path: str, sha256: str, local: str | None = None, **more: Any) -> RemoteFile:
-    return RemoteFile(path=local or path, url=base + path, sha256=sha256, **more)
-
-
-_ETT_FILES = {
-    name: _remote(_ETT, f"ETT-small/{name}.csv", sha256)
-    for name, sha256 in {
-        "ETTh1": "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
-        "ETTh2": "a3dc2c597b9218c7ce1cd55eb77b283fd459a1d09d753063f944967dd6b9218b",
-        "ETTm1": "6ce1759b1a18e3328421d5d75fadcb316c449fcd7cec32820c8dafda71986c9e",
-    }.items()
-}
-_M4_FILES = {
-    group: (
-        _remote(_M4, f"Dataset/Train/{group}-train.csv", train),
-        _remote(_M4, f"Dataset/Test/{group}-test.csv", test),
-    )
-    for group, train, test in (
-        (
-            "Hourly",
-            "ea59b7783573c49077a835ab6465c7d66f1474783360f310988a9a737fbca62f",
-            "71a57fccb15e534d973626ada4fb87febf789e9317715b7cc6dd3b5f90db6f42",
-        ),
-        (
-            "Weekly",
-            "d478d3f6ed673e6ed3c2cb0fbed5425f72eedd51318ebebeb0b5ecfcefc37714",
-            "3b2bc4be8e636e802260dcd843ca3c5da40536a1fbe1ecb3229a97dae4f44688",
-        ),
-    )
-}
-_WEATHER_FILE = _remote(
-    _PILE,
-    "forecasting/autoformer/weather.csv",
-    "9b2b19b13e342d9c9b9c51620d42b4be232df7fba30e7f5c4968b7c79ab138ad",
-    local="weather/weather.csv",
-    # the copy with DOS line ends that is also in circulation
-    also=("34ee981d07313e51da2a50bb600072c8ae4a69cb4b0651f4cb93a069d7a2ba63",),
-)
+_RETRIES, _DELAY = 3, 1  # of a download that fails, and the seconds between them
 
 
 # Files of the package itself
@@ -97,10 +59,8 @@ def _bundled(name: str) -> Any:
 
 
 @cache
-def _manifest() -> dict[str, dict[str, Any]]:
-    import json
-
-    return json.loads(_bundled("manifest.json").read_text(encoding="utf-8"))
+def _manifest(name: str = "manifest.json") -> dict[str, dict[str, Any]]:
+    return json.loads(_bundled(name).read_text(encoding="utf-8"))
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -130,17 +90,8 @@ def describe(name: str) -> dict[str, Any]:
     >>> describe("nyc_weather")["columns"]["temp"]
     'temperature, degrees Fahrenheit'
     """
-    import copy
-
-    return copy.deepcopy(_lookup(name, _manifest(), "data set"))
-
-
-def _lookup(name: str, table: dict[str, Any], what: str) -> Any:
-    try:
-        return table[name]
-    except (KeyError, TypeError):
-        known = ", ".join(repr(key) for key in table)
-        raise DataError(f"there is no {what} {name!r}: choose one of {known}") from None
+    check_choice("describe", "name", name, _manifest())
+    return copy.deepcopy(_manifest()[name])
 
 
 def _read_bundled(name: str, **options: Any) -> pd.DataFrame:
@@ -282,6 +233,54 @@ def load_sunspots() -> pd.DataFrame:
 # Files that are found on disk or downloaded
 
 
+def _fetch(name: str, data_home: PathLike | None, download: bool, verbose: bool) -> Path:
+    """Find a file in ``data_home`` or the cache, or download it to the first of them."""
+    file = _manifest("downloads.json")[name]
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache_folder = os.environ.get("RNNFORECAST_DATA") or Path(base) / "rnnforecast"
+    homes = [Path(home).expanduser() for home in (data_home, cache_folder) if home is not None]
+    for home in homes:
+        for place in file["places"]:
+            if (home / place).is_file():
+                return _checked(home / place, file)
+    target = homes[0] / name
+    by_hand = f"put the file there by hand: {file['url']} -> {target}"
+    if not download:
+        raise RNNForecastError(
+            f"{name} is not in {' and '.join(map(str, homes))}, and download=False: allow the "
+            f"download or {by_hand}"
+        )
+    from sklearn.datasets import fetch_file
+
+    if verbose:
+        sys.stderr.write(f"downloading {file['url']} to {target}\n")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        options = {"sha256": file["sha256"], "n_retries": _RETRIES, "delay": _DELAY}
+        return fetch_file(file["url"], folder=target.parent, local_filename=name, **options)
+    except (OSError, http.client.HTTPException) as error:
+        if type(error) is OSError and error.errno is None:  # fetch_file's own, of a wrong digest
+            raise DataError(
+                f"{file['url']} gave other bytes than expected ({error}); nothing was kept. If a "
+                f"proxy rewrites pages, fetch the file elsewhere as {target}"
+            ) from error
+        raise RNNForecastError(
+            f"{name} could not be downloaded ({error or type(error).__name__}): try again or "
+            f"{by_hand}"
+        ) from error
+
+
+def _checked(path: Path, file: dict[str, Any]) -> Path:
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found not in (file["sha256"], file.get("sha256_with_dos_line_ends")):
+        raise DataError(
+            f"{path} is not the expected file: its sha256 is {found}, expected {file['sha256']}; "
+            f"remove it, and it is downloaded again from {file['url']}"
+        )
+    return path
+
+
 def load_ett(
     name: str = "ETTh1",
     *,
@@ -303,7 +302,7 @@ def load_ett(
     download : bool, default=True
         Whether to download a file that is not there.
     verbose : bool, default=False
-        Whether a download shows a progress bar.
+        Whether a download is announced on stderr.
 
     Returns
     -------
@@ -324,8 +323,8 @@ def load_ett(
     >>> load_ett("ETTh1").shape  # doctest: +SKIP
     (17420, 7)
     """
-    file = _lookup(name, _ETT_FILES, "ETT file")
-    path = fetch(file, data_home, download=download, verbose=verbose)
+    check_choice("load_ett", "name", name, ("ETTh1", "ETTh2", "ETTm1"))
+    path = _fetch(f"{name}.csv", data_home, download, verbose)
     frame = _read_csv(path, index_col="date", parse_dates=["date"])
     return frame.asfreq("15min" if name.startswith("ETTm") else "h")
 
@@ -357,10 +356,8 @@ def load_m4(
 
     Raises
     ------
-    DataError
-        If the group is unknown or a file on disk is not the published one.
-    RNNForecastError
-        If a file is not there and cannot be downloaded.
+    DataError, RNNForecastError
+        As :func:`load_ett`.
 
     Examples
     --------
@@ -369,44 +366,33 @@ def load_m4(
     >>> len(test) // 48  # doctest: +SKIP
     414
     """
-    both = _lookup(group, _M4_FILES, "M4 group")
-    train, test = (
-        _wide_rows(fetch(file, data_home, download=download, verbose=verbose)) for file in both
-    )
-    if list(train) != list(test):
+    check_choice("load_m4", "group", group, ("Hourly", "Weekly"))
+    paths = (f"{group}-{part}.csv" for part in ("train", "test"))
+    before, after = (_read_csv(_fetch(p, data_home, download, verbose), index_col=0) for p in paths)
+    if not before.index.equals(after.index):
         raise DataError(f"the M4 {group} files do not name the same series in the same order")
-    start = {name: len(values) for name, values in train.items()}
-    return _stack(train, dict.fromkeys(train, 0)), _stack(test, start)
+    train = _long(before, 0)
+    return train, _long(after, np.bincount(train.index.codes[0]))
 
 
-def _wide_rows(path: Path) -> dict[str, np.ndarray]:
-    """Read one series a row, its id first and its end padded with empty cells."""
-    frame = _read_csv(path, index_col=0)
-    rows = frame.to_numpy(float)
-    lengths = rows.shape[1] - np.argmax(~np.isnan(rows[:, ::-1]), axis=1)
-    return {
-        str(name): row[:length]
-        for name, row, length in zip(frame.index, rows, lengths, strict=True)
-    }
-
-
-def _stack(series: dict[str, np.ndarray], start: dict[str, int]) -> pd.DataFrame:
-    lengths = np.array([len(values) for values in series.values()])
-    times = np.concatenate([np.arange(len(v)) + start[name] for name, v in series.items()])
-    # Levels by hand keep the order of the file and the index sorted at once.
+def _long(wide: pd.DataFrame, start: Any) -> pd.DataFrame:
+    """Stack one series a row, its end padded with empty cells; its time counts from ``start``."""
+    values = wide.to_numpy(float)
+    seen = ~np.isnan(values)
+    lengths = seen.shape[1] - np.argmax(seen[:, ::-1], axis=1)
+    series, step = np.nonzero(np.arange(seen.shape[1]) < lengths[:, None])
+    time = step + np.broadcast_to(start, lengths.shape)[series]
+    # levels by hand keep the order of the file, and the index sorted at once
     index = pd.MultiIndex(
-        levels=[pd.Index(list(series), dtype=object), pd.RangeIndex(times.max() + 1)],
-        codes=[np.repeat(np.arange(len(series)), lengths), times],
+        levels=[wide.index.astype(object), pd.RangeIndex(time.max() + 1)],
+        codes=[series, time],
         names=["series", "time"],
     )
-    return pd.DataFrame({"y": np.concatenate(list(series.values()))}, index=index)
+    return pd.DataFrame({"y": values[series, step]}, index=index)
 
 
 def load_weather_benchmark(
-    *,
-    data_home: PathLike | None = None,
-    download: bool = True,
-    verbose: bool = False,
+    *, data_home: PathLike | None = None, download: bool = True, verbose: bool = False
 ) -> pd.DataFrame:
     """Weather in Jena in 2020, every ten minutes: the long-term forecasting benchmark.
 
@@ -429,10 +415,8 @@ def load_weather_benchmark(
 
     Raises
     ------
-    DataError
-        If the file on disk is not the published one.
-    RNNForecastError
-        If the file is not there and cannot be downloaded.
+    DataError, RNNForecastError
+        As :func:`load_ett`.
 
     Examples
     --------
@@ -440,7 +424,7 @@ def load_weather_benchmark(
     >>> load_weather_benchmark().shape  # doctest: +SKIP
     (52696, 21)
     """
-    path = fetch(_WEATHER_FILE, data_home, download=download, verbose=verbose)
+    path = _fetch("weather.csv", data_home, download, verbose)
     frame = _read_csv(path, index_col="date", parse_dates=["date"], encoding="utf-8")
     bad = "\N{REPLACEMENT CHARACTER}"
     frame.columns = [

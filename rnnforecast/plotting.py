@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["forecast_figure", "plot_forecast"]
 
-_HISTORY, _FORECAST, _TRUTH = "0.35", "#1f6fb4", "black"
+_FORECAST = "#1f6fb4"
 
 
 def plot_forecast(
@@ -81,43 +81,34 @@ def plot_forecast(
     >>> [line.get_label() for line in ax.lines]
     ['observed', 'forecast']
     """
-    bands, line = [], _pick(forecast, target, series, "forecast")
+    line = _pick(forecast, target, series, "forecast")
+    bands = []
     if isinstance(line, pd.DataFrame):
         name = forecast.columns[0][0] if target is None else target
-        bands, line = _bands(line), _centre(line, name)
+        bands, line = _bands(line), _centre(line).rename(name)
     if intervals is not None:
         bands = _given_bands(intervals, line, target, series)
     past = None if history is None else _pick(history, target, series, "history")
     then = None if truth is None else _pick(truth, target, series, "truth")
+    if past is not None:
+        past = past.iloc[-(tail if tail is not None else max(48, 4 * len(line))) :]
     if ax is None:
         pyplot = optional_import("matplotlib.pyplot", "plot", "plot_forecast")
         ax = pyplot.subplots(figsize=(9, 3.6), layout="constrained")[1]
-    if past is not None:
-        shown = past.iloc[-(tail if tail is not None else max(48, 4 * len(line))) :]
-        ax.plot(_x(shown.index), shown.to_numpy(float), color=_HISTORY, lw=1.2, label="observed")
     # wide bands first, so that the narrow ones stay visible on top
     for k, (coverage, low, high) in enumerate(sorted(bands, key=lambda band: -(band[0] or 0.0))):
         label = "interval" if coverage is None else f"{100 * coverage:.4g} % interval"
-        ax.fill_between(
-            _x(line.index),
-            low,
-            high,
-            color=_FORECAST,
-            alpha=min(0.2 + 0.15 * k, 0.8),
-            lw=0,
-            label=label,
-        )
+        style: dict[str, Any] = {"color": _FORECAST, "alpha": min(0.2 + 0.15 * k, 0.8), "lw": 0}
+        ax.fill_between(_x(line.index), low, high, label=label, **style)
     marker = "o" if len(line) == 1 else None
-    ax.plot(
-        _x(line.index),
-        line.to_numpy(float),
-        color=_FORECAST,
-        lw=1.8,
-        marker=marker,
-        label="forecast",
-    )
-    if then is not None:
-        ax.plot(_x(then.index), then.to_numpy(float), color=_TRUTH, lw=1.0, ls="--", label="truth")
+    lines: list[tuple[str, Any, dict[str, Any]]] = [
+        ("observed", past, {"color": "0.35", "lw": 1.2}),
+        ("forecast", line, {"color": _FORECAST, "lw": 1.8, "marker": marker}),
+        ("truth", then, {"color": "black", "lw": 1.0, "ls": "--"}),
+    ]
+    for label, rows, style in lines:
+        if rows is not None:
+            ax.plot(_x(rows.index), rows.to_numpy(float), label=label, **style)
     _dress(ax, line, title if title is not None else series)
     return ax
 
@@ -162,7 +153,7 @@ def forecast_figure(
     """
     figure_module = optional_import("matplotlib.figure", "plot", "forecast_figure")
     names = _series_names(forecast)
-    columns = list(dict.fromkeys(forecast.columns.get_level_values(0)))
+    columns = list(forecast.columns.unique(0))
     cells = [(name, column) for name in names for column in columns][:max_panels]
     figure = figure_module.Figure(figsize=(9, 0.9 + 2.7 * len(cells)), layout="constrained")
     axes = figure.subplots(len(cells), 1, squeeze=False)[:, 0]
@@ -177,9 +168,7 @@ def forecast_figure(
 
 
 def _series_names(table: pd.Series | pd.DataFrame) -> list[Any]:
-    if table.index.nlevels == 1:
-        return [None]
-    return list(dict.fromkeys(table.index.get_level_values(0)))
+    return [None] if table.index.nlevels == 1 else list(table.index.unique(0))
 
 
 def _pick(table: Any, target: Any, series: Any, what: str) -> Any:
@@ -195,7 +184,7 @@ def _pick(table: Any, target: Any, series: Any, what: str) -> Any:
         table = table.xs(wanted, level=0)
     if isinstance(table, pd.Series):
         return table
-    columns = list(dict.fromkeys(table.columns.get_level_values(0)))
+    columns = list(table.columns.unique(0))
     if target is None and len(columns) > 1:
         raise DataError(f"{what} holds the columns {columns}: pass target=")
     wanted = columns[0] if target is None else target
@@ -204,23 +193,17 @@ def _pick(table: Any, target: Any, series: Any, what: str) -> Any:
     return table[wanted]
 
 
-def _centre(quantiles: pd.DataFrame, name: Any) -> pd.Series:
+def _centre(quantiles: pd.DataFrame) -> pd.Series:
     """Median, or the mean of its two neighbours."""
-    levels = np.asarray(quantiles.columns, dtype=float)
-    distance = np.round(np.abs(levels - 0.5), 9)
-    centre = quantiles.loc[:, distance == distance.min()].mean(axis=1, skipna=False)
-    return centre.rename(name)
+    distance = np.round(np.abs(np.asarray(quantiles.columns, dtype=float) - 0.5), 9)
+    return quantiles.loc[:, distance == distance.min()].mean(axis=1, skipna=False)
 
 
 def _bands(quantiles: pd.DataFrame) -> list[tuple[float | None, np.ndarray, np.ndarray]]:
     """Pair the quantiles a and 1 - a: coverage, lower, upper."""
-    levels = np.asarray(quantiles.columns, dtype=float)
-    found: list[tuple[float | None, np.ndarray, np.ndarray]] = []
-    for i, low in enumerate(levels):
-        for j in np.flatnonzero(np.isclose(levels, 1 - low)) if low < 0.5 else ():
-            lower, upper = quantiles.iloc[:, i], quantiles.iloc[:, int(j)]
-            found.append((1 - 2 * float(low), lower.to_numpy(float), upper.to_numpy(float)))
-    return found
+    levels, values = np.asarray(quantiles.columns, dtype=float), quantiles.to_numpy(float)
+    pairs = np.argwhere(np.isclose(levels[:, None], 1 - levels) & (levels[:, None] < 0.5))
+    return [(1 - 2 * float(levels[i]), values[:, i], values[:, j]) for i, j in pairs]
 
 
 def _given_bands(intervals: Any, line: pd.Series, target: Any, series: Any) -> list:
@@ -234,7 +217,7 @@ def _given_bands(intervals: Any, line: pd.Series, target: Any, series: Any) -> l
             raise DataError(
                 f"intervals needs the shape ({len(line)}, 2), lower and upper. Got {bounds.shape}"
             )
-        bands = [(None, bounds[:, 0], bounds[:, 1])]
+        bands = [(None, *bounds.T)]
     if any(len(low) != len(line) for _, low, _ in bands):
         raise DataError(
             f"intervals needs one row for each of the {len(line)} rows of the forecast. "
@@ -243,12 +226,11 @@ def _given_bands(intervals: Any, line: pd.Series, target: Any, series: Any) -> l
     return bands
 
 
-def _x(index: pd.Index) -> Any:
+def _x(index: pd.Index) -> np.ndarray:
+    """Positions on the time axis: local clock time where there is a zone."""
     if isinstance(index, pd.PeriodIndex):
         index = index.to_timestamp()
-    return (
-        index.to_numpy() if not getattr(index, "tz", None) else index.tz_localize(None).to_numpy()
-    )
+    return (index.tz_localize(None) if getattr(index, "tz", None) else index).to_numpy()
 
 
 def _dress(ax: Axes, line: pd.Series, title: Any) -> None:
@@ -260,8 +242,7 @@ def _dress(ax: Axes, line: pd.Series, title: Any) -> None:
         ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
     else:
         ax.set_xlabel(str(line.index.name or "step"))
-    name = line.name if line.name is not None else ""
-    ax.set_ylabel(str(name))
+    ax.set_ylabel("" if line.name is None else str(line.name))
     if title is not None:
         ax.set_title(str(title), loc="left", fontsize="medium")
     ax.spines[["top", "right"]].set_visible(False)

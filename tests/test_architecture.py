@@ -22,7 +22,7 @@ FLOORS = [
     {"exceptions"},
     {"_validation", "_download"},
     {"data", "nn", "datasets"},
-    {"metrics"},
+    {"metrics", "transformers"},
     {"outputs"},
     {"training"},
     {"forecasters"},

@@ -212,6 +212,28 @@ def test_compare_ranks_the_models(command, daily, tmp_path):
         assert name in printed
 
 
+def test_a_panel_is_compared_and_forecast_with_known_covariates(command, tmp_path):
+    rng = np.random.default_rng(0)
+    days = pd.date_range("2024-01-01", periods=40, freq="D")
+    parts = [pd.DataFrame({"shop": s, "when": days, "promo": rng.random(40)}) for s in "ba"]
+    frame = pd.concat(parts).assign(sold=lambda f: 2 * f["promo"] + (f["shop"] == "b"))
+    data, future = tmp_path / "data.csv", tmp_path / "future.csv"
+    late = frame["when"] >= days[38]
+    frame[~late].sample(frac=1, random_state=0).to_csv(data, index=False)
+    frame[late].drop(columns="sold").to_csv(future, index=False)
+    args = ["--series-id", "shop", "--target", "sold", "--known", "promo", "--horizon", 2]
+    args += ["--order", "0,0,0", "--quiet"]
+    status, out, err = command("forecast", data, *args, "--model", "arima", "--future", future)
+    assert (status, err) == (0, "")
+    table = pd.read_csv(pd.io.common.StringIO(out))
+    expected = frame[late].sort_values(["shop", "when"])
+    assert table["shop"].tolist() == expected["shop"].tolist() == ["a", "a", "b", "b"]
+    np.testing.assert_allclose(table["sold"], expected["sold"], atol=1e-3)
+    status, out, err = command("compare", data, *args, "--models", "arima,naive", "--origins", 2)
+    assert (status, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()] == ["model", "arima", "naive"]
+
+
 # bad input
 
 FORECAST = ("--target", "temp", "--horizon", 5, "--model", "naive")
@@ -255,12 +277,12 @@ def test_unusable_files(fails, tmp_path, name, content, expected):
         (["--target", "sky"], "'sky' must hold numbers. Got 'sun'"),
         (["--target", "temp", "--past", "temp"], "'temp' is named twice"),
         ([], "has the numeric columns temp, sun: name one with --target"),
-        (["--target", "temp", "--model", "lstm"], "unknown model 'lstm': choose from deep-rnn"),
+        (["--target", "temp", "--model", "lstm"], "'lstm' is not one of 'deep-rnn'"),
         (["--target", "temp", "--lookback", "5"], "--lookback does not apply to naive"),
         (["--target", "temp", "--seasonality", "7"], "--seasonality does not apply to naive"),
         (["--target", "temp", "--coverage", "1"], "--coverage"),
-        (["--target", "temp", "--quantiles", "0.1,1.5"], "between 0 and 1. Got 1.5"),
-        (["--target", "temp", "--quantiles", "a,b"], "numbers with commas between them. Got 'a,b'"),
+        (["--target", "temp", "--quantiles", "0.1,1.5"], "1.5 is not in the range 0<x<1"),
+        (["--target", "temp", "--quantiles", "a,b"], "--quantiles': 'a' is not a valid float"),
         (["--target", "temp", "--quantiles", "0.5", "--coverage", "0.8"], "give one of them"),
         (["--target", "temp", "--freq", "fortnight"], "fortnight"),
         (["--target", "temp", "--order", "1,1"], "expected 3 numbers"),
@@ -312,7 +334,7 @@ def test_compare_refuses_a_setting_that_fits_none_of_its_models(fails, daily):
     args = ["--target", "temp", "--horizon", 5, "--models", "naive,drift", "--order", "1,0,0"]
     assert "--order does not apply to naive, drift" in fails("compare", daily, *args)
     args = ["--target", "temp", "--horizon", 5, "--models", "naive,prophet"]
-    assert "unknown model 'prophet'" in fails("compare", daily, *args)
+    assert "'prophet' is not one of 'deep-rnn'" in fails("compare", daily, *args)
 
 
 def test_files_are_written_together_or_not_at_all(tmp_path):
@@ -413,14 +435,35 @@ def test_hours_around_a_clock_change(command, tmp_path):
     assert list(stamps) == list(hours[-1] + pd.to_timedelta([1, 2], unit="h"))
 
 
-def test_other_separators_and_no_header_are_told(fails, daily, tmp_path):
-    text = daily.read_text()
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_other_separators_are_read(command, daily, tmp_path, mark):
     path = tmp_path / "other.csv"
-    path.write_text(text.replace(",", ";"))
-    assert "seems to be separated by ';'" in fails("forecast", path, "--horizon", 2)
-    path = stamped(path, pd.date_range("2024-01-01", periods=40).strftime("%Y-%m-%d"))
+    path.write_text(daily.read_text().replace(",", mark))
+    args = ["--target", "temp", "--horizon", 2, "--model", "naive"]
+    assert command("forecast", path, *args) == command("forecast", daily, *args)
+
+
+def test_numbers_that_are_not_read_as_such_are_refused(fails, daily, tmp_path):
+    path = tmp_path / "comma.csv"  # decimal commas
+    path.write_text(daily.read_text().replace(",", ";").replace(".", ","))
+    assert "column 'temp' must hold numbers. Got '1" in fails("forecast", path, *FORECAST)
+
+
+def test_a_single_column_is_not_cut_at_a_letter(command, tmp_path):
+    path = tmp_path / "one.csv"
+    path.write_text("temperature\n" + "\n".join(f"{k % 5}.5" for k in range(40)) + "\n")
+    status, out, _ = command("forecast", path, "--horizon", 1, "--model", "naive")
+    assert status == 0 and out.splitlines()[1].startswith("40,4.5,")
+
+
+def test_no_header_and_more_values_than_names_are_told(fails, daily, tmp_path):
+    path = tmp_path / "other.csv"
+    stamped(path, pd.date_range("2024-01-01", periods=40).strftime("%Y-%m-%d"))
     path.write_text(path.read_text().partition("\n")[2])
     assert "first line must name the columns" in fails("forecast", path, "--horizon", 2)
+    head, _, rows = daily.read_text().partition("\n")
+    path.write_text(head + "\n" + rows.replace("\n", ",\n"))  # pandas would shift the values
+    assert "more values than its first line has names" in fails("forecast", path, *FORECAST)
 
 
 @pytest.mark.parametrize("name", ["forecast", "compare"])

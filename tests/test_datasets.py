@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rnnforecast import _download, datasets
-from rnnforecast._download import RemoteFile, cache_dir, fetch
+from rnnforecast import datasets
 from rnnforecast.exceptions import DataError, RNNForecastError
 
 FOLDER = Path(__file__).resolve().parent.parent / "datasets"
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text(encoding="utf-8"))
+DOWNLOADS = json.loads((FOLDER / "downloads.json").read_text(encoding="utf-8"))
 
 # Bundled files
 
@@ -42,7 +42,8 @@ def test_the_manifest_tells_the_truth(name):
 
 
 def test_every_data_file_is_in_the_manifest():
-    listed = {entry["file"] for entry in MANIFEST.values()} | {"manifest.json", "build.py"}
+    listed = {entry["file"] for entry in MANIFEST.values()}
+    listed |= {"manifest.json", "downloads.json", "build.py"}
     assert {p.name for p in FOLDER.iterdir() if p.is_file()} == listed
     assert not (FOLDER / "__init__.py").exists()
 
@@ -50,7 +51,7 @@ def test_every_data_file_is_in_the_manifest():
 def test_describe_gives_a_copy_and_names_the_choices():
     datasets.describe("sp500")["columns"].clear()
     assert datasets.describe("sp500")["columns"]
-    with pytest.raises(DataError, match=r"no data set 'dax': choose one of 'sp500'"):
+    with pytest.raises(DataError, match=r"name must be one of \['sp500', .*Got 'dax'"):
         datasets.describe("dax")
 
 
@@ -133,48 +134,40 @@ def test_import_does_not_load_statsmodels_or_open_sockets():
 
 # Downloads, from a server on this machine
 
-CONTENT = np.random.default_rng(0).bytes(300_000)
+CONTENT = b"date,OT\n2016-07-01 00:00:00,1.5\n2016-07-01 01:00:00,2.5\n" + b"#" * 100_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``content``; ``cut`` ends each answer after that many bytes."""
+    """Serves ``content``; ``cut`` ends the first answers after that many bytes."""
 
     daemon_threads = True
     content = CONTENT
-    cut: int | None = None
-    ranges = True
+    cut: list[int] = []
     status: int | None = None
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[str | None] = []
+        self.asked: list[str] = []
 
     @property
-    def file(self) -> RemoteFile:
+    def url(self) -> str:
         host, port = self.server_address[:2]
-        return RemoteFile("folder/data.bin", f"http://{host}:{port}/data.bin", SHA256)
+        return f"http://{host}:{port}/data.bin"
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self):
-        server, wanted = self.server, self.headers.get("Range")
-        server.asked.append(wanted)
+        server = self.server
+        server.asked.append(self.path)
         if server.status is not None:
             return self.send_error(server.status)
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and server.ranges else 0
-        if start >= len(server.content):
-            return self.send_error(416)
-        body = server.content[start:]
-        self.send_response(206 if start else 200)
-        if start:
-            size = len(server.content)
-            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-        self.send_header("Content-Length", str(len(body)))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(server.content)))
         self.end_headers()
-        self.wfile.write(body[: server.cut])
+        self.wfile.write(server.content[: server.cut.pop() if server.cut else None])
 
     def log_message(self, *args):
         pass
@@ -185,7 +178,10 @@ def server(monkeypatch, tmp_path) -> Iterator[Server]:
     # no proxy of the surroundings between the test and this machine, no cache of the user
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("RNNFORECAST_DATA", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets, "_DELAY", 0)
     with Server() as server:
+        file = {"url": server.url, "sha256": SHA256, "places": ["data.bin", "folder/data.bin"]}
+        monkeypatch.setattr(datasets, "_manifest", lambda name: {"data.bin": file})
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -193,153 +189,146 @@ def server(monkeypatch, tmp_path) -> Iterator[Server]:
         thread.join()
 
 
-def test_download_goes_to_the_cache_once(server, tmp_path):
-    path = fetch(server.file)
+def fetch(data_home=None, *, download=True, verbose=False):
+    return datasets._fetch("data.bin", data_home, download, verbose)
+
+
+RETRIES = pytest.mark.filterwarnings("ignore:Retry downloading from url")
+
+
+def test_download_goes_to_the_cache_once(server, tmp_path, capsys):
+    path = fetch()
     assert path == tmp_path / "cache" / "data.bin"
     assert path.read_bytes() == CONTENT
-    assert fetch(server.file) == path and len(server.asked) == 1
+    assert fetch() == path and len(server.asked) == 1
     assert [p.name for p in path.parent.iterdir()] == ["data.bin"]  # no rest is left
+    assert capsys.readouterr() == ("", "")
 
 
-def test_download_goes_to_the_named_folder_and_shows_a_bar(server, tmp_path, capsys):
-    path = fetch(server.file, tmp_path / "mine", verbose=True)
+def test_download_goes_to_the_named_folder_and_is_announced(server, tmp_path, capsys):
+    path = fetch(tmp_path / "mine", verbose=True)
     assert path == tmp_path / "mine" / "data.bin"
-    printed = capsys.readouterr()
-    assert "data.bin" in printed.err and "300k/300k" in printed.err and printed.out == ""
+    assert capsys.readouterr() == ("", f"downloading {server.url} to {path}\n")
 
 
 @pytest.mark.parametrize("place", ["data.bin", "folder/data.bin"])
 def test_a_file_on_disk_is_found_in_either_layout(server, tmp_path, place):
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_bytes(CONTENT)
-    assert fetch(server.file, tmp_path, download=False) == tmp_path / place
+    assert fetch(tmp_path, download=False) == tmp_path / place
     assert server.asked == []
 
 
 def test_the_named_folder_comes_before_the_cache_and_the_cache_before_the_network(server, tmp_path):
-    cached = fetch(server.file)
-    assert fetch(server.file, tmp_path / "empty") == cached
+    cached = fetch()
+    assert fetch(tmp_path / "empty") == cached
     (tmp_path / "data.bin").write_bytes(CONTENT)
-    assert fetch(server.file, tmp_path) == tmp_path / "data.bin"
+    assert fetch(tmp_path) == tmp_path / "data.bin"
     assert len(server.asked) == 1
 
 
-def test_a_broken_transfer_is_resumed_where_it_stopped(server, tmp_path):
-    server.cut = 100_000
-    path = fetch(server.file)
-    assert path.read_bytes() == CONTENT
-    assert server.asked == [None, "bytes=100000-", "bytes=200000-"]
-
-
-def test_the_rest_of_an_earlier_run_is_resumed(server, tmp_path):
-    (tmp_path / "data.bin.part").write_bytes(CONTENT[:299_000])
-    assert fetch(server.file, tmp_path).read_bytes() == CONTENT
-    assert server.asked == ["bytes=299000-"]
-
-
-def test_a_server_without_ranges_sends_it_all_again(server, tmp_path):
-    server.ranges = False
-    (tmp_path / "data.bin.part").write_bytes(CONTENT[:1000])
-    assert fetch(server.file, tmp_path).read_bytes() == CONTENT
-    assert server.asked == ["bytes=1000-"]
-
-
-@pytest.mark.parametrize("size", [1_000, 300_000, 400_000])
-def test_a_rest_that_is_not_ours_is_thrown_away(server, tmp_path, size):
-    (tmp_path / "data.bin.part").write_bytes(bytes(size))
-    assert fetch(server.file, tmp_path).read_bytes() == CONTENT
-    assert server.asked == [f"bytes={size}-", None]
-
-
-def test_a_complete_rest_needs_no_second_transfer(server, tmp_path):
-    (tmp_path / "data.bin.part").write_bytes(CONTENT)
-    assert fetch(server.file, tmp_path).read_bytes() == CONTENT
-    assert len(server.asked) == 1
+@RETRIES
+def test_a_broken_transfer_is_tried_again(server, tmp_path):
+    server.cut = [10_000, 50_000]
+    assert fetch(tmp_path / "mine").read_bytes() == CONTENT
+    assert len(server.asked) == 3
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["data.bin"]
 
 
 def test_wrong_bytes_from_the_server_leave_nothing(server, tmp_path):
     server.content = b"<html>log in first</html>"
     with pytest.raises(DataError, match=rf"other bytes than expected.*{SHA256}"):
-        fetch(server.file, tmp_path / "mine")
+        fetch(tmp_path / "mine")
     assert list((tmp_path / "mine").iterdir()) == []
 
 
 def test_a_wrong_file_on_disk_is_named_and_left_alone(server, tmp_path):
     (tmp_path / "data.bin").write_bytes(b"edited")
     with pytest.raises(DataError, match=r"data\.bin is not the expected file.*remove it"):
-        fetch(server.file, tmp_path)
+        fetch(tmp_path)
     assert (tmp_path / "data.bin").read_bytes() == b"edited"
     assert server.asked == []
 
 
 def test_other_line_ends_are_accepted_on_disk_only_where_they_are_known(server, tmp_path):
     (tmp_path / "data.bin").write_bytes(b"a\r\n")
-    digest = hashlib.sha256(b"a\r\n").hexdigest()
-    file = RemoteFile("data.bin", server.file.url, SHA256, also=(digest,))
-    assert fetch(file, tmp_path) == tmp_path / "data.bin"
+    with pytest.raises(DataError, match="not the expected file"):
+        fetch(tmp_path)
+    file = datasets._manifest("downloads.json")["data.bin"]
+    file["sha256_with_dos_line_ends"] = hashlib.sha256(b"a\r\n").hexdigest()
+    assert fetch(tmp_path) == tmp_path / "data.bin"
 
 
-def test_a_missing_page_fails_at_once_and_says_where_to_put_the_file(server, tmp_path):
-    server.status = 404
-    with pytest.raises(RNNForecastError, match=r"404.*put the file there by hand: http.*data\.bin"):
-        fetch(server.file, tmp_path)
-    assert len(server.asked) == 1
+@RETRIES
+@pytest.mark.parametrize("status", [404, 503])
+def test_a_refusing_server_is_asked_again_and_then_told_with_the_remedy(server, tmp_path, status):
+    server.status = status
+    with pytest.raises(RNNForecastError, match=rf"{status}.*there by hand: http.*data\.bin"):
+        fetch(tmp_path / "mine")
+    assert len(server.asked) == 1 + datasets._RETRIES
+    assert list((tmp_path / "mine").iterdir()) == []
 
 
-def test_a_struggling_server_is_asked_again(server, tmp_path):
-    server.status = 503
-    with pytest.raises(RNNForecastError, match="503"):
-        fetch(server.file, tmp_path)
-    assert len(server.asked) == _download._ATTEMPTS
-
-
+@RETRIES
 def test_offline_says_where_to_put_the_file(server, tmp_path):
-    file = server.file
     server.shutdown()
     server.server_close()  # nobody listens on the port any more
     with pytest.raises(RNNForecastError) as caught:
-        fetch(file, tmp_path / "mine")
+        fetch(tmp_path / "mine")
     message = str(caught.value)
+    assert not isinstance(caught.value, DataError)
     assert "could not be downloaded" in message and "\n" not in message
-    assert f"by hand: {file.url} -> {tmp_path / 'mine' / 'data.bin'}" in message
+    assert f"by hand: {server.url} -> {tmp_path / 'mine' / 'data.bin'}" in message
 
 
 def test_download_false_never_asks(server, tmp_path):
     with pytest.raises(RNNForecastError, match=r"is not in .*mine and .*cache, and download=False"):
-        fetch(server.file, tmp_path / "mine", download=False)
+        fetch(tmp_path / "mine", download=False)
     assert server.asked == [] and not (tmp_path / "mine").exists()
 
 
-def test_the_cache_folder_follows_the_environment(monkeypatch):
-    monkeypatch.setenv("RNNFORECAST_DATA", "/somewhere")
-    assert cache_dir() == Path("/somewhere")
-    monkeypatch.delenv("RNNFORECAST_DATA")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert cache_dir() == Path("/xdg/rnnforecast")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_dir() == Path.home() / ".cache" / "rnnforecast"
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"RNNFORECAST_DATA": "/somewhere", "XDG_CACHE_HOME": "/xdg"}, "/somewhere"),
+        ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/rnnforecast"),
+        ({}, str(Path.home() / ".cache" / "rnnforecast")),
+    ],
+)
+def test_the_cache_folder_follows_the_environment(monkeypatch, variables, expected):
+    for name in ("RNNFORECAST_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    datasets._manifest("downloads.json")  # is remembered
+    monkeypatch.setattr(Path, "is_file", lambda self: False)
+    with pytest.raises(RNNForecastError, match=f"ETTm1.csv is not in {expected}, and"):
+        datasets.load_ett("ETTm1", download=False)
 
 
 # The benchmark loaders, on miniature files of the same form
 
 
-def _mini(path: str, text: str, folder: Path) -> RemoteFile:
-    content = text.encode()
-    (folder / path).write_bytes(content)
-    return RemoteFile(path, "http://127.0.0.1:9/", hashlib.sha256(content).hexdigest())
+@pytest.fixture
+def mini(monkeypatch, tmp_path):
+    """Put a file in place of a published one."""
+
+    def mini(name, text):
+        content = text.encode()
+        (tmp_path / name).write_bytes(content)
+        entry = DOWNLOADS[name] | {"sha256": hashlib.sha256(content).hexdigest()}
+        monkeypatch.setitem(datasets._manifest("downloads.json"), name, entry)
+
+    return mini
 
 
-def test_load_m4_stacks_ragged_rows(monkeypatch, tmp_path):
-    train = _mini(
-        "X-train.csv",
+def test_load_m4_stacks_ragged_rows(mini, tmp_path):
+    mini(
+        "Hourly-train.csv",
         '"V1","V2","V3","V4"\n"H1","5","6.5",""\n"H10","1","","3"\n"H2","7","",""\n',
-        tmp_path,
     )
-    test = _mini(
-        "X-test.csv", '"V1","V2","V3"\n"H1","8","9"\n"H10","4","5"\n"H2","0","1"\n', tmp_path
-    )
-    monkeypatch.setattr(datasets, "_M4_FILES", {"X": (train, test)})
-    before, after = datasets.load_m4("X", data_home=tmp_path)
+    mini("Hourly-test.csv", '"V1","V2","V3"\n"H1","8","9"\n"H10","4","5"\n"H2","0","1"\n')
+    before, after = datasets.load_m4("Hourly", data_home=tmp_path)
     expected = {
         ("H1", 0): 5.0, ("H1", 1): 6.5, ("H10", 0): 1.0, ("H10", 1): np.nan, ("H10", 2): 3.0,
         ("H2", 0): 7.0,
@@ -353,39 +342,42 @@ def test_load_m4_stacks_ragged_rows(monkeypatch, tmp_path):
     assert before.loc[("H10", 2), "y"] == 3.0  # an index that pandas takes for sorted
 
 
-def test_load_ett_and_the_weather_benchmark_leave_values_alone(monkeypatch, tmp_path):
-    ett = _mini(
+def test_load_ett_and_the_weather_benchmark_leave_values_alone(mini, tmp_path):
+    mini(
         "ETTh1.csv",
         "date,HUFL,OT\n2016-07-01 00:00:00,5.827000141143799,30.5310001373291\n"
         "2016-07-01 01:00:00,5.692999839782715,27.78700065612793\n",
-        tmp_path,
     )
-    monkeypatch.setitem(datasets._ETT_FILES, "ETTh1", ett)
     frame = datasets.load_ett("ETTh1", data_home=tmp_path)
     assert frame.index.freqstr == "h" and frame.iloc[1, 0] == 5.692999839782715
-    weather = _mini(
+    mini(
         "weather.csv",
         "date,SWDR (W/m\ufffd),max. PAR (\ufffdmol/m\ufffd/s),OT\n"
         "2020-01-01 00:10:00,-9999.0,1,2\n2020-01-01 00:10:00,3,4,5\n",
-        tmp_path,
     )
-    monkeypatch.setattr(datasets, "_WEATHER_FILE", weather)
     frame = datasets.load_weather_benchmark(data_home=tmp_path)
     assert list(frame) == ["SWDR (W/m²)", "max. PAR (µmol/m²/s)", "OT"]
     assert frame.iloc[0, 0] == -9999 and frame.index.duplicated().sum() == 1
 
 
+def test_m4_files_that_do_not_belong_together(mini, tmp_path):
+    mini("Weekly-train.csv", '"V1","V2"\n"W1","5"\n"W2","5"\n')
+    mini("Weekly-test.csv", '"V1","V2"\n"W2","5"\n"W1","5"\n')
+    with pytest.raises(DataError, match="same series in the same order"):
+        datasets.load_m4("Weekly", data_home=tmp_path)
+
+
 def test_unknown_names_list_the_choices():
-    with pytest.raises(DataError, match=r"no ETT file 'ETTh9': choose one of 'ETTh1', 'ETTh2'"):
+    with pytest.raises(DataError, match=r"name must be one of \['ETTh1', 'ETTh2', .*Got 'ETTh9'"):
         datasets.load_ett("ETTh9")
-    with pytest.raises(DataError, match=r"no M4 group 'hourly': choose one of 'Hourly', 'Weekly'"):
+    with pytest.raises(DataError, match=r"group must be one of \['Hourly', 'Weekly'\]. Got 'hour"):
         datasets.load_m4("hourly")
 
 
-def test_every_address_is_pinned_to_a_commit():
-    remotes = [*datasets._ETT_FILES.values(), datasets._WEATHER_FILE]
-    remotes += [file for pair in datasets._M4_FILES.values() for file in pair]
-    for file in remotes:
-        assert file.url.startswith("https://") and file.url.endswith(file.name)
-        assert any(len(p) == 40 and set(p) <= set("0123456789abcdef") for p in file.url.split("/"))
-        assert len(file.sha256) == 64
+@pytest.mark.parametrize("name", DOWNLOADS)
+def test_every_address_is_pinned_to_a_commit(name):
+    file = DOWNLOADS[name]
+    assert file["url"].startswith("https://") and file["url"].endswith(f"/{name}")
+    assert all(place.rsplit("/", 1)[-1] == name for place in file["places"])
+    assert any(len(p) == 40 and set(p) <= set("0123456789abcdef") for p in file["url"].split("/"))
+    assert len(file["sha256"]) == 64

@@ -16,6 +16,8 @@ import pytest
 
 from rnnforecast.nn import _library
 
+pytestmark = pytest.mark.machine
+
 ROOT = Path(__file__).resolve().parent.parent
 COMPILER = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")

@@ -181,7 +181,22 @@ def test_make_test_uses_the_same_environment_and_ends_with_pytest(make):
     assert installs(make("demo")) == []  # the test extras include those of the demo
 
 
-def test_ci_runs_make_test():
-    script = ROOT / ".ci" / "run"
-    assert os.access(script, os.X_OK)
-    assert script.read_text().rstrip().endswith("exec make --no-print-directory test")
+def test_make_test_machines_runs_the_script_in_the_same_environment(make):
+    make("test")
+    assert make("test-machines") == ["tests/machines.py --jobs 2"]
+    assert make("test-machines-quick") == ["tests/machines.py --quick --jobs 2"]
+
+
+@pytest.mark.parametrize("failing", ["", "test", "test-machines-quick"])
+def test_ci_runs_make_test_on_this_machine_and_others(failing, tmp_path):
+    script = tmp_path / ".ci" / "run"
+    script.parent.mkdir()
+    shutil.copy(ROOT / ".ci" / "run", script)
+    make = f'echo "$2" >> "$LOG"; test "$2" != "{failing}"'
+    (tmp_path / "make").write_text(f"#!/bin/sh\n{make}\n")
+    (tmp_path / "make").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "LOG": str(tmp_path / "log")}
+    done = subprocess.run([script], env=environment, capture_output=True, text=True)
+    assert done.returncode == bool(failing), done.stderr
+    assert sorted((tmp_path / "log").read_text().split()) == ["test", "test-machines-quick"]

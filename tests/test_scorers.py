@@ -25,15 +25,17 @@ from sklearn.model_selection import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
 
-from rnnforecast import metrics
+from rnnforecast import NaiveForecaster, metrics
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters.base import BaseForecaster
 
 POINT = ["mae", "mse", "rmse", "mape", "smape", "r2", "mase", "rmsse"]
 
 
-class Toy(BaseForecaster):
+class Toy(NaiveForecaster):
     """Seasonal naive with normal intervals of a fixed spread: small enough to check by hand."""
+
+    strategy, n_jobs = "seasonal", None
+    seasonality = property(lambda self: self.season)
 
     def __init__(
         self,
@@ -58,24 +60,8 @@ class Toy(BaseForecaster):
         self.time = time
         self.freq = freq
 
-    def _fit_panel(self, panel):
-        return {"seasonality_": self.season}
-
-    def _predict_future(self, series, n_steps, known):
-        last = [self.panel_.targets[self.panel_.series(i)][-self.season :] for i in series]
-        return np.stack([np.resize(part, (n_steps, part.shape[1])) for part in last])
-
-    def _predict_in_sample(self, series, positions, known):
-        before = np.maximum(positions - self.season, 0)
-        return self.panel_.targets[self.panel_.indptr[series] + before]
-
-    def _quantiles_future(self, series, n_steps, known, levels):
-        point = self._predict_future(series, n_steps, known)
-        return point[..., None] + self.spread * norm.ppf(levels)
-
-    def _quantiles_in_sample(self, series, positions, known, levels):
-        point = self._predict_in_sample(series, positions, known)
-        return point[..., None] + self.spread * norm.ppf(levels)
+    def predict_quantiles(self, X=None, quantiles=(0.1, 0.5, 0.9)):
+        return self.predict(X)[..., None] + self.spread * norm.ppf(quantiles)
 
 
 @pytest.fixture
@@ -104,7 +90,7 @@ def test_scorer_is_the_metric_with_its_sign(name, split):
     options = {}
     if name in ("mase", "rmsse"):
         arguments.append(train["y"])
-        options["seasonality"] = 7  # the forecaster's seasonality_
+        options["seasonality"] = 7  # a week of days
     expected = getattr(metrics, name)(*arguments, **options)
     score = metrics.get_scorer(name)(model, test)
     assert_allclose(score, expected if name == "r2" else -expected, rtol=1e-6)
@@ -120,6 +106,21 @@ def test_seasonality_of_the_scorer_wins(split):
     assert_allclose(metrics.make_mase_scorer(2)(model, test), -expected)
     expected = metrics.rmsse(test["y"], pred, train["y"], seasonality=2)
     assert_allclose(metrics.make_rmsse_scorer(2)(model, test), -expected)
+
+
+@pytest.mark.parametrize("season", [1, 3, 7])
+def test_the_scale_is_that_of_the_data_whatever_season_the_forecaster_has(split, season):
+    train, test = split
+    model = Toy(target="y", season=season).fit(train)
+    expected = metrics.mase(test["y"], model.predict(test), train["y"], seasonality=7)
+    assert_allclose(metrics.mase_scorer(model, test), -expected)
+    # without a calendar the autocorrelation tells it: a clear season of 12 steps
+    values = np.tile(np.arange(12.0) ** 2, 9) + np.random.default_rng(0).normal(size=108)
+    model = Toy(season=season).fit(values[:96, None])
+    expected = metrics.mase(
+        values[96:], model.predict(values[96:, None]), values[:96], seasonality=12
+    )
+    assert_allclose(metrics.mase_scorer(model, values[96:, None], values[96:]), -expected)
 
 
 def test_probabilistic_scorers(split):
@@ -237,21 +238,24 @@ def panel():
 def test_panel_is_scored_series_by_series(panel, form):
     cut = pd.Timestamp("2024-03-05")
     train, test = panel[panel["when"] <= cut], panel[panel["when"] > cut]
-    scales, errors = [], []
+    scales, errors = [[], []], []
     for name in ("a", "b"):
         past = train.loc[train["id"] == name, "y"].to_numpy()
         future = test.loc[test["id"] == name, "y"].to_numpy()
-        scales.append(np.abs(np.diff(past)).mean())
+        for season, scale in zip((1, 7), scales):
+            scale.append(np.abs(past[season:] - past[:-season]).mean())
         errors.append(np.abs(future - past[-1]).mean())
     model = Toy(target="y", series_id="id", time="when")
     if form == "multiindex":
         train, test = (part.set_index(["id", "when"]) for part in (train, test))
         model = Toy(target="y")
     model.fit(train)
-    expected = np.mean(np.array(errors) / scales)
-    assert_allclose(metrics.mase_scorer(model, test), -expected)
+    expected = np.mean(np.array(errors) / scales, axis=1)
     order = np.random.default_rng(0).permutation(len(test))
-    assert_allclose(metrics.mase_scorer(model, test.iloc[order]), -expected)
+    # a daily panel: the season is a week where the scorer names none
+    for scorer, value in zip((metrics.make_mase_scorer(1), metrics.mase_scorer), expected):
+        assert_allclose(scorer(model, test), -value)
+        assert_allclose(scorer(model, test.iloc[order]), -value)
 
 
 def test_cross_val_score_without_y(df):

@@ -14,6 +14,8 @@ from rnnforecast import _versions
 from rnnforecast.cli import main
 from rnnforecast.nn import _library
 
+pytestmark = pytest.mark.machine
+
 
 def told(**options):
     out = io.StringIO()

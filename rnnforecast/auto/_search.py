@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from time import monotonic
 from typing import Any
 
 import numpy as np
 from joblib import effective_n_jobs
 from sklearn.base import clone
 
-from rnnforecast.auto._candidates import Candidate, Facts, prepared
-from rnnforecast.auto._members import Member
-from rnnforecast.auto._origins import Origins, pick
-from rnnforecast.auto._selection import Judge, choose_weights
-from rnnforecast.baselines import AutoARIMAForecaster, ThetaForecaster
-from rnnforecast.baselines._local import LocalForecaster
+from rnnforecast.auto.candidates import Candidate
+from rnnforecast.auto.judge import Judge, choose_weights, first_rows, plan_origins
 from rnnforecast.data.panel import Panel
-from rnnforecast.forecasters.base import BaseForecaster
+from rnnforecast.forecasters import BaseForecaster
 
-__all__ = ["Search", "Trial", "progress"]
+__all__ = ["EnsembleMember", "Search", "Trial"]
 
 _BASELINE_SHARE = 0.15  # of the budget, for one family that is fitted series by series
 _TRIAL_SHARE = 0.05  # of the seconds left, for a trial on one series
@@ -36,84 +32,100 @@ _VARIETY = 4  # but after so many networks
 
 
 @dataclass
-class Trial:
-    """What became of one candidate.
+class EnsembleMember:
+    """One forecaster of the ensemble.
 
     Attributes
     ----------
     name : str
-    member : Member or None
-        Fitted on the rows before the first origin, its history moved on to the last one.
-    forecast : ndarray, shape (n_judged, n_origins, n_steps, n_targets), or None
-    score : float
-        Validation loss; NaN where there is none.
-    seconds : float
-        Spent on it in all.
-    fit_seconds : float
-        Of its last fit: what a refit will take.
-    status : str
+    forecaster : BaseForecaster
+        Fitted; forecasts logarithms if ``log``.
+    log : bool
+    weight : float
     """
 
     name: str
-    member: Member | None = None
-    forecast: np.ndarray | None = None
+    forecaster: BaseForecaster
+    log: bool = False
+    weight: float = 0.0
+
+    def history(self, panel: Panel) -> Panel:
+        """What the forecaster sees of ``panel``; a value without a logarithm is unobserved."""
+        if not self.log:
+            return panel
+        logs = np.full_like(panel.targets, np.nan)
+        np.log(panel.targets, out=logs, where=panel.targets > 0)
+        return replace(panel, targets=logs)
+
+    def at(self, panel: Panel, fresh: bool = False) -> EnsembleMember:
+        """The same weights with another history."""
+        return replace(self, forecaster=self.forecaster._at(self.history(panel), fresh))
+
+    def point(self, *request: Any) -> np.ndarray:
+        """Point forecasts in the unit of the data for (series, origins, n_steps, known)."""
+        forecast = self.forecaster._forecast(self.forecaster.panel_, *request)
+        values = forecast.point.detach().cpu().numpy().astype(np.float64)
+        with np.errstate(over="ignore"):  # not finite: counts as no forecast
+            return np.exp(values) if self.log else values
+
+
+@dataclass(eq=False)
+class Trial:
+    """What became of one candidate, its forecast of the held-out rows and its validation loss."""
+
+    name: str
+    candidate: Candidate
+    member: EnsembleMember | None = None  # fitted before the first origin, all rows its history
+    forecast: Any = None
     score: float = float("nan")
-    seconds: float = 0.0
-    fit_seconds: float = 0.0
+    seconds: float = 0.0  # in all
+    fit_seconds: float = 0.0  # of the last fit: what a refit will take
     status: str = "not chosen"
-    candidate: Candidate | None = None
+
+    @property
+    def is_network(self) -> bool:
+        """Whether another seed gives another forecast."""
+        return self.member is not None and "random_state" in _parameters(self.member.forecaster)
 
 
 @dataclass
 class Search:
-    """Tries candidates one by one and keeps what they said.
-
-    Attributes
-    ----------
-    panel : Panel
-    origins : Origins
-    facts : Facts
-    budget : float
-        Seconds from ``start``.
-    refit : bool
-        Seconds are set aside to fit the chosen ones once more on all rows.
-    seeds : RandomState
-    clock : callable
-        Monotonic seconds.
-    judge : Judge or None
-        Set once the naive forecasts, its reference, were tried.
-    told : callable or None
-        ``told(name)`` is called after each candidate.
+    """Tries candidates one by one, for an AutoForecaster that has its columns, and keeps what they
+    said.
     """
 
+    auto: Any
     panel: Panel
-    origins: Origins
-    facts: Facts
-    budget: float
-    refit: bool
+    season: int
+    start: float  # of the budget's seconds
     seeds: np.random.RandomState
-    clock: Callable[[], float] = time.monotonic
-    start: float = 0.0
+    bar: Any = None
+    judge: Judge | None = None  # once its reference, the naive forecasts, were tried
     trials: list[Trial] = field(default_factory=list)
-    judge: Judge | None = None
-    told: Any = None
-    _panels: list[Panel] = field(default_factory=list)
-    _known: Any = None
     _weights: np.ndarray | None = None  # of the trials judged so far; these are never taken back
 
     def __post_init__(self) -> None:
-        self._panels = [self.origins.panel(self.panel, k) for k in range(self.origins.n_origins)]
-        self._known = self.origins.blocks(self.panel, self.panel.known)
+        panel = self.panel
+        self.windows = plan_origins(panel, self.auto.horizon, self.auto.n_origins)
+        self.judged = np.flatnonzero(self.windows.counts)
+        self._at = self.windows[np.arange(len(self.windows))]
+        series, origins = self._at
+        self._rows = (panel.indptr[series] + origins)[:, None] + np.arange(self.windows.stride)
+        lengths = np.where(self.windows.counts > 0, self.windows.first, panel.lengths)
+        self.train = first_rows(panel, np.arange(panel.n_series), lengths)
 
     @property
     def left(self) -> float:
         """Seconds of the budget that are left."""
-        return self.start + self.budget - self.clock()
+        return self.start + float(self.auto.time_budget) - monotonic()
 
     @property
-    def first(self) -> Panel:
-        """The rows before the first origin, which every candidate is fitted to."""
-        return self._panels[0]
+    def truth(self) -> np.ndarray:
+        """Held-out rows, shape (n_judged, n_origins, n_steps, n_targets)."""
+        return self._by_series(self.panel.targets[self._rows].astype(np.float64))
+
+    def _by_series(self, values: np.ndarray) -> np.ndarray:
+        return values.reshape(len(self.judged), -1, *values.shape[1:])
 
     def judge_by(self, judge: Judge) -> None:
         """Score what was tried so far, and from now on."""
@@ -124,39 +136,62 @@ class Search:
 
     # -- one candidate -----------------------------------------------------------------------------
 
-    def run(self, candidate: Candidate, free: bool = False, name: str | None = None) -> Trial:
+    def run(self, candidate: Candidate, free: bool = False, name: str | None = None) -> None:
         """Try one candidate; ``free`` ones whatever the budget. Never raises for its failure."""
-        begun = self.clock()
+        begin = monotonic()
         seed = int(self.seeds.randint(2**31 - 1))  # drawn even if it is skipped: seeds stay put
-        trial = Trial(name or candidate.name, candidate=candidate)
+        trial = Trial(name or candidate.name, candidate)
         try:
-            forecaster = prepared(candidate, self.facts, seed)
+            forecaster = self.prepared(candidate, seed)
             note = "" if free else self._fit_to_budget(candidate, forecaster)
             if note.startswith("skipped"):
                 trial.status = note
             else:
                 self._fit_and_judge(trial, forecaster, note)
         except Exception as error:
-            trial.status = f"failed: {_first_line(error)}"
-        trial.seconds = self.clock() - begun
+            lines = str(error).strip().splitlines()
+            trial.status = f"failed: {': '.join([type(error).__name__, *lines[:1]])}"
+        trial.seconds = monotonic() - begin
         self.trials.append(trial)
-        if self.told is not None:
-            self.told(trial.name)
-        return trial
+        if self.bar is not None:
+            self.bar.total = max(self.bar.total, self.bar.n + 1)  # further seeds come on top
+            self.bar.update()
+
+    def prepared(self, candidate: Candidate, seed: int) -> BaseForecaster:
+        """A clone with the horizon, and with what its own parameters leave open.
+
+        Networks choose their season by the same rule, or by one of their own.
+        """
+        forecaster, auto = clone(candidate.forecaster), self.auto
+        parameters = _parameters(forecaster)
+        values = {"random_state": seed, "n_jobs": auto.n_jobs, "device": auto.device}
+        if auto.seasonality is not None or "max_epochs" not in parameters:
+            values["seasonality"] = self.season
+        names = [name for name in values if parameters.get(name, "given") in (None, "auto")]
+        return forecaster.set_params(
+            horizon=int(auto.horizon), **{name: values[name] for name in names}
+        )
+
+    def fit(
+        self, name: str, forecaster: BaseForecaster, log: bool, panel: Panel
+    ) -> tuple[EnsembleMember, list[str], float]:
+        """A member fitted to ``panel``, the warnings that it gave, which stay inside, seconds."""
+        auto, begin = self.auto, monotonic()
+        member = EnsembleMember(name, forecaster, log)
+        names = getattr(auto, "feature_names_in_", None)
+        forecaster._check_params()
+        # recorded rather than shown: they stand in the leaderboard
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            forecaster._adopt(member.history(panel), auto.roles_, auto.n_features_in_, names)
+        return member, [str(warning.message) for warning in caught], monotonic() - begin
 
     def _fit_and_judge(self, trial: Trial, forecaster: BaseForecaster, note: str) -> None:
-        assert trial.candidate is not None
-        begun = self.clock()
-        member = Member(trial.name, forecaster, trial.candidate.log)
-        warned = member.fit(self._panels[0])
-        trial.fit_seconds = self.clock() - begun
-        parts = []
-        for k, panel in enumerate(self._panels):
-            if k:
-                member = member.moved(panel)
-            known = self._known[:, k]
-            parts.append(member.future(self.origins.series, self.origins.n_steps, known))
-        forecast = np.stack(parts, axis=1)
+        log = trial.candidate.log
+        member, warned, trial.fit_seconds = self.fit(trial.name, forecaster, log, self.train)
+        member = member.at(self.panel)
+        known = self.panel.known[self._rows]
+        forecast = self._by_series(member.point(*self._at, self.windows.stride, known))
         if self.judge is not None:
             score = self.judge.loss(forecast)
             if not np.isfinite(score):
@@ -164,9 +199,8 @@ class Search:
                 return
             trial.score = score
         trial.member, trial.forecast = member, forecast
-        notes = [note] if note else []
-        notes += [f"warned: {warned[0]}"] if warned else []
-        trial.status = "; ".join([trial.status, *notes])
+        notes = [note, *(f"warned: {text}" for text in warned[:1])]
+        trial.status = "; ".join([trial.status, *filter(None, notes)])
 
     # -- the budget --------------------------------------------------------------------------------
 
@@ -174,70 +208,68 @@ class Search:
         """Make the forecaster fit the budget; return what to note, "skipped: ..." if it cannot."""
         if self.left <= 0:
             return "skipped: out of budget"
-        if isinstance(forecaster, LocalForecaster):
-            return self._time_baseline(candidate, forecaster)
-        if "max_epochs" in forecaster.get_params(deep=False):
+        if "max_epochs" in _parameters(forecaster):
             return self._time_network(candidate, forecaster)
-        return ""
+        return self._time_baseline(candidate, forecaster)
 
     def _spare(self) -> float:
-        """Seconds left beside the refits of what would be chosen now."""
-        if not self.refit:
+        """Seconds for a fit, beside its refit and those of what would be chosen now."""
+        if not self.auto.refit:
             return self.left
-        return self.left - sum(trial.fit_seconds for trial, w in self.weighted() if w > 0)
-
-    def _time_baseline(self, candidate: Candidate, forecaster: LocalForecaster) -> str:
-        """Predict the seconds of a family that cannot be interrupted from a few series."""
-        panel, facts = self._panels[0], self.facts
-        rows = len(panel.targets) / panel.n_series
-        each = _usual_seconds(forecaster, facts) * rows / 1000 * facts.n_targets
-        if each > _TRIAL_SHARE * self.left:
-            return f"skipped: one series may take {_shown(each)}, and {_shown(self.left)} are left"
-        if panel.n_series > 2 * _TRIAL_SERIES:
-            chosen = np.linspace(0, panel.n_series - 1, _TRIAL_SERIES + 1).astype(np.int64)
-            self._seconds(candidate, forecaster, chosen[:1])  # imports what it needs
-            each = self._seconds(candidate, forecaster, chosen[1:]) / _TRIAL_SERIES
-        elif rows > 2 * _TRIAL_ROWS and each > 0.5:
-            first = np.zeros(1, dtype=np.int64)
-            self._seconds(candidate, forecaster, first, _TRIAL_ROWS)
-            taken = self._seconds(candidate, forecaster, first, _TRIAL_ROWS)
-            each = taken * rows / _TRIAL_ROWS
-        total = each * panel.n_series / effective_n_jobs(forecaster.n_jobs)
-        share = min(_BASELINE_SHARE * self.budget, self._spare() / (1 + self.refit))
-        if total > share:
-            return (
-                f"skipped: {panel.n_series} series would take {_shown(total)}, more than its "
-                f"share of {_shown(max(share, 0.0))}"
-            )
-        return ""
+        return (self.left - sum(trial.fit_seconds for trial, w in self.weighted() if w > 0)) / 2
 
     def _seconds(
-        self,
-        candidate: Candidate,
-        forecaster: BaseForecaster,
-        series: np.ndarray,
-        most_rows: int | None = None,
+        self, candidate: Candidate, forecaster: BaseForecaster, panel: Panel, **options: int
     ) -> float:
-        """Time a fit to few series."""
-        lengths = self._panels[0].lengths[series]
-        few = pick(self._panels[0], series, np.minimum(lengths, most_rows or lengths))
-        begun = self.clock()
-        Member("", clone(forecaster), candidate.log).fit(few)
-        return self.clock() - begun
+        """Time a fit that is thrown away."""
+        return self.fit("", clone(forecaster).set_params(**options), candidate.log, panel)[2]
+
+    def _time_baseline(self, candidate: Candidate, forecaster: BaseForecaster) -> str:
+        """Predict the seconds of a family that cannot be interrupted from a few series."""
+        panel, n_series = self.train, self.train.n_series
+        rows = len(panel.targets) / n_series
+        each = self._usual_seconds(forecaster) * rows / 1000 * panel.targets.shape[1]
+        if each > _TRIAL_SHARE * self.left:
+            return f"skipped: one series may take {_shown(each)}, and {_shown(self.left)} are left"
+
+        def trial(series: np.ndarray, most: int) -> float:
+            few = first_rows(panel, series, np.minimum(panel.lengths[series], most))
+            return self._seconds(candidate, forecaster, few)
+
+        if n_series > 2 * _TRIAL_SERIES:
+            chosen = np.linspace(0, n_series - 1, _TRIAL_SERIES + 1).astype(np.int64)
+            trial(chosen[:1], len(panel.targets))  # imports what it needs
+            each = trial(chosen[1:], len(panel.targets)) / _TRIAL_SERIES
+        elif rows > 2 * _TRIAL_ROWS and each > 0.5:
+            trial(np.array([0]), _TRIAL_ROWS)
+            each = trial(np.array([0]), _TRIAL_ROWS) * rows / _TRIAL_ROWS
+        total = each * n_series / effective_n_jobs(_parameters(forecaster).get("n_jobs"))
+        share = min(_BASELINE_SHARE * float(self.auto.time_budget), self._spare())
+        if total <= share:
+            return ""
+        return (
+            f"skipped: {n_series} series would take {_shown(total)}, more than its "
+            f"share of {_shown(max(share, 0.0))}"
+        )
+
+    def _usual_seconds(self, forecaster: BaseForecaster) -> float:
+        """Of a series of 1000 rows, roughly: says only whether a trial is in reach."""
+        seasonal, long = self.season > 1, self.season > 12
+        usual = {"NaiveForecaster": 0.1, "ThetaForecaster": 0.2}
+        usual["AutoARIMAForecaster"] = 35.0 if seasonal else 3.0
+        return usual.get(type(forecaster).__name__, 4.0 if long else 1.0)
 
     def _time_network(self, candidate: Candidate, forecaster: BaseForecaster) -> str:
         """Predict a network's seconds from one epoch, and shorten its training to the budget."""
-        networks = [trial for trial in self.trials if _is_network(trial)]
+        networks = [trial for trial in self.trials if trial.is_network]
         same = [trial for trial in networks if trial.candidate is candidate]  # another seed of it
         usual = min((trial.fit_seconds for trial in same or networks), default=0.0)
-        spare = self._spare() / (1 + self.refit)
+        begin, spare = monotonic(), self._spare()
         if usual * _LEAST_PART > spare:
             return "skipped: out of budget"
-        epochs = int(forecaster.get_params(deep=False)["max_epochs"])
-        begun = self.clock()
+        epochs = int(_parameters(forecaster)["max_epochs"])
         setup, each = self._epoch_seconds(candidate, forecaster)
-        spare -= self.clock() - begun + setup
-        possible = int(spare / max(each, 1e-9))
+        possible = int((spare - setup - (monotonic() - begin)) / max(each, 1e-9))
         if possible >= epochs:
             return ""
         if possible < min(max(_LEAST_EPOCHS, epochs * _LEAST_PART if networks else 0), epochs):
@@ -248,21 +280,17 @@ class Search:
     def _epoch_seconds(
         self, candidate: Candidate, forecaster: BaseForecaster
     ) -> tuple[float, float]:
-        """Seconds before the first epoch, as far as they can be told apart, and of an epoch."""
-        batches = forecaster.get_params(deep=False).get("n_batches")
-        if batches is None or batches <= _TRIAL_BATCHES:
-            return 0.0, self._time_one(candidate, forecaster, max_epochs=1)
-        setup = self._time_one(candidate, forecaster, max_epochs=1, n_batches=1)
-        if setup > _TRIAL_SHARE * self.left:
-            return setup, setup * batches / _TRIAL_BATCHES  # no second trial
-        some = self._time_one(candidate, forecaster, max_epochs=1, n_batches=1 + _TRIAL_BATCHES)
-        return setup, max(some - setup, 0.0) / _TRIAL_BATCHES * batches
-
-    def _time_one(self, candidate: Candidate, forecaster: BaseForecaster, **options: int) -> float:
-        one = clone(forecaster).set_params(**options)
-        begun = self.clock()
-        Member("", one, candidate.log).fit(self.first)
-        return self.clock() - begun
+        """Seconds before the first epoch, as far as they can be measured, and of an epoch."""
+        batches = _parameters(forecaster).get("n_batches") or 0
+        few = {"n_batches": 1} if batches > _TRIAL_BATCHES else {}
+        first = self._seconds(candidate, forecaster, self.train, max_epochs=1, **few)
+        if not few:
+            return 0.0, first
+        if first > _TRIAL_SHARE * self.left:
+            return first, first * batches / _TRIAL_BATCHES  # no second trial
+        few["n_batches"] += _TRIAL_BATCHES
+        some = self._seconds(candidate, forecaster, self.train, max_epochs=1, **few)
+        return first, max(some - first, 0.0) / _TRIAL_BATCHES * batches
 
     # -- all of them -------------------------------------------------------------------------------
 
@@ -274,9 +302,9 @@ class Search:
         """
         pending = list(candidates)
         while pending:
-            tried = [trial for trial in self.trials if _is_network(trial)]
-            stars = self._repeatable(_STAR) if len(tried) >= _VARIETY else []
-            if stars and self.left > 0:
+            varied = sum(trial.is_network for trial in self.trials) >= _VARIETY
+            stars = self._repeatable(_STAR) if varied and self.left > 0 else []
+            if stars:
                 self._run_again(stars[0])
             else:
                 self.run(pending.pop(0))
@@ -286,24 +314,17 @@ class Search:
 
     def _repeatable(self, above: float) -> list[Candidate]:
         """Networks whose seeds together weigh more than ``above`` and that may have one more."""
-        shares: dict[str, float] = {}
-        found: dict[str, Candidate] = {}
+        shares: dict[Candidate, float] = {}
         for trial, weight in self.weighted():
-            if trial.candidate is not None and _is_network(trial):
-                name = trial.candidate.name
-                found[name] = trial.candidate
-                shares[name] = shares.get(name, 0.0) + weight
-        return [
-            candidate
-            for name, candidate in found.items()
-            if shares[name] > above and self._seeds_of(candidate) <= _REPEATS
-        ]
+            if trial.is_network:
+                shares[trial.candidate] = shares.get(trial.candidate, 0.0) + weight
+        return [c for c, share in shares.items() if share > above and self._n_seeds(c) <= _REPEATS]
 
-    def _seeds_of(self, candidate: Candidate) -> int:
+    def _n_seeds(self, candidate: Candidate) -> int:
         return sum(trial.candidate is candidate for trial in self.trials)
 
     def _run_again(self, candidate: Candidate) -> None:
-        self.run(candidate, name=f"{candidate.name}, seed {self._seeds_of(candidate) + 1}")
+        self.run(candidate, name=f"{candidate.name}, seed {self._n_seeds(candidate) + 1}")
 
     def weighted(self) -> list[tuple[Trial, float]]:
         """The judged trials and their weights in the best ensemble of them."""
@@ -311,52 +332,12 @@ class Search:
         if self.judge is None or not fitted:
             return []
         if self._weights is None or len(self._weights) != len(fitted):
-            self._weights = choose_weights(self.judge, [_forecast(trial) for trial in fitted])
+            self._weights = choose_weights(self.judge, [trial.forecast for trial in fitted])
         return list(zip(fitted, self._weights.tolist()))
 
 
-def _is_network(trial: Trial) -> bool:
-    """Whether another seed gives another forecast."""
-    return trial.member is not None and "random_state" in trial.member.forecaster.get_params(
-        deep=False
-    )
-
-
-@contextmanager
-def progress(owner: str, n: int, verbose: int) -> Iterator[Callable[[str], None] | None]:
-    """A bar over the candidates, or None."""
-    if not verbose:
-        yield None
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=n, desc=owner, unit="candidate") as bar:
-
-        def told(name: str) -> None:
-            bar.total = max(bar.total, bar.n + 1)  # further seeds come on top
-            bar.set_postfix_str(name, refresh=False)
-            bar.update()
-
-        yield told
-
-
-def _forecast(trial: Trial) -> np.ndarray:
-    assert trial.forecast is not None
-    return trial.forecast
-
-
-def _usual_seconds(forecaster: LocalForecaster, facts: Facts) -> float:
-    """Seconds that a series of 1000 rows usually takes: says only whether a trial is in reach."""
-    if isinstance(forecaster, ThetaForecaster):
-        return 0.2
-    if isinstance(forecaster, AutoARIMAForecaster):
-        return 35.0 if facts.season > 1 else 3.0
-    return 1.0 if facts.season <= 12 else 4.0
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+def _parameters(forecaster: BaseForecaster) -> dict[str, Any]:
+    return forecaster.get_params(deep=False)
 
 
 def _shown(seconds: float) -> str:

@@ -7,23 +7,28 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
+from sklearn.base import clone
 
 from rnnforecast._validation import check_bool, check_choice, check_int, check_real
-from rnnforecast.auto import _candidates, _ensemble
-from rnnforecast.auto._candidates import Facts
-from rnnforecast.auto._members import Member, combine, is_positive
-from rnnforecast.auto._origins import plan_origins
-from rnnforecast.auto._search import Search, Trial, progress
-from rnnforecast.auto._selection import METRICS, Judge, series_scales
+from rnnforecast.auto._search import EnsembleMember, Search, Trial
+from rnnforecast.auto.candidates import Candidate, given_candidates, naive_candidates, table
+from rnnforecast.auto.judge import METRICS, Judge, series_scales
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters._training import seeds_of
-from rnnforecast.forecasters.base import BaseForecaster
+from rnnforecast.forecasters import BaseForecaster
+from rnnforecast.forecasters.parameters import estimator
+from rnnforecast.outputs import ConformalErrors, ConformalForecast, PointForecast
+from rnnforecast.training import seeds_of
 
 __all__ = ["AutoForecaster"]
 
+_IN_SAMPLE_ROWS = 1000  # that calibrate the intervals where nothing could be held out
 
+
+@estimator
 class AutoForecaster(BaseForecaster):
     """The best forecast that a time budget buys: a weighted ensemble of what does well.
 
@@ -34,8 +39,6 @@ class AutoForecaster(BaseForecaster):
 
     Parameters
     ----------
-    horizon : int, default 1
-        Steps forecast at once. Longer forecasts roll on.
     time_budget : float, default 300
         Seconds that ``fit`` may take, the last fit to all rows included. It ends earlier once all
         candidates were tried.
@@ -56,13 +59,6 @@ class AutoForecaster(BaseForecaster):
     seasonality : int, optional
         Seasonal period in steps; 1 for none. None: from the calendar, else from the
         autocorrelation.
-    target, known, static : str or list of str, optional
-        Columns of X: targets, covariates known in the future, constants of each series. Without
-        ``target`` (and without y) every column left over is a target.
-    series_id, time : str, optional
-        Columns that name the series and the time stamp, instead of an index.
-    freq : str or DateOffset, optional
-        Frequency of the time stamps; inferred if None.
     device : str, default "auto"
         For the networks. "auto" takes CUDA, then MPS, then the CPU.
     n_jobs : int, optional
@@ -80,22 +76,25 @@ class AutoForecaster(BaseForecaster):
         skipped, failed or was shortened), best first.
     validation_score_ : float
         Loss of the ensemble itself; NaN where no series was long enough to hold rows out.
-    members_ : list of Member
+    members_ : list of EnsembleMember
         Those with a weight: ``name``, ``weight``, ``forecaster``, and ``log`` where that forecasts
         logarithms.
     seasonality_, n_origins_ : int
         Given or chosen.
     conformal_ : ConformalErrors
-        Errors of the ensemble at the rolling origins, which give the intervals.
+        Errors of the ensemble at the rolling origins over ``error_scale_``: they give the
+        intervals.
+    error_scale_ : ndarray, shape (n_series, n_targets)
+        Mean error of the seasonal naive forecast in each series.
     panel_, roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
         As of every forecaster.
 
     Notes
     -----
-    Each candidate is fitted once, to the rows before the first origin, and moved on to the others
-    by ``update``; its weights stay. The ensemble is drawn greedily with replacement (Caruana,
-    Niculescu-Mizil, Crew & Ksikes 2004, ICML), one set of weights for all series. A candidate
-    that fails is left out, and the leaderboard says why.
+    Each candidate is fitted once, to the rows before the first origin; its weights stay at the
+    later ones. The ensemble is drawn greedily with replacement (Caruana, Niculescu-Mizil, Crew &
+    Ksikes 2004, ICML), one set of weights for all series. A candidate that fails is left out, and
+    the leaderboard says why.
 
     **The budget.** The naive forecasts are free. A baseline is timed on a few series first, and
     skipped where the panel would take more than 15% of the budget. A network is timed for one
@@ -124,44 +123,16 @@ class AutoForecaster(BaseForecaster):
     2025-03-01   77.0
     """
 
-    def __init__(
-        self,
-        *,
-        horizon: int = 1,
-        time_budget: float = 300,
-        metric: str = "mase",
-        candidates: Any = None,
-        n_origins: int | None = None,
-        refit: bool = True,
-        seasonality: int | None = None,
-        target: Any = None,
-        known: Any = None,
-        static: Any = None,
-        series_id: Any = None,
-        time: Any = None,
-        freq: Any = None,
-        device: str = "auto",
-        n_jobs: int | None = None,
-        random_state: Any = None,
-        verbose: int = 0,
-    ):
-        self.horizon = horizon
-        self.time_budget = time_budget
-        self.metric = metric
-        self.candidates = candidates
-        self.n_origins = n_origins
-        self.refit = refit
-        self.seasonality = seasonality
-        self.target = target
-        self.known = known
-        self.static = static
-        self.series_id = series_id
-        self.time = time
-        self.freq = freq
-        self.device = device
-        self.n_jobs = n_jobs
-        self.random_state = random_state
-        self.verbose = verbose
+    time_budget: float = 300
+    metric: str = "mase"
+    candidates: Any = None
+    n_origins: int | None = None
+    refit: bool = True
+    seasonality: int | None = None
+    device: str = "auto"
+    n_jobs: int | None = None
+    random_state: Any = None
+    verbose: int = 0
 
     # -- fit ---------------------------------------------------------------------------------------
 
@@ -174,145 +145,165 @@ class AutoForecaster(BaseForecaster):
         check_bool(owner, "refit", self.refit)
         check_int(owner, "seasonality", self.seasonality, none=True)
         if self.candidates is not None:
-            _candidates.given(owner, self.candidates)
-
-    def fit(self, X: Any, y: Any = None) -> AutoForecaster:
-        super().fit(X, y)
-        self._share()
-        return self
-
-    def update(self, X: Any, y: Any = None) -> AutoForecaster:
-        super().update(X, y)
-        self._share()
-        return self
-
-    def _share(self) -> None:
-        """Make forecasters of the members that can be used alone, on the one history."""
-        common = {
-            name: value
-            for name, value in vars(self).items()
-            if name in ("roles_", "target_names_", "n_features_in_", "feature_names_in_")
-        }
-        for member in [*self.members_, self.fallback_]:
-            member.named(panel_=member.view(self.panel_), **common)
+            given_candidates(owner, self.candidates)
 
     def _fit_panel(self, panel: Panel) -> dict[str, Any]:
-        search = self._search(panel)
-        fallback = self._fallback(search)
-        weighted = self._judged(search)
-        members = _ensemble.members_of(search, weighted)
-        scale = series_scales(panel, search.facts.season)
-        scale = np.where(scale > 0, scale, 1.0)
-        if not weighted:
+        start, panel = monotonic(), panel.owned()  # one copy, for the members too
+        season = choose_seasonality(panel) if self.seasonality is None else int(self.seasonality)
+        seeds = np.random.RandomState(seeds_of(self.random_state, 1)[0])
+        search = Search(self, panel, season, start, seeds)
+        naive = naive_candidates(season)
+        fallback = self._fallback(search, naive[0])
+        self._try_all(search, naive)
+        members = self._members(search)
+        scale = self._error_scale(panel, season)
+        score, judge, weighted = float("nan"), search.judge, search.weighted()
+        if judge is not None and weighted:
+            mixed = np.sum([w * trial.forecast for trial, w in weighted if w > 0], axis=0)
+            score = judge.loss(mixed)
+            errors = (judge.truth - mixed) / scale[search.judged][:, None, None]
+            errors = errors.reshape(-1, *errors.shape[2:])
+        else:
             members = [replace(fallback, weight=1.0)]
-            weighted = [(Trial(fallback.name, status="chosen: nothing could be judged"), 1.0)]
-            search.trials.insert(0, weighted[0][0])
-        conformal = _ensemble.calibrate(search, weighted, fallback, scale)
+            errors = _in_sample_errors(fallback, panel, scale)
         return {
-            "leaderboard_": _ensemble.leaderboard(search.trials, weighted),
-            "validation_score_": _ensemble.score(search, weighted),
+            "panel_": panel,
+            "leaderboard_": _leaderboard(search, fallback),
+            "validation_score_": score,
             "members_": members,
             "fallback_": fallback,
-            "seasonality_": search.facts.season,
-            "n_origins_": search.origins.n_origins if len(search.origins.series) else 0,
-            "conformal_": conformal,
+            "seasonality_": season,
+            "n_origins_": int(search.windows.counts.max()),
+            "conformal_": ConformalErrors(errors),
+            "error_scale_": scale,
         }
 
-    def _search(self, panel: Panel) -> Search:
-        start = monotonic()
-        season = choose_seasonality(panel) if self.seasonality is None else int(self.seasonality)
-        origins = plan_origins(panel, self.horizon, self.n_origins)
-        held = np.zeros(panel.n_series, dtype=np.int64)
-        held[origins.series] = origins.n_held
-        facts = Facts(
-            horizon=int(self.horizon),
-            season=season,
-            season_given=self.seasonality is not None,
-            n_series=panel.n_series,
-            n_targets=panel.targets.shape[1],
-            shortest=int((panel.lengths - held).min()),
-            positive=is_positive(panel),
-            n_jobs=self.n_jobs,
-            device=self.device,
-        )
-        return Search(
-            panel=panel,
-            origins=origins,
-            facts=facts,
-            budget=float(self.time_budget),
-            refit=bool(self.refit),
-            seeds=np.random.RandomState(seeds_of(self.random_state, 1)[0]),
-            clock=monotonic,
-            start=start,
-        )
-
-    def _fallback(self, search: Search) -> Member:
+    def _fallback(self, search: Search, candidate: Candidate) -> EnsembleMember:
         """The seasonal naive forecast, or the last value: what forecasts where all else fails."""
-        rows = _candidates.naive_candidates(search.facts)
-        row = next((row for row in rows if row.name == "seasonal naive"), rows[0])
-        member = Member(row.name, _candidates.prepared(row, search.facts, 0))
+        owner = type(self).__name__
         try:
-            member.fit(search.panel)
+            forecaster = search.prepared(candidate, 0)
+            return search.fit(candidate.name, forecaster, False, search.panel)[0]
         except DataError as error:
-            raise DataError(
-                str(error).replace("NaiveForecaster", type(self).__name__, 1)
-            ) from error
-        return member
+            raise DataError(str(error).replace("NaiveForecaster", owner, 1)) from error
 
-    def _judged(self, search: Search) -> list[tuple[Trial, float]]:
-        """Try everything; the judged trials and their weights."""
-        owner, facts, origins = type(self).__name__, search.facts, search.origins
-        naive = _candidates.naive_candidates(facts)
-        rows = (
-            _candidates.table(facts)
-            if self.candidates is None
-            else _candidates.given(owner, self.candidates)
-        )
-        if not len(origins.series):
+    def _try_all(self, search: Search, naive: list[Candidate]) -> None:
+        """Try and judge every candidate."""
+        from tqdm.auto import tqdm
+
+        owner, panel, season = type(self).__name__, search.panel, search.season
+        if self.candidates is None:
+            rows = table(panel, int(np.median(search.train.lengths)), self.horizon, season)
+        else:
+            rows = given_candidates(owner, self.candidates)
+        if not len(search.judged):
             status = "skipped: no series is long enough to hold rows out"
-            search.trials += [Trial(row.name, status=status) for row in rows]
-            return []
-        truth = origins.blocks(search.panel, search.panel.targets).astype(np.float64)
-        with progress(owner, len(naive) + len(rows), self.verbose) as search.told:
+            search.trials += [Trial(row.name, row, status=status) for row in rows]
+            return
+        n, hidden = len(naive) + len(rows), not self.verbose
+        with tqdm(total=n, desc=owner, unit="candidate", disable=hidden) as search.bar:
             for row in naive:
                 search.run(row, free=True)
-            by_name = {trial.name: trial.forecast for trial in search.trials}
-            reference = by_name.get("seasonal naive", by_name["naive"])
-            scale = series_scales(search.first, facts.season, 2 if self.metric == "rmsse" else 1)
-            search.judge_by(Judge(self.metric, truth, scale[origins.series], reference))
+            scale = series_scales(search.train, season, 2 if self.metric == "rmsse" else 1)
+            reference = search.trials[0].forecast
+            search.judge_by(Judge(self.metric, search.truth, scale[search.judged], reference))
             search.run_all(rows)
-        return search.weighted()
+
+    def _members(self, search: Search) -> list[EnsembleMember]:
+        """The chosen members, fitted to all rows where the budget allows; notes the outcome."""
+        members = []
+        chosen = [(trial, weight) for trial, weight in search.weighted() if weight > 0]
+        for trial, weight in sorted(chosen, key=lambda pair: -pair[1]):
+            member, outcome = trial.member, "weights of the validation kept"
+            assert member is not None
+            if self.refit and trial.fit_seconds <= search.left:
+                begin, forecaster = monotonic(), _as_found(member.forecaster)
+                try:
+                    member = search.fit(trial.name, forecaster, member.log, search.panel)[0]
+                    outcome = "fitted again to all rows"
+                except Exception as error:
+                    outcome += f", as the fit to all rows failed ({error})"
+                trial.seconds += monotonic() - begin
+            trial.status = trial.status.replace("not chosen", f"chosen, {outcome}", 1)
+            members.append(replace(member, weight=weight))
+        return members
+
+    @staticmethod
+    def _error_scale(panel: Panel, season: int) -> np.ndarray:
+        return np.nan_to_num(series_scales(panel, season), nan=1.0)
 
     # -- hooks of the contract ---------------------------------------------------------------------
 
-    def _update_panel(self, panel: Panel) -> dict[str, Any]:
+    def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
+        scale = self._error_scale(history, self.seasonality_)
+        if not fresh:
+            scale[: len(self.error_scale_)] = self.error_scale_
         return {
-            "members_": [member.moved(panel) for member in self.members_],
-            "fallback_": self.fallback_.moved(panel),
+            "members_": [member.at(history, fresh) for member in self.members_],
+            "fallback_": self.fallback_.at(history, fresh),
+            "error_scale_": scale,
         }
 
-    def _predict_future(self, series, n_steps, known):
-        return combine(
-            self.members_, self.fallback_, lambda member: member.future(series, n_steps, known)
-        )
+    def _forecast(self, history, series, origins, n_steps, known):
+        """Weighted mean of the members' forecasts.
 
-    def _predict_in_sample(self, series, positions, known):
-        return combine(
-            self.members_,
-            self.fallback_,
-            lambda member: member.in_sample(series, positions, known),
-        )
-
-    def _quantiles_future(self, series, n_steps, known, levels):
-        point = self._predict_future(series, n_steps, known)
-        return self.conformal_.quantiles(point, series, levels)
-
-    def _quantiles_in_sample(self, series, positions, known, levels):
-        point = self._predict_in_sample(series, positions, known)[:, None]
-        return self.conformal_.quantiles(point, series, levels)[:, 0]
+        Where a member has no finite forecast (a regression at a step whose covariates are missing)
+        the others make up for its weight; where none has, the fallback forecasts.
+        """
+        points = np.stack([m.point(series, origins, n_steps, known) for m in self.members_])
+        weights = np.array([m.weight for m in self.members_])[:, None, None, None]
+        share = np.where(np.isfinite(points), weights, 0.0)
+        total = share.sum(0)
+        mixed = (np.where(share > 0, points, 0.0) * share).sum(0)
+        if not (total > 0).all():
+            spare = self.fallback_.point(series, origins, n_steps, known)
+            mixed, total = np.where(total > 0, mixed, spare), np.where(total > 0, total, 1.0)
+        centre = PointForecast(torch.from_numpy(mixed / total))
+        scale = torch.from_numpy(self.error_scale_[series])[:, None]
+        return ConformalForecast(centre, self.conformal_, scale)
 
     def _describe(self) -> list[str]:
         parts = [f"{member.weight:.2f} {member.name}" for member in self.members_]
         shown = " + ".join(parts[:4]) + (f" + {len(parts) - 4} more" if len(parts) > 4 else "")
         score = f"validation {self.metric} {self.validation_score_:.4g}"
         return [shown, score, *super()._describe()]
+
+
+def _as_found(forecaster: BaseForecaster) -> BaseForecaster:
+    """An unfitted copy without held-out rows; one that stopped early gets the best epochs."""
+    copy = clone(forecaster)
+    parameters = copy.get_params(deep=False)
+    found: dict[str, object] = {}
+    if parameters.get("early_stopping"):
+        history = getattr(forecaster, "history_", None)
+        if history is None:
+            return copy
+        found = {"max_epochs": max(int(history.best_epoch), 1), "early_stopping": False}
+    if "validation_fraction" in parameters:
+        found["validation_fraction"] = 0.0
+    return copy.set_params(**found)
+
+
+def _in_sample_errors(member: EnsembleMember, panel: Panel, scale: np.ndarray) -> np.ndarray:
+    """One-step errors over the scale, where no series could be judged: (n, 1, n_targets)."""
+    rows = np.linspace(0, len(panel.targets) - 1, _IN_SAMPLE_ROWS).astype(np.int64)
+    rows = np.setdiff1d(rows, panel.indptr)  # a first row has nothing before it
+    series = np.searchsorted(panel.indptr, rows, side="right") - 1
+    origins = rows - panel.indptr[series]
+    point = member.point(series, origins, 1, panel.known[rows][:, None])
+    return (panel.targets[rows][:, None] - point) / scale[series][:, None]
+
+
+def _leaderboard(search: Search, fallback: EnsembleMember) -> pd.DataFrame:
+    """One row for each candidate, best first, those without a score at the end."""
+    weights = dict(search.weighted())
+    columns = ["model", "score", "weight", "seconds", "status"]
+    rows = [
+        (trial.name, trial.score, weights.get(trial, 0.0), trial.seconds, trial.status)
+        for trial in search.trials
+    ]
+    if not weights:
+        alone = (fallback.name, np.nan, 1.0, 0.0, "chosen: nothing could be judged")
+        rows.insert(0, alone)
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.sort_values("score", kind="stable", ignore_index=True)

@@ -1,134 +1,81 @@
-"""From the columns of a file to an indexed frame, and back."""
+"""From the columns of a file to a frame and the roles of its columns, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rnnforecast.cli._errors import BadInput
+from click import ClickException
+
 from rnnforecast.cli._files import read
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Columns", "arrange", "flatten", "load"]
+__all__ = ["flatten", "load", "load_future"]
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Which column of a file plays which part.
+def load(path: Path, options: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read a file: the columns in use, and their roles as parameters of a forecaster.
 
-    Parameters
-    ----------
-    target, known, past : sequence of str
-        What is forecast, covariates known in the future, and covariates known up to now.
-    time, series_id : str or None
-        Time stamps and series of a row; None where the rows are simply in order, or one series.
-    """
-
-    target: tuple[str, ...]
-    known: tuple[str, ...] = ()
-    past: tuple[str, ...] = ()
-    time: str | None = None
-    series_id: str | None = None
-
-    def named(self) -> list[str]:
-        """Every column that has a part."""
-        own = [name for name in (self.time, self.series_id) if name is not None]
-        return [*self.target, *self.known, *self.past, *own]
-
-
-def load(path: Path, wanted: Columns) -> tuple[pd.DataFrame, Columns]:
-    """Read a file and index it by time, or by series and time.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    wanted : Columns
-        What the user named; a missing time column is looked for, and a missing target is the only
-        numeric column.
-
-    Returns
-    -------
-    frame : DataFrame
-        The columns in use, rows in order of time.
-    columns : Columns
-        ``wanted`` with what was found.
-
-    Raises
-    ------
-    BadInput
-        If a column is missing or cannot be used.
+    Where the options name no time column, the first with time stamps is taken; where they name no
+    target, the only column of numbers.
     """
     frame = read(path)
-    for option, names in (
-        ("--target", wanted.target),
-        ("--known", wanted.known),
-        ("--past", wanted.past),
-        ("--time", [wanted.time] if wanted.time else []),
-        ("--series-id", [wanted.series_id] if wanted.series_id else []),
-    ):
+    asked = {
+        "--target": options["target"],
+        "--known": options["known"],
+        "--past": options["past"],
+        "--time": [options["time"]] if options["time"] else [],
+        "--series-id": [options["series_id"]] if options["series_id"] else [],
+    }
+    named = [name for names in asked.values() for name in names]
+    for option, names in asked.items():
         _check_present(frame, names, path, option)
-    time = wanted.time or _find_time(frame, path, exclude=wanted.named())
-    if wanted.series_id and time is None:
-        raise BadInput(f"{path}: no column holds time stamps: name one with --time")
-    target = wanted.target or _only_number(frame, path, {time, wanted.series_id, *wanted.known})
-    columns = Columns(target, wanted.known, wanted.past, time, wanted.series_id)
-    return arrange(frame, columns, (*target, *columns.past, *columns.known), path), columns
+        for name in names:
+            if named.count(name) > 1:
+                raise ClickException(f"column {name!r} is named twice: a column has one role")
+    series_id, time = options["series_id"], options["time"] or _find_time(frame, path, named)
+    if series_id and time is None:
+        raise ClickException(f"{path}: no column holds time stamps: name one with --time")
+    target = list(options["target"]) or [_only_number(frame, path, {time, *named})]
+    for name in target:
+        text = frame[name].dtype.kind not in "biuf"
+        wrong = next((v for v in frame[name].dropna() if not _is_number(v)), None) if text else None
+        if wrong is not None:
+            raise ClickException(f"{path}: column {name!r} must hold numbers. Got {wrong!r}")
+    roles = {
+        "target": target[0] if len(target) == 1 else target,
+        "known": list(options["known"]) or None,
+        "series_id": series_id,
+        "time": time,
+    }
+    return _columns(frame, roles, [*target, *options["past"], *options["known"]], path), roles
 
 
-def arrange(frame: pd.DataFrame, columns: Columns, keep: Sequence[str], path: Path) -> pd.DataFrame:
-    """Keep some columns, index the rows by time (and series) and put them in order.
+def load_future(path: Path, roles: dict[str, Any]) -> pd.DataFrame:
+    """Read a file with the coming values of the known covariates."""
+    return _columns(read(path), roles, roles["known"], path)
 
-    Parameters
-    ----------
-    frame : DataFrame
-        A file as it was read.
-    columns : Columns
-        The parts of the columns.
-    keep : sequence of str
-        Names of the columns to keep.
-    path : Path
-        The file, for messages.
 
-    Returns
-    -------
-    DataFrame
-    """
-    index = [name for name in (columns.series_id, columns.time) if name is not None]
-    _check_present(frame, [*index, *keep], path, "the forecast")
-    kept = frame[[*index, *dict.fromkeys(keep)]]
-    for name in keep:
-        if kept[name].dtype == object or kept[name].dtype.kind not in "biuf":
-            value = next((v for v in kept[name] if not _is_number(v)), None)
-            raise BadInput(f"{path}: column {name!r} must hold numbers. Got {value!r}")
-    if columns.time is None:
+def flatten(table: pd.DataFrame) -> pd.DataFrame:
+    """Turn the index into columns with the names that the file had."""
+    return table.rename_axis(index=[name or "step" for name in table.index.names]).reset_index()
+
+
+def _columns(
+    frame: pd.DataFrame, roles: dict[str, Any], names: Sequence[str], path: Path
+) -> pd.DataFrame:
+    """Some columns beside those of series and time, rows in their order."""
+    keys = [name for name in (roles["series_id"], roles["time"]) if name is not None]
+    _check_present(frame, [*keys, *names], path, "the forecast")
+    kept, time = frame[[*keys, *names]], roles["time"]
+    if time is None:
         return kept
-    kept = kept.assign(**{columns.time: _stamps(kept[columns.time], path)})
-    return kept.set_index(index).sort_index(kind="stable")
-
-
-def flatten(table: pd.DataFrame, columns: Columns) -> pd.DataFrame:
-    """Turn the index into columns with the names that the file had.
-
-    Parameters
-    ----------
-    table : DataFrame
-        A forecast: index time, or (series, time); plain columns.
-    columns : Columns
-        The parts of the columns.
-
-    Returns
-    -------
-    DataFrame
-    """
-    names: list[Any] = [columns.time or "step"]
-    if table.index.nlevels > 1:
-        names.insert(0, columns.series_id or "series")
-    return table.rename_axis(index=names).reset_index()
+    if _is_text(kept[time]):  # numbers count steps
+        kept = kept.assign(**{time: _stamps(kept[time], path)})
+    return kept.sort_values(keys, kind="stable", ignore_index=True)
 
 
 def _check_present(frame: pd.DataFrame, names: Sequence[str], path: Path, role: str) -> None:
@@ -136,77 +83,64 @@ def _check_present(frame: pd.DataFrame, names: Sequence[str], path: Path, role: 
         if name not in frame.columns:
             shown = ", ".join(str(column) for column in frame.columns[:12])
             more = ", ..." if len(frame.columns) > 12 else ""
-            raise BadInput(f"{path} has no column {name!r} for {role}; its columns: {shown}{more}")
+            raise ClickException(
+                f"{path} has no column {name!r} for {role}; its columns: {shown}{more}"
+            )
 
 
-def _find_time(frame: pd.DataFrame, path: Path, exclude: Sequence[str]) -> str | None:
-    """Name the first column of time stamps, or of text that reads as time stamps throughout.
-
-    A column of which only a part reads as time stamps is an error where there is no other: its rows
-    would be taken for steps in a row.
-    """
+def _find_time(frame: pd.DataFrame, path: Path, taken: Sequence[str]) -> Any:
+    """Name of the first column of time stamps, or of text that begins with one."""
     import pandas as pd
 
-    broken = None
-    for name in frame.columns:
-        column = frame[name]
-        if name in exclude or column.isna().all():
-            continue
+    for name in frame.columns.difference(taken, sort=False):
+        column = frame[name].dropna()
         if pd.api.types.is_datetime64_any_dtype(column.dtype):
             return name
-        text = pd.api.types.is_string_dtype(column.dtype) or column.dtype == object
-        # pandas reads "sun" as a day and "H1" as an hour: a stamp has four digits at least
-        first = column[column.notna()].iloc[:1]
-        digits = sum(character.isdigit() for character in str(first.iloc[0]))
-        if text and digits >= 4 and not _is_number(first.iloc[0]):
-            if not _reads(first):
-                continue
-            if not column.isna().any() and _reads(column):
-                return name
-            broken = name if broken is None else broken
-    if broken is not None:
-        _stamps(frame[broken], path)  # which says what is wrong with it
+        if len(column) and _is_text(column) and _is_stamp(column.iloc[0]):
+            if _is_stamp(name):
+                raise ClickException(
+                    f"{path}: the first line must name the columns. Got "
+                    f"{','.join(map(str, frame.columns[:4]))!r}, which looks like data"
+                )
+            return name
     return None
 
 
-def _reads(column: pd.Series) -> bool:
-    try:
-        _parse(column)
-    except (ValueError, TypeError, OverflowError):
-        return False
-    return True
-
-
-def _parse(column: pd.Series) -> pd.Series:
+def _is_stamp(value: Any) -> bool:
+    """Whether a text reads as a time stamp: pandas takes "sun" for one too, hence four digits."""
     import pandas as pd
 
-    # several offsets from UTC, as around a clock change
-    offsets = column.astype(str).str.extract(r":\d\d[\d.:]*([+-]\d\d:?\d\d)$")[0]
-    return pd.to_datetime(column, utc=offsets.nunique() > 1)
+    if sum(character.isdigit() for character in str(value)) < 4 or _is_number(value):
+        return False
+    return not pd.isna(pd.to_datetime(value, errors="coerce"))
 
 
 def _stamps(column: pd.Series, path: Path) -> pd.Series:
+    """Text as time stamps; in UTC where their offsets differ, as around a clock change."""
     import pandas as pd
 
-    if pd.api.types.is_datetime64_any_dtype(column.dtype) or column.dtype.kind in "iu":
-        return column  # integers count steps
-    if column.isna().any():
-        raise BadInput(f"{path}: column {column.name!r} (time) has missing values")
+    offsets = column.astype(str).str.extract(r":\d\d[\d.:]*([+-]\d\d:?\d\d)$")[0]
     try:
-        return _parse(column)
+        return pd.to_datetime(column, utc=offsets.nunique() > 1)
     except (ValueError, TypeError, OverflowError) as error:
         reason = str(error).split(". You might want")[0]
-        raise BadInput(
+        raise ClickException(
             f"{path}: column {column.name!r} cannot be read as time stamps: {reason}"
         ) from error
 
 
-def _only_number(frame: pd.DataFrame, path: Path, taken: set[str | None]) -> tuple[str, ...]:
-    numbers = [c for c in frame.select_dtypes("number").columns if c not in taken]
+def _only_number(frame: pd.DataFrame, path: Path, taken: set[Any]) -> str:
+    numbers = [name for name in frame.select_dtypes("number").columns if name not in taken]
     if len(numbers) != 1:
         found = f"has the numeric columns {', '.join(map(str, numbers))}" if numbers else ""
-        raise BadInput(f"{path} {found or 'has no numeric column'}: name one with --target")
-    return (str(numbers[0]),)
+        raise ClickException(f"{path} {found or 'has no numeric column'}: name one with --target")
+    return numbers[0]
+
+
+def _is_text(column: pd.Series) -> bool:
+    import pandas as pd
+
+    return pd.api.types.is_string_dtype(column.dtype) or column.dtype == object
 
 
 def _is_number(value: Any) -> bool:

@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rnnforecast.cli._errors import BadInput
+from click import ClickException
 
-__all__ = ["DEFAULT_COMPARISON", "MODELS", "build", "build_all"]
+__all__ = ["DEFAULT_COMPARISON", "MODELS", "build"]
 
 # name -> public class of rnnforecast, parameters that the name implies
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -30,65 +30,31 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 DEFAULT_COMPARISON = ("deep-lstm", "bi-gru", "seasonal-naive", "ets", "arima")
 
-# parameters of this command line that only some models have -> the option that sets them
-_OPTIONS = {
-    "lookback": "--lookback",
-    "max_epochs": "--max-epochs",
-    "time_budget": "--time-budget",
-    "seasonality": "--seasonality",
-    "order": "--order",
-    "seasonal_order": "--seasonal-order",
-}
+# parameters that only some models have, and that must not be passed over in silence
+_MUST_APPLY = ("lookback", "max_epochs", "time_budget", "seasonality", "order", "seasonal_order")
 
 
-def _class_of(name: str) -> type:
-    import rnnforecast
-
-    return getattr(rnnforecast, MODELS[name][0])
-
-
-def _accepts(name: str) -> set[str]:
-    """Return the parameters that the model has and its name leaves open."""
-    accepted = set(inspect.signature(_class_of(name)).parameters) - set(MODELS[name][1])
-    # a season means nothing to the naive forecasts that do not use one
-    return accepted - {"seasonality"} if name in ("naive", "drift") else accepted
-
-
-def build(name: str, roles: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
-    """Make the estimator called ``name``.
-
-    Parameters
-    ----------
-    name : str
-        A key of ``MODELS``.
-    roles : mapping
-        ``horizon``, ``target`` and the like: every model has them.
-    settings : mapping
-        Parameters that only some models have; None means the model's own default.
-
-    Returns
-    -------
-    estimator
-
-    Raises
-    ------
-    BadInput
-        If a setting that was given does not apply to the model.
-    """
-    return build_all([name], roles, settings)[name]
-
-
-def build_all(
+def build(
     names: Sequence[str], roles: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Make several estimators; a setting must apply to one of them at least."""
+    """Make estimators by name.
+
+    ``roles`` are parameters that every model has; of ``settings`` each model takes those that it
+    has (None: its own default), and what the user set must apply to one of them at least.
+    """
+    import rnnforecast
+
+    classes = {name: getattr(rnnforecast, MODELS[name][0]) for name in names}
     given = {key: value for key, value in settings.items() if value is not None}
-    accepted = {name: _accepts(name) for name in names}
+    accepted = {name: set(inspect.signature(kind).parameters) for name, kind in classes.items()}
+    for name in {"naive", "drift"} & set(names):
+        accepted[name].remove("seasonality")  # it means nothing to them
     for key in given:
-        if key in _OPTIONS and not any(key in accepts for accepts in accepted.values()):
-            raise BadInput(f"{_OPTIONS[key]} does not apply to {', '.join(names)}")
+        if key in _MUST_APPLY and not any(key in accepts for accepts in accepted.values()):
+            option = f"--{key.replace('_', '-')}"
+            raise ClickException(f"{option} does not apply to {', '.join(names)}")
     models = {}
-    for name in names:
+    for name, kind in classes.items():
         parameters = {key: value for key, value in given.items() if key in accepted[name]}
-        models[name] = _class_of(name)(**roles, **MODELS[name][1], **parameters)
+        models[name] = kind(**roles, **MODELS[name][1], **parameters)
     return models

@@ -1,8 +1,8 @@
-"""Time stamps: as whole numbers of nanoseconds, their frequency, their zone."""
+"""Time stamps and offsets: as whole numbers, their frequency, their zone, their usual season."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,36 +10,43 @@ import pandas as pd
 
 from rnnforecast.exceptions import DataError
 
-__all__ = [
-    "infer_freq",
-    "localize",
-    "mode",
-    "nanoseconds",
-    "nanoseconds_of",
-    "out_of_bounds",
-    "short",
-    "with_freq",
-]
+DAY = 86_400_000_000_000  # nanoseconds
+
+
+def check_kind(stamps: pd.Index, owner: str | None = None) -> None:
+    """Raise unless the stamps are dates, periods or integers, none of them missing."""
+    who = "" if owner is None else f"{owner}: "
+    if isinstance(stamps, (pd.DatetimeIndex, pd.PeriodIndex)):
+        if stamps.hasnans:
+            raise DataError(f"{who}the time index has missing stamps (NaT)")
+    elif not pd.api.types.is_integer_dtype(stamps.dtype):
+        raise DataError(
+            f"{who}the index must be a DatetimeIndex, PeriodIndex or integers, got "
+            f"{type(stamps).__name__} of dtype {stamps.dtype}: convert it with pd.to_datetime, or "
+            f"name the column of time stamps with time="
+        )
+
+
+def dates(stamps: Any) -> pd.DatetimeIndex:
+    """Stamps as they are, or one of them as an index."""
+    return (
+        stamps if isinstance(stamps, pd.DatetimeIndex) else pd.DatetimeIndex(np.atleast_1d(stamps))
+    )
 
 
 def nanoseconds(stamps: pd.DatetimeIndex) -> np.ndarray:
-    """Stamps as UTC nanoseconds, int64, shape (n,).
-
-    Raises
-    ------
-    DataError
-        If one is before 1677 or after 2262, which 64 bits cannot hold.
-    """
+    """Stamps as UTC nanoseconds, int64, shape (n,)."""
     try:
         return stamps.as_unit("ns").asi8
     except pd.errors.OutOfBoundsDatetime as error:
         raise out_of_bounds(str(error)) from error
 
 
-def nanoseconds_of(stamp: Any, wall: bool) -> int:
-    """One stamp as UTC nanoseconds, or as those of its local clock."""
-    stamp = pd.Timestamp(stamp)
-    return int((stamp.tz_localize(None) if wall else stamp).as_unit("ns").value)
+def numbers(stamps: pd.Index) -> np.ndarray:
+    """Stamps as whole numbers in order of time: nanoseconds, ordinals of periods, or themselves."""
+    if isinstance(stamps, pd.DatetimeIndex):
+        return nanoseconds(stamps)
+    return stamps.asi8 if isinstance(stamps, pd.PeriodIndex) else np.asarray(stamps, np.int64)
 
 
 def out_of_bounds(what: str) -> DataError:
@@ -62,31 +69,62 @@ def mode(values: np.ndarray) -> int:
     return unique[np.argmax(counts)]
 
 
-def _text_answers() -> AbstractContextManager:
-    """Pandas 3 warns that its answer will be an offset one day, unless told that both are fine."""
-    option = "future.infer_freq_returns_offset"
-    try:
-        pd.get_option(option)
-    except KeyError:
-        return nullcontext()
-    return pd.option_context(option, False)
-
-
 def infer_freq(stamps: pd.DatetimeIndex) -> str | None:
     """What pandas infers, None for nothing."""
+    # pandas 3 warns that its answer will be an offset one day, unless it is told that both are fine
+    new = hasattr(pd.options.future, "infer_freq_returns_offset")
+    quiet = pd.option_context("future.infer_freq_returns_offset", False) if new else nullcontext()
     try:
-        with _text_answers():
+        with quiet:
             return pd.infer_freq(stamps)
     except (ValueError, TypeError):
         return None
-
-
-def localize(stamps: pd.DatetimeIndex, tz: Any) -> pd.DatetimeIndex:
-    """Local stamps in their zone; one that a change of the clock leaves out moves on."""
-    return stamps.tz_localize(tz, ambiguous=np.ones(len(stamps), bool), nonexistent="shift_forward")
 
 
 def with_freq(stamps: pd.DatetimeIndex) -> pd.DatetimeIndex:
     """The stamps with the frequency that pandas infers."""
     inferred = infer_freq(stamps) if len(stamps) >= 3 else None
     return stamps if inferred is None else pd.DatetimeIndex(stamps, freq=inferred)
+
+
+def localize(stamps: pd.DatetimeIndex, tz: Any) -> pd.DatetimeIndex:
+    """Local stamps in their zone, if any; one that a change of the clock leaves out moves on."""
+    if tz is None:
+        return stamps
+    return stamps.tz_localize(tz, ambiguous=np.ones(len(stamps), bool), nonexistent="shift_forward")
+
+
+def delocalize(stamps: pd.DatetimeIndex) -> pd.DatetimeIndex:
+    """Stamps as the local clock shows them, without a zone."""
+    return stamps if stamps.tz is None else stamps.tz_localize(None)
+
+
+def season_of_interval(interval: int) -> int:
+    """Steps in the cycle of a fixed interval in nanoseconds; 1 where none is known."""
+    if interval >= 360 * DAY:
+        return 1
+    if interval >= 7 * DAY:
+        return max(round(365.25 * DAY / interval), 1)
+    for cycle in (DAY, 7 * DAY) if interval >= 60_000_000_000 else (3_600_000_000_000, DAY):
+        if cycle % interval == 0 and cycle > interval:
+            return cycle // interval
+    return 1
+
+
+def season_of_offset(offset: Any) -> int:
+    """Steps in the cycle of a pandas offset; 1 where none is known."""
+    if isinstance(offset, pd.offsets.Tick):
+        return season_of_interval(pd.Timedelta(offset).value)
+    if isinstance(offset, pd.offsets.BusinessHour):  # a day, as of every interval below a day
+        opened = zip(offset.start, offset.end, strict=True)
+        minutes = sum(60 * (b.hour - a.hour) + b.minute - a.minute for a, b in opened)
+        return max(round(minutes / 60) // offset.n, 1)
+    if type(offset) is pd.DateOffset:  # plain months
+        return max(12 // offset.kwds.get("months", 12), 1)
+    if isinstance(offset, pd.offsets.CustomBusinessDay):
+        return max(sum(offset.calendar.weekmask) // offset.n, 1)
+    name = offset.rule_code.split("-")[0]
+    per_cycle = {"B": 5, "D": 7, "C": 5, "W": 52, "SME": 24, "SMS": 24}.get(name, 1)
+    for prefix, season in (("BM", 12), ("M", 12), ("BQ", 4), ("Q", 4), ("CBM", 12)):
+        per_cycle = season if name.startswith(prefix) else per_cycle
+    return max(per_cycle // offset.n, 1)

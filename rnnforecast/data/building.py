@@ -1,197 +1,353 @@
-"""Building a panel: rows sorted by series and put on the grid of their calendar."""
+"""Rows of an input put in order of series and on the grid of their calendar, or after those of a
+panel.
+"""
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from rnnforecast.data.calendar import Calendar, infer_calendar
-from rnnforecast.data.frames import Keys
-from rnnforecast.data.panel import Panel, group_rows
+from rnnforecast.data._stamps import numbers
+from rnnforecast.data.calendar import Calendar, OffGridError, infer_calendar
+from rnnforecast.data.frames import Keys, Table
+from rnnforecast.data.roles import Column, read_columns
 from rnnforecast.exceptions import DataError
 
-__all__ = ["build_panel"]
+if TYPE_CHECKING:
+    from rnnforecast.data.panel import Panel
 
-_Rows = slice | np.ndarray
+__all__ = ["append_arrays", "append_rows", "arrange", "build_panel", "steps_of_rows"]
+
+Who = Callable[[int], str]  # how a message begins, for a series of the panel to be
 
 
-def build_panel(
+def arrange(
     owner: str,
     keys: Keys,
-    targets: np.ndarray,
-    past: np.ndarray,
-    known: np.ndarray,
-    static_rows: np.ndarray,
-    freq: Any = None,
-) -> Panel:
-    """Put rows on the grid of their calendar.
+    arrays: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    freq: Any,
+    columns: tuple[Column, ...],
+    calendar: Calendar | None,
+) -> dict[str, Any]:
+    """The fields of a panel from targets, past, known and static columns of an input's rows.
 
-    Parameters
-    ----------
-    owner : str
-        Name of the estimator, for messages.
-    keys : Keys
-        Series and stamp of each row.
-    targets, past, known, static_rows : ndarray, shape (n_rows, n_columns)
-        ``static_rows`` must be constant within each series.
-    freq : str, DateOffset or int, optional
-        Frequency; inferred from the longest series if None.
-
-    Returns
-    -------
-    Panel
-        Views of the arrays passed, where no row had to move.
-
-    Raises
-    ------
-    DataError
-        If stamps are unsorted, repeated or off the grid, or a static column varies within a series.
+    The calendar is inferred from the longest series, with ``freq`` if given; or it is ``calendar``.
     """
-    groups = _groups(keys)
-    lengths = np.array([_size(rows) for _, rows in groups])
-    first = np.array([_first(rows) for _, rows in groups])
-    ids = keys.ids[[code for code, _ in groups]]
-    arrays = [targets, past, known]
-    calendar = stamps = starts = absent = None
-    in_order = bool((first == np.concatenate([[0], np.cumsum(lengths)[:-1]])).all())
-    moved = not (in_order and all(isinstance(rows, slice) for _, rows in groups))
-    if keys.has_time:
-        for code, rows in groups:
-            _check_sorted(owner, keys.stamps(rows), keys, code)
-        calendar = infer_calendar(keys.stamps(groups[int(np.argmax(lengths))][1]), freq)
-        inferred = freq is None and len(groups) > 1
+    series, order, counts = _by_series(keys)
+    indptr = _offsets(counts)
+
+    def who(i: int) -> str:
+        return f"{owner}: {keys.label(series[i])}"
+
+    every: Any = slice(None) if order is None else order
+    first, last = indptr[:-1], indptr[1:] - 1
+    if order is not None:
+        first, last = order[first], order[last]
+    starts = stamps = places = absent = None
+    grid = indptr
+    if keys.levels is None:
+        calendar = None
+    else:
+        _check_sorted(who, keys, indptr, keys.ranks()[every])
         starts = keys.stamps(first)
+        compare = calendar is None and freq is None and len(series) > 1
+        if calendar is None:
+            longest = int(np.argmax(counts))
+            rows: Any = slice(*indptr[longest : longest + 2].tolist())
+            calendar = infer_calendar(keys.stamps(rows if order is None else order[rows]), freq)
         if calendar.own_grid:
-            stamps = keys.stamps(_order(groups) if moved else slice(None))
+            stamps = keys.stamps(every)
         else:
-            spans = np.array([_span(owner, calendar, keys, group, inferred) for group in groups])
-            if (spans != lengths).any():
-                places = [_places(owner, calendar, keys, *group) for group in groups]
-                arrays, absent = _spread(arrays, groups, places, spans)
-                lengths, moved = spans, False
-    static = _static(owner, static_rows, groups, keys)
-    if moved:
-        order = _order(groups)
-        arrays = [array[order] for array in arrays]
-    return Panel(
-        targets=arrays[0],
-        past=arrays[1],
-        known=arrays[2],
-        static=static,
-        indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        ids=ids,
-        names=keys.names,
-        is_panel=keys.series is not None,
-        calendar=calendar,
-        starts=starts,
-        stamps=stamps,
-        absent=absent,
-    )
+            place = np.empty(len(keys.ids), dtype=np.int64)
+            place[series] = np.arange(len(series))
+            spans = steps_of_rows(owner, calendar, starts, place, keys, last) + 1
+            if (spans != counts).any():
+                steps = steps_of_rows(owner, calendar, starts, place, keys, slice(None))[every]
+                _check_spans(who, calendar, indptr, steps, compare)
+                grid = _offsets(spans)
+                places = steps + np.repeat(grid[:-1], counts)
+                absent = np.ones(int(grid[-1]), dtype=bool)
+                absent[places] = False
+
+    def on_grid(values: np.ndarray) -> np.ndarray:
+        values = values if order is None else values[order]
+        if places is None:
+            return values
+        full = np.full((int(grid[-1]), values.shape[1]), np.nan, dtype=values.dtype)
+        full[places] = values
+        return full
+
+    targets, past, known, static = arrays
+    return {
+        "targets": on_grid(targets),
+        "past": on_grid(past),
+        "known": on_grid(known),
+        "static": _constants(who, static[every], indptr, columns),
+        "indptr": grid,
+        "ids": keys.ids if (series == np.arange(len(keys.ids))).all() else keys.ids[series],
+        "names": keys.names,
+        "is_panel": keys.series is not None,
+        "calendar": calendar,
+        "starts": starts,
+        "stamps": stamps,
+        "absent": absent,
+        "columns": columns,
+    }
 
 
-_Group = tuple[int, _Rows]  # code of a series, and its rows in order
+def _offsets(counts: np.ndarray) -> np.ndarray:
+    """Where groups of so many rows begin, and the last one ends."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _groups(keys: Keys) -> list[_Group]:
-    """Rows of each series in order of appearance; slices where a series' rows stand together."""
-    if keys.series is None:
-        return [(0, slice(0, keys.n_rows))]
-    codes = keys.series
-    cuts = np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1, [len(codes)]])
-    if len(cuts) - 1 == len(keys.ids):
-        together = pairwise(cuts)
-        return [(int(codes[start]), slice(int(start), int(end))) for start, end in together]
-    return [*sorted(group_rows(codes), key=lambda group: group[1][0])]
+def _by_series(keys: Keys) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Series in order of appearance, rows in this order (None as they stand), and their counts."""
+    codes, n = keys.series, len(keys.ids)
+    if codes is None:
+        return np.zeros(1, dtype=np.int64), None, np.array([keys.n_rows])
+    cuts = np.flatnonzero(codes[1:] != codes[:-1]) + 1
+    if len(cuts) + 1 == n:
+        edges = np.concatenate([[0], cuts, [len(codes)]])
+        return codes[edges[:-1]].astype(np.int64), None, np.diff(edges)
+    first = np.empty(n, dtype=np.int64)
+    first[codes[::-1]] = np.arange(len(codes))[::-1]  # the last one written stays
+    series = np.argsort(first)
+    place = np.empty(n, dtype=np.int64)
+    place[series] = np.arange(n)
+    order = np.argsort(place[codes], kind="stable")
+    return series, order, np.bincount(codes, minlength=n)[series]
 
 
-def _size(rows: _Rows) -> int:
-    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-
-
-def _first(rows: _Rows) -> int:
-    return rows.start if isinstance(rows, slice) else int(rows[0])
-
-
-def _order(groups: list[_Group]) -> np.ndarray:
-    """All rows, series by series."""
-    return np.concatenate([np.r_[rows] if isinstance(rows, slice) else rows for _, rows in groups])
-
-
-def _check_sorted(owner: str, stamps: pd.Index, keys: Keys, code: int) -> None:
-    if stamps.is_monotonic_increasing and stamps.is_unique:
+def _check_sorted(who: Who, keys: Keys, indptr: np.ndarray, ranks: np.ndarray) -> None:
+    """Raise unless stamps rise within each series."""
+    bad = ranks[1:] <= ranks[:-1]
+    bad[indptr[1:-1] - 1] = False  # from one series to the next
+    if not bad.any():
         return
-    who = f"{keys.label(code)}: " if keys.series is not None else ""
-    if stamps.has_duplicates:
+    i = int(np.searchsorted(indptr, np.argmax(bad), side="right")) - 1
+    own = ranks[indptr[i] : indptr[i + 1]]
+    repeated = pd.Series(own).duplicated()
+    if repeated.any():
+        row = np.argmax(keys.ranks() == own[np.argmax(repeated)])
         raise DataError(
-            f"{owner}: {who}time stamp {stamps[stamps.duplicated()][0]} appears more than once: "
-            f"aggregate or "
+            f"{who(i)}: time stamp {keys.stamps([row])[0]} appears more than once: aggregate or "
             f"drop the repeated rows; rows of several series need series_id= or a MultiIndex "
             f"(series, time)"
         )
     raise DataError(
-        f"{owner}: {who}time stamps are not sorted: call sort_index() first. If a splitter "
-        f"shuffled the rows, use TimeSeriesSplit (or PanelTimeSeriesSplit), or shuffle=False"
+        f"{who(i)}: time stamps are not sorted: call sort_index() first. If a splitter shuffled "
+        f"the rows, use TimeSeriesSplit (or PanelTimeSeriesSplit), or shuffle=False"
     )
 
 
-def _span(owner: str, calendar: Calendar, keys: Keys, group: _Group, inferred: bool) -> int:
-    """Steps from a series' first row to its last; refuses one that is coarser than the grid."""
-    places = _places(owner, calendar, keys, *group)
-    apart = int(np.diff(places).min()) if len(places) > 3 else 1
-    if inferred and apart > 1:
+def _check_spans(
+    who: Who, calendar: Calendar, indptr: np.ndarray, steps: np.ndarray, compare: bool
+) -> None:
+    """Raise where nearly all of the grid is gaps, or (``compare``) a series has a coarser one."""
+    counts, spans = np.diff(indptr), steps[indptr[1:] - 1] + 1
+    sparse = spans > 1001 + 100 * counts
+    if sparse.any():
+        i = int(np.argmax(sparse))
         raise DataError(
-            f"{owner}: {keys.label(group[0])} has a row every {apart} steps or more "
-            f"of the grid {calendar!r} that the longest series has: fit series of different "
-            f"frequencies apart, or pass freq= to put them on one grid"
+            f"{who(i)}: {counts[i]} rows span {spans[i]} steps of the grid {calendar!r}: pass "
+            f"freq= with the real interval of the data"
         )
-    return int(places[-1]) + 1
+    apart = np.append(np.diff(steps), 0)
+    apart[indptr[1:] - 1] = np.iinfo(np.int64).max
+    least = np.minimum.reduceat(apart, indptr[:-1])
+    coarse = (least > 1) & (counts > 3)
+    if compare and coarse.any():
+        i = int(np.argmax(coarse))
+        raise DataError(
+            f"{who(i)} has a row every {least[i]} steps or more of the grid {calendar!r} that the "
+            f"longest series has: fit series of different frequencies apart, or pass freq= to put "
+            f"them on one grid"
+        )
 
 
-def _places(owner: str, calendar: Calendar, keys: Keys, code: int, rows: _Rows) -> np.ndarray:
-    stamps = keys.stamps(rows)
+def steps_of_rows(
+    owner: str,
+    calendar: Calendar,
+    origins: pd.Index,
+    place: np.ndarray,
+    keys: Keys,
+    rows: np.ndarray | slice,
+) -> np.ndarray:
+    """Steps of rows from the origin of their series on a regular calendar, int64; all are checked.
+
+    ``place[k]`` is the position in ``origins`` of series ``keys.ids[k]``. Where all stamps stand on
+    one grid, only the distinct ones are counted.
+    """
+    assert keys.levels is not None
+    series = np.zeros(keys.n_rows, dtype=np.int8) if keys.series is None else keys.series
     try:
-        places = calendar.steps(stamps[0], stamps)
-    except DataError as error:
-        who = f"{keys.label(code)}: " if keys.series is not None else ""
-        raise DataError(f"{owner}: {who}{error}") from error
-    if places[-1] > 1000 + 100 * len(places):
+        every = origins.append(keys.levels)
+        steps = calendar.steps(every.min(), every)
+    except OffGridError:
+        try:
+            return calendar.steps(origins.take(place[series]), keys.stamps(slice(None)))[rows]
+        except OffGridError as error:
+            who = keys.label(series[error.row])
+            raise DataError(f"{owner}: {who}: {error}") from error
+    begin, at = steps[: len(origins)], steps[len(origins) :]
+    return at[rows if keys.codes is None else keys.codes[rows]] - begin[place[series[rows]]]
+
+
+def _constants(
+    who: Who, values: np.ndarray, indptr: np.ndarray, columns: tuple[Column, ...]
+) -> np.ndarray:
+    """Static covariates of each series from those of its rows, shape (n_series, n_columns)."""
+    static = values[indptr[:-1]]
+    if not static.size:
+        return static
+    same = (values == np.repeat(static, np.diff(indptr), axis=0)) | np.isnan(values)
+    missing = np.isnan(static)
+    # a category that fit did not see is missing, and no reason to refuse a series
+    missing[:, [c.kind == "category" for c in columns if c.role == "static"] or slice(0)] = False
+    wrong = missing.any(axis=1) | ~np.logical_and.reduceat(same.all(axis=1), indptr[:-1])
+    if wrong.any():
         raise DataError(
-            f"{owner}: {len(places)} rows span {places[-1] + 1} steps of the grid {calendar!r}: "
-            f"pass freq= with "
-            f"the real interval of the data"
+            f"{who(int(np.argmax(wrong)))}: a static column is missing or changes over time: make "
+            f"it one of known="
         )
-    return places
-
-
-def _spread(arrays: list, groups: list, places: list, spans: np.ndarray) -> tuple[list, np.ndarray]:
-    """Rows at their places on the grid, NaN in the gaps."""
-    offsets = np.concatenate([[0], np.cumsum(spans)])
-    where = np.concatenate([place + a for place, a in zip(places, offsets[:-1], strict=True)])
-    order = _order(groups)
-    spread = []
-    for array in arrays:
-        full = np.full((int(offsets[-1]), array.shape[1]), np.nan, dtype=array.dtype)
-        full[where] = array[order]
-        spread.append(full)
-    absent = np.ones(int(offsets[-1]), dtype=bool)
-    absent[where] = False
-    return spread, absent
-
-
-def _static(owner: str, rows_values: np.ndarray, groups: list, keys: Keys) -> np.ndarray:
-    if rows_values.shape[1] == 0:
-        return np.empty((len(groups), 0), dtype=np.float32)
-    static = np.empty((len(groups), rows_values.shape[1]), dtype=rows_values.dtype)
-    for place, (code, rows) in enumerate(groups):
-        values = rows_values[rows]
-        if not ((values == values[0]) | np.isnan(values)).all() or np.isnan(values[0]).any():
-            name = f" of {keys.label(code)}" if keys.series is not None else ""
-            raise DataError(
-                f"{owner}: a static column{name} is missing or changes over time: make it one of "
-                f"known="
-            )
-        static[place] = values[0]
     return static
+
+
+# -- after the rows of a panel ---------------------------------------------------------------------
+
+
+def append_rows(panel: Panel, owner: str, table: Table, targets: np.ndarray | None) -> Panel:
+    """What ``Panel.append`` gives."""
+    keys, new = table.keys, panel.match(owner, table.keys) < 0
+    if panel.calendar is None or not keys.has_time:
+        keys = keys.without_time()
+    else:
+        keys = panel.same_kind(owner, keys)
+    if panel.calendar is not None and not keys.has_time and new.any():
+        raise DataError(
+            f"{owner}: {keys.label(int(np.argmax(new)))} is new, and its rows have no time stamps: "
+            f"give X a MultiIndex (series, time), or name the column of time stamps with time="
+        )
+    columns = panel.columns
+    if targets is None:
+        targets = read_columns(owner, table.frame, columns, "target")
+    past = read_columns(owner, table.frame, columns, "past")
+    known = read_columns(owner, table.frame, columns, "known")
+    static = _static_of_new(panel, owner, table, new)
+    added = panel.build(
+        owner, keys, targets, past, known, static, columns=columns, calendar=panel.calendar
+    )
+    slot = panel.ids.get_indexer(added.ids) if panel.is_panel else np.zeros(1, dtype=np.int64)
+    old, n_new = slot >= 0, int(new.sum())
+    slot[~old] = panel.n_series + np.arange(n_new)
+    gaps = np.zeros(panel.n_series + n_new, dtype=np.int64)
+    if added.starts is not None:
+        gaps[slot[old]] = _gaps(panel, owner, added.starts[old], slot[old])
+    return _joined(panel, added, slot, gaps)
+
+
+def append_arrays(panel: Panel, targets: np.ndarray, past: np.ndarray, known: np.ndarray) -> Panel:
+    """What ``Panel.grown`` gives."""
+    n_rows, n = len(targets), panel.n_series
+    targets, past, known = (
+        part.transpose(1, 0, 2).reshape(n * n_rows, -1 if part.shape[2] else 0)
+        for part in (targets, past, known)
+    )
+    indptr = np.arange(n + 1) * n_rows
+    rows = {"targets": targets, "past": past, "known": known, "indptr": indptr}
+    added = replace(panel, **rows, stamps=None, absent=None)
+    return _joined(panel, added, np.arange(n), np.zeros(n, dtype=np.int64))
+
+
+def _static_of_new(panel: Panel, owner: str, table: Table, new: np.ndarray) -> np.ndarray:
+    """Static columns of the rows of new series; those of the others are not looked at."""
+    names = [column.name for column in panel.columns if column.role == "static"]
+    if not names or not new.any():
+        return np.zeros((len(table), panel.static.shape[1]), dtype=np.float32)
+    lacking = [name for name in names if name not in table.frame.columns]
+    if lacking:
+        raise DataError(
+            f"{owner}: static column {lacking[0]!r} is missing from X, and "
+            f"{table.keys.label(int(np.argmax(new)))} is new: pass its static columns"
+        )
+    values = read_columns(owner, table.frame, panel.columns, "static")
+    return np.where(new[table.keys.series][:, None], values, values.dtype.type(0))
+
+
+def _gaps(panel: Panel, owner: str, firsts: pd.Index, series: np.ndarray) -> np.ndarray:
+    """Steps left out between the last row of a series and the first new one."""
+    assert panel.calendar is not None
+    lasts = panel.lasts()[series]
+    bad = numbers(firsts) <= numbers(lasts)
+    if bad.any():
+        k = int(np.argmax(bad))
+        raise DataError(
+            f"{owner}: row {firsts[k]} is not after the cutoff of {panel.label(int(series[k]))}, "
+            f"{lasts[k]}: pass new rows only"
+        )
+    if panel.calendar.own_grid:
+        return np.zeros(len(series), dtype=np.int64)
+    try:
+        return panel.calendar.steps(lasts, firsts) - 1
+    except OffGridError as error:
+        raise DataError(f"{owner}: {panel.label(int(series[error.row]))}: {error}") from error
+
+
+def _joined(panel: Panel, added: Panel, slot: np.ndarray, gaps: np.ndarray) -> Panel:
+    """Old rows, gaps and new rows; series i of ``added`` is series ``slot[i]`` of the result."""
+    n = panel.n_series
+    before = np.append(panel.lengths, np.zeros(len(gaps) - n, dtype=np.int64)) + gaps
+    lengths = before.copy()
+    lengths[slot] += added.lengths
+    indptr = _offsets(lengths)
+    kept = np.repeat(indptr[:n] - panel.indptr[:-1], panel.lengths)
+    kept += np.arange(len(kept))
+    fresh = np.repeat((indptr[:-1] + before)[slot] - added.indptr[:-1], added.lengths)
+    fresh += np.arange(len(fresh))
+
+    def join(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        # a float32 history takes float64 rows without rounding them
+        whole = np.full((int(indptr[-1]), old.shape[1]), np.nan, np.result_type(old, new))
+        whole[kept], whole[fresh] = old, new
+        return whole
+
+    absent = np.ones(int(indptr[-1]), dtype=bool)
+    absent[kept] = False if panel.absent is None else panel.absent
+    absent[fresh] = False if added.absent is None else added.absent
+    ids, static, starts, stamps = panel.ids, panel.static, panel.starts, panel.stamps
+    if stamps is not None:
+        later = added.stamps
+        if later is None:  # rows without time stamps follow on
+            series = np.repeat(slot, added.lengths)
+            later = panel.stamps_at(series, fresh - indptr[series])
+        source = np.empty(int(indptr[-1]), dtype=np.int64)
+        source[kept], source[fresh] = np.arange(len(kept)), len(kept) + np.arange(len(fresh))
+        stamps = stamps.append(panel.as_given(later)).rename(stamps.name).take(source)
+    new = slot >= n
+    if new.any():
+        ids, static = ids.append(added.ids[new]), np.concatenate([static, added.static[new]])
+        if starts is not None and added.starts is not None:
+            starts = starts.append(panel.as_given(added.starts[new])).rename(starts.name)
+    return replace(
+        panel,
+        targets=join(panel.targets, added.targets),
+        past=join(panel.past, added.past),
+        known=join(panel.known, added.known),
+        static=static,
+        indptr=indptr,
+        ids=ids,
+        starts=starts,
+        stamps=stamps,
+        absent=absent if absent.any() else None,
+    )
+
+
+def build_panel(*args: Any, **options: Any) -> Panel:
+    """``Panel.build`` by its old name; on its way out."""
+    from rnnforecast.data.panel import Panel
+
+    return Panel.build(*args, **options)

@@ -14,149 +14,177 @@ import numpy as np
 import pandas as pd
 
 from rnnforecast._validation import check_int
-from rnnforecast.data._season import DAY, season_of_interval, season_of_offset
 from rnnforecast.data._stamps import (
+    DAY,
+    check_kind,
+    dates,
+    delocalize,
     infer_freq,
     localize,
     mode,
     nanoseconds,
-    nanoseconds_of,
     out_of_bounds,
+    season_of_interval,
+    season_of_offset,
     short,
     with_freq,
 )
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Calendar", "default_seasonality", "infer_calendar"]
+__all__ = ["Calendar", "OffGridError", "default_seasonality", "infer_calendar"]
 
 _WEEK = 7 * DAY  # nanoseconds
 
 
-class Calendar(ABC):
-    """Maps stamps to step numbers. ``own_grid``: the rows seen are the steps, nothing is a gap."""
+class OffGridError(DataError):
+    """A stamp lies between two steps of a regular calendar; it is number ``row`` of those asked."""
 
+    def __init__(self, message: str, row: int = 0):
+        super().__init__(message)
+        self.row = row
+
+
+class Calendar(ABC):
+    """Maps stamps to step numbers.
+
+    Attributes
+    ----------
+    season : int
+        Usual seasonal period in steps; 1 where none is known.
+    own_grid : bool
+        The rows seen are the steps, nothing is a gap.
+    """
+
+    season: int = 1
     own_grid: bool = False
 
     @abstractmethod
-    def steps(self, origin: Any, stamps: pd.Index) -> np.ndarray:
-        """Signed steps from ``origin`` to each stamp, int64, shape (n,); off-grid stamps raise."""
+    def steps(self, origins: Any, stamps: pd.Index) -> np.ndarray:
+        """Signed steps from each origin to each stamp, int64, shape (n,); off-grid stamps raise.
+
+        ``origins`` is one stamp, or an Index of as many as ``stamps``.
+        """
 
     @abstractmethod
+    def shift(self, origins: Any, steps: np.ndarray) -> pd.Index:
+        """The stamp ``steps[k] >= 0`` steps after origin k, shape (n,); one origin or n of them."""
+
     def after(self, origin: Any, n: int) -> pd.Index:
         """The ``n`` stamps that follow ``origin``."""
+        return self.shift(origin, np.arange(1, n + 1))
 
     def at(self, origin: Any, n: int) -> Any:
         """The stamp ``n`` steps after ``origin``, n >= 0."""
-        return self.after(origin, n)[-1] if n else origin
+        return self.shift(origin, np.array([n]))[0] if n else origin
 
-    @property
+    def _check_grid(self, stamps: pd.Index, bad: np.ndarray) -> None:
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise OffGridError(
+                f"time stamp {stamps[row]} is not on the grid {self!r} of the data: expected whole "
+                f"steps from the first row; resample the data or pass freq=",
+                row,
+            )
+
+
+class EvenCalendar(Calendar):
+    """Abstract: stamps are whole numbers, and steps a constant difference."""
+
+    interval: int
+
     @abstractmethod
-    def season(self) -> int:
-        """Usual seasonal period in steps; 1 where none is known."""
+    def _count(self, stamps: Any) -> np.ndarray:
+        """One stamp or several as numbers."""
 
-    def _off_grid(self, stamps: pd.Index, bad: np.ndarray) -> DataError:
-        first = stamps[int(np.flatnonzero(bad)[0])]
-        return DataError(
-            f"time stamp {first} is not on the grid {self!r} of the data: expected whole steps "
-            f"from the first row; resample the data or pass freq="
-        )
+    def steps(self, origins, stamps):
+        steps, rest = np.divmod(self._count(stamps) - self._count(origins), self.interval)
+        self._check_grid(stamps, rest != 0)
+        return steps
 
 
-class IntegerCalendar(Calendar):
+class IntegerCalendar(EvenCalendar):
     """A RangeIndex or any integer index with a constant step."""
 
-    def __init__(self, step: int = 1):
-        self.step = int(step)
+    def __init__(self, interval: int = 1):
+        self.interval = int(interval)
 
-    def steps(self, origin, stamps):
-        delta = np.asarray(stamps, dtype=np.int64) - int(origin)
-        bad = delta % self.step != 0
-        if bad.any():
-            raise self._off_grid(stamps, bad)
-        return delta // self.step
+    def _count(self, stamps):
+        return np.asarray(stamps, dtype=np.int64)
 
-    def after(self, origin, n):
-        first = int(origin) + self.step
-        return pd.RangeIndex(first, first + n * self.step, self.step)
-
-    @property
-    def season(self):
-        return 1
+    def shift(self, origins, steps):
+        return pd.Index(self._count(origins) + self.interval * np.asarray(steps))
 
     def __repr__(self):
-        return f"every {self.step}" if self.step != 1 else "consecutive integers"
+        return f"every {self.interval}" if self.interval != 1 else "consecutive integers"
 
 
-class PeriodCalendar(Calendar):
+class PeriodCalendar(EvenCalendar):
     """A PeriodIndex: steps are differences of ordinals."""
 
     def __init__(self, freq: Any):
         self.freq = pd.PeriodDtype(freq).freq  # to_offset would take "M" for a deprecated alias
+        self.interval, self.season = self.freq.n, season_of_offset(self.freq)
 
-    def steps(self, origin, stamps):
-        delta = stamps.asi8 - origin.ordinal
-        bad = delta % self.freq.n != 0
-        if bad.any():
-            raise self._off_grid(stamps, bad)
-        return delta // self.freq.n
+    def _count(self, stamps):
+        return stamps.ordinal if isinstance(stamps, pd.Period) else stamps.asi8
 
-    def after(self, origin, n):
-        ordinals = origin.ordinal + self.freq.n * np.arange(1, n + 1)
-        return pd.PeriodIndex.from_ordinals(ordinals, freq=origin.freq)
-
-    @property
-    def season(self):
-        return season_of_offset(self.freq)
+    def shift(self, origins, steps):
+        ordinals = self._count(origins) + self.interval * np.asarray(steps)
+        return pd.PeriodIndex.from_ordinals(ordinals, freq=origins.freq)
 
     def __repr__(self):
         return f"period {self.freq.freqstr}"
 
 
-class FixedCalendar(Calendar):
-    """A constant interval of absolute time (seconds to weeks, without months).
+class FixedCalendar(EvenCalendar):
+    """A constant interval of absolute time (seconds to weeks, without months), in nanoseconds.
 
     With ``wall`` the interval is counted on the local clock, as daily data in a zone with
     daylight saving needs.
     """
 
     def __init__(self, interval: int, tz: Any = None, wall: bool = False):
-        self.interval = int(interval)
-        self.tz = tz
-        self.wall = wall
+        self.interval, self.tz, self.wall = int(interval), tz, wall
+        self.season = season_of_interval(self.interval)
 
     def _count(self, stamps):
-        return nanoseconds(stamps.tz_localize(None) if self.wall else stamps)
+        stamps = dates(stamps)
+        return nanoseconds(delocalize(stamps) if self.wall else stamps)
 
-    def steps(self, origin, stamps):
-        delta = self._count(stamps) - self._count(pd.DatetimeIndex([origin]))[0]
-        bad = delta % self.interval != 0
-        if bad.any():
-            raise self._off_grid(stamps, bad)
-        return delta // self.interval
+    def shift(self, origins, steps):
+        start, steps = self._count(origins), np.asarray(steps, dtype=np.int64)
+        if (start + float(self.interval) * steps > pd.Timestamp.max.value).any():
+            raise out_of_bounds(f"{steps.max()} steps after {dates(origins).max()} lie beyond them")
+        stamps = pd.DatetimeIndex(start + self.interval * steps)
+        if self.wall or self.tz is None:
+            return localize(stamps, self.tz)
+        return stamps.tz_localize("UTC").tz_convert(self.tz)
 
     def after(self, origin, n):
-        start = nanoseconds_of(origin, self.wall)
-        if start + self.interval * n > pd.Timestamp.max.value:
-            raise out_of_bounds(f"{n} steps after {origin} lie beyond them")
-        if n >= 3 and self.interval < DAY and not self.wall:  # no need to infer the frequency
-            every = pd.tseries.frequencies.to_offset(pd.Timedelta(self.interval))
-            return pd.date_range(origin, periods=n + 1, freq=every).as_unit("ns")[1:]
-        stamps = pd.DatetimeIndex(start + self.interval * np.arange(1, n + 1))
-        if self.tz is not None:
-            stamps = localize(stamps, self.tz) if self.wall else stamps.tz_localize("UTC")
-            stamps = stamps.tz_convert(self.tz)
-        return with_freq(stamps)
-
-    def at(self, origin, n):
-        later = pd.Timedelta(self.interval * n)
-        return super().at(origin, n) if self.wall else pd.Timestamp(origin) + later
-
-    @property
-    def season(self):
-        return season_of_interval(self.interval)
+        if n < 3 or self.interval >= DAY or self.wall:
+            return with_freq(super().after(origin, n))
+        self.at(origin, n)  # no need to infer the frequency, only to see that there is room
+        every = pd.tseries.frequencies.to_offset(pd.Timedelta(self.interval))
+        return pd.date_range(origin, periods=n + 1, freq=every).as_unit("ns")[1:]
 
     def __repr__(self):
         return f"every {short(self.interval)}"
+
+
+class IrregularCalendar(FixedCalendar):
+    """No pattern at all: the rows are the steps, and the future goes on by the median interval."""
+
+    own_grid = True
+
+    def __init__(self, interval: int, tz: Any = None):
+        super().__init__(interval, tz)
+        self.season = 1
+
+    def steps(self, origins, stamps):
+        return -((self._count(origins) - self._count(stamps)) // self.interval)
+
+    def __repr__(self):
+        return f"irregular stamps, {short(self.interval)} apart in the median"
 
 
 class OffsetCalendar(Calendar):
@@ -164,36 +192,61 @@ class OffsetCalendar(Calendar):
 
     def __init__(self, offset: Any, tz: Any = None, own_grid: bool = False):
         self.offset = pd.tseries.frequencies.to_offset(offset)
-        self.tz = tz
-        self.own_grid = own_grid
+        self.tz, self.own_grid = tz, own_grid
+        self.season = season_of_offset(self.offset)
+        # two months at a time, or any day of the month: the grid depends on where it starts
+        anchored = type(self.offset) is not pd.DateOffset and self.offset.n == 1
+        self._one_grid = anchored and not isinstance(self.offset, pd.offsets.BusinessHour)
 
-    def _local(self, stamps):
-        return stamps if self.tz is None else stamps.tz_localize(None)
+    def _grids(self, starts: pd.DatetimeIndex) -> list:
+        """Rows of ``starts`` by the grid they stand on: of a time of day, or of each start."""
+        if len(starts) == 1:
+            return [slice(None)]
+        keys = starts - starts.normalize() if self._one_grid else starts
+        codes, unique = pd.factorize(keys)
+        if len(unique) == 1:
+            return [slice(None)]
+        return list(pd.Series(codes).groupby(codes).indices.values())
 
-    def steps(self, origin, stamps):
-        local = self._local(pd.DatetimeIndex(stamps))
-        start = self._local(pd.DatetimeIndex([origin]))[0]
-        low, high = min(local.min(), start), max(local.max(), start)
-        grid = pd.date_range(
-            self.offset.rollback(low), self.offset.rollforward(high), freq=self.offset
-        )
-        # a stamp between two steps counts as the later one: a Saturday is the next business day
-        position = grid.searchsorted(local)
-        bad = np.asarray(grid[np.minimum(position, len(grid) - 1)] != local)
-        if bad.any() and not self.own_grid:
-            raise self._off_grid(stamps, bad)
-        # and an origin between two as the earlier one: Monday is the first step after Saturday
-        return (position - grid.searchsorted(start, side="right") + 1).astype(np.int64)
+    def steps(self, origins, stamps):
+        local, starts = delocalize(dates(stamps)), delocalize(dates(origins))
+        steps, bad = np.empty(len(local), dtype=np.int64), np.zeros(len(local), dtype=bool)
+        for rows in self._grids(starts):
+            some, begin = local[rows], starts[rows]
+            low, high = min(some.min(), begin.min()), max(some.max(), begin.max())
+            if self._one_grid:  # at the time of day of the origins
+                low = low.normalize() + (begin[0] - begin[0].normalize())
+            grid = pd.date_range(
+                self.offset.rollback(low), self.offset.rollforward(high), freq=self.offset
+            )
+            # a stamp between two steps counts as the later one: a Saturday is the next business day
+            at = grid.searchsorted(some)
+            bad[rows] = grid[np.minimum(at, len(grid) - 1)] != some
+            # and an origin between two as the earlier one: Monday is the first step after Saturday
+            steps[rows] = at - grid.searchsorted(begin, side="right") + 1
+        if not self.own_grid:
+            self._check_grid(stamps, bad)
+        return steps
+
+    def shift(self, origins, steps):
+        starts, steps = delocalize(dates(origins)), np.asarray(steps)
+        stamps = np.empty(np.broadcast_shapes(starts.shape, steps.shape), dtype="datetime64[ns]")
+        for rows in self._grids(starts):
+            begin, ahead = starts[rows], steps[rows]
+            low = begin.min()
+            between = pd.date_range(low, begin.max(), freq=self.offset)
+            n = len(between) + int(ahead.max()) + 1
+            grid = pd.date_range(low, periods=n, freq=self.offset)
+            if grid[0] != low:  # a start between two steps stands just before the later one
+                grid = grid.insert(0, low)
+            stamps[rows] = grid[grid.searchsorted(begin, side="right") - 1 + ahead]
+        return localize(pd.DatetimeIndex(stamps), self.tz)
 
     def after(self, origin, n):
-        start = self._local(pd.DatetimeIndex([origin]))[0]
+        start = delocalize(dates(origin))[0]
         grid = pd.date_range(start, periods=n + 1, freq=self.offset)
         grid = grid[1:] if grid[0] == start else grid[:n]
-        return grid if self.tz is None else localize(grid, self.tz)
-
-    @property
-    def season(self):
-        return season_of_offset(self.offset)
+        return localize(grid, self.tz)
 
     def __repr__(self):
         return f"pandas offset {self.offset.freqstr!r}"
@@ -202,101 +255,48 @@ class OffsetCalendar(Calendar):
 class WeeklyCalendar(Calendar):
     """Stamps that recur at the same times of the week: trading days, opening hours.
 
-    Parameters
-    ----------
-    slots : ndarray of int64, shape (k,)
-        Nanoseconds since Monday 00:00 local time, sorted.
-    tz : tzinfo, optional
-        Zone of the stamps; slots are on its local clock.
+    ``slots`` are nanoseconds since Monday 00:00 on the local clock of ``tz``, sorted.
     """
 
     own_grid = True
     _MONDAY = 4 * DAY  # 1970-01-05
 
     def __init__(self, slots: np.ndarray, tz: Any = None):
-        self.slots = np.asarray(slots, dtype=np.int64)
-        self.tz = tz
-
-    def _ordinal(self, stamps: pd.DatetimeIndex) -> np.ndarray:
-        """Number of slots before each stamp, counted from the first Monday of 1970."""
-        local = stamps if self.tz is None else stamps.tz_localize(None)
-        week, rest = np.divmod(nanoseconds(local) - self._MONDAY, _WEEK)
-        return week * len(self.slots) + np.searchsorted(self.slots, rest)
-
-    def steps(self, origin, stamps):
-        stamps = pd.DatetimeIndex(stamps)
-        start = pd.DatetimeIndex([origin])
-        steps = self._ordinal(stamps) - self._ordinal(start)[0]
-        late = (steps <= 0) & np.asarray(stamps > start[0])
-        # an origin off the pattern (a Saturday session) stands just before the slot after it
-        off = self.slots[np.searchsorted(self.slots, self._rest(start)) % len(self.slots)]
-        if off[0] != self._rest(start)[0]:
-            steps = np.where(np.asarray(stamps > start[0]), steps + 1, steps)
-        return np.where(late, np.maximum(steps, 1), steps)
-
-    def _rest(self, stamps):
-        local = stamps if self.tz is None else stamps.tz_localize(None)
-        return (nanoseconds(local) - self._MONDAY) % _WEEK
-
-    def after(self, origin, n):
-        start = pd.DatetimeIndex([origin])
-        first = self._ordinal(start)[0] + int(self._rest(start)[0] in self.slots)
-        week, slot = np.divmod(first + np.arange(n), len(self.slots))
-        stamps = pd.DatetimeIndex(self._MONDAY + week * _WEEK + self.slots[slot])
-        return stamps if self.tz is None else localize(stamps, self.tz)
-
-    @property
-    def season(self):
+        self.slots, self.tz = np.asarray(slots, dtype=np.int64), tz
         days = len(np.unique(self.slots // DAY))
         per_day = len(self.slots) / days
-        return days if per_day == 1 else round(per_day)
+        self.season = days if per_day == 1 else round(per_day)
+
+    def _ordinals(self, stamps: pd.DatetimeIndex) -> tuple[np.ndarray, np.ndarray]:
+        """Slots before each stamp since the first Monday of 1970, and whether it stands on one."""
+        week, rest = np.divmod(nanoseconds(delocalize(stamps)) - self._MONDAY, _WEEK)
+        return week * len(self.slots) + np.searchsorted(self.slots, rest), np.isin(rest, self.slots)
+
+    def steps(self, origins, stamps):
+        stamps, starts = dates(stamps), dates(origins)
+        before, on_slot = self._ordinals(starts)
+        # an origin off the pattern (a Saturday session) stands just before the slot after it
+        steps = self._ordinals(stamps)[0] - before
+        later = nanoseconds(stamps) > nanoseconds(starts)
+        return np.where(later, np.maximum(steps + ~on_slot, 1), steps)
+
+    def shift(self, origins, steps):
+        before, on_slot = self._ordinals(dates(origins))
+        week, slot = np.divmod(before + on_slot - 1 + np.asarray(steps), len(self.slots))
+        return localize(pd.DatetimeIndex(self._MONDAY + week * _WEEK + self.slots[slot]), self.tz)
 
     def __repr__(self):
         return f"a weekly pattern of {len(self.slots)} stamps"
 
 
-class IrregularCalendar(FixedCalendar):
-    """No pattern at all: the rows are the steps, and the future goes on by the median interval."""
-
-    own_grid = True
-
-    def steps(self, origin, stamps):
-        delta = self._count(stamps) - self._count(pd.DatetimeIndex([origin]))[0]
-        return -(-delta // self.interval)
-
-    @property
-    def season(self):
-        return 1
-
-    def __repr__(self):
-        return f"irregular stamps, {short(self.interval)} apart in the median"
-
-
 def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
-    """The calendar of sorted unique stamps.
+    """The calendar of sorted unique stamps; one stamp alone needs ``freq``.
 
-    Parameters
-    ----------
-    stamps : DatetimeIndex, PeriodIndex or integer Index
-        Sorted and unique.
-    freq : str, DateOffset or int, optional
-        Overrides what is inferred: a pandas offset, or the step of an integer index.
-
-    Returns
-    -------
-    Calendar
-
-    Raises
-    ------
-    DataError
-        If the index is of another kind, or one stamp alone comes without ``freq``.
-
-    Notes
-    -----
-    Rules, in order: ``freq=``; the index's own frequency; what pandas infers; months, quarters or
-    years with gaps; a weekly pattern (some times of the week never occur over two weeks or more),
-    whose own rows are the grid; the most frequent interval, if the others are its multiples and
-    half of the steps or more are present; else irregular, the rows being the grid.
+    Rules, in order: ``freq=`` (a pandas offset, or the step of an integer index); the index's own
+    frequency; what pandas infers; months, quarters or years with gaps; a weekly pattern (some times
+    of the week never occur over two weeks or more), whose own rows are the grid; the most frequent
+    interval, if the others are its multiples and half of the steps or more are present; else
+    irregular, the rows being the grid.
 
     Examples
     --------
@@ -304,22 +304,15 @@ def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
     >>> infer_calendar(pd.date_range("2024-01-01", periods=4, freq="h"))
     every 1h
     """
+    check_kind(stamps)
     if isinstance(stamps, pd.PeriodIndex):
         return PeriodCalendar(stamps.freq if freq is None else freq)
     if isinstance(stamps, pd.DatetimeIndex):
         nanoseconds(stamps[[0, -1]] if len(stamps) else stamps)
-        if freq is not None:
-            return _from_offset(freq, stamps.tz)
-        return _infer_datetime(stamps)
-    if pd.api.types.is_integer_dtype(stamps.dtype):
-        if freq is not None:
-            check_int("an integer index", "freq", freq)
-        return IntegerCalendar(_integer_step(stamps) if freq is None else int(freq))
-    raise DataError(
-        f"the index must be a DatetimeIndex, PeriodIndex or integers (RangeIndex), got "
-        f"{type(stamps).__name__} of dtype {stamps.dtype}: convert it with pd.to_datetime, or "
-        f"name the column of time stamps with time="
-    )
+        return _infer_datetime(stamps) if freq is None else _from_offset(freq, stamps.tz)
+    if freq is not None:
+        check_int("an integer index", "freq", freq)
+    return IntegerCalendar(_integer_step(stamps) if freq is None else int(freq))
 
 
 def _integer_step(stamps: pd.Index) -> int:
@@ -339,8 +332,7 @@ def _infer_datetime(stamps: pd.DatetimeIndex) -> Calendar:
         raise DataError(
             "the frequency of 1 sample cannot be inferred (n_samples=1): pass freq=, e.g. freq='h'"
         )
-    tz = stamps.tz
-    wall = stamps if tz is None else stamps.tz_localize(None)
+    tz, wall = stamps.tz, delocalize(stamps)
     if len(stamps) >= 3:
         for candidate in (stamps, wall):
             inferred = infer_freq(candidate)
@@ -427,11 +419,5 @@ def default_seasonality(calendar: Calendar) -> int:
     A day for intervals below a day (24 for hours, 144 for ten minutes; an hour where the interval
     is below a minute), a week for days (5 for business days, or the days seen), a year for weeks,
     months and quarters, and 1 where nothing is known (integers, years).
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> default_seasonality(infer_calendar(pd.date_range("2024-01-01", periods=9, freq="MS")))
-    12
     """
     return calendar.season

@@ -4,42 +4,31 @@ keys.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_array
 
+from rnnforecast.data._stamps import check_kind, numbers
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Keys", "Table", "numeric", "read_table", "read_targets", "to_pandas"]
+__all__ = ["Keys", "Table", "group_rows", "numeric", "read_table", "read_targets", "to_pandas"]
+
+# kinds of objects that count as numbers, as pandas names them
+_NUMBERS = ("integer", "floating", "mixed-integer-float", "boolean", "decimal", "empty")
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The series and the time stamp of each row.
+    """The series and the time stamp of each row."""
 
-    Attributes
-    ----------
-    series : ndarray of int, shape (n_rows,), or None
-        Position of each row's series in ``ids``; None for a single series.
-    ids : Index, shape (n_series,)
-        Names of the series in order of appearance.
-    codes : ndarray of int, shape (n_rows,), or None
-        Position of each row's stamp in ``levels``; None if ``levels`` has a stamp for each row.
-    levels : Index or None
-        Time stamps; None where the input has no index (an array).
-    names : tuple
-        Names of the series levels and of the time level, for indices made later.
-    n_rows : int
-    """
-
-    series: np.ndarray | None
-    ids: pd.Index
-    codes: np.ndarray | None
-    levels: pd.Index | None
-    names: tuple
+    series: np.ndarray | None  # (n_rows,), position in ``ids``; None for a single series
+    ids: pd.Index  # names of the series; each has a row
+    codes: np.ndarray | None  # (n_rows,), position in ``levels``; None if it has all rows' stamps
+    levels: pd.Index | None  # time stamps; None where the input has no index (an array)
+    names: tuple  # of the series levels and of the time level, for indices made later
     n_rows: int
 
     @property
@@ -48,6 +37,8 @@ class Keys:
 
     def label(self, code: int) -> str:
         """How messages name a series."""
+        if self.series is None:
+            return "the series"
         return f"series {self.ids[[code]].tolist()[0]!r}"  # plain numbers, not NumPy's
 
     def stamps(self, rows: Any) -> pd.Index:
@@ -55,54 +46,53 @@ class Keys:
         assert self.levels is not None
         return self.levels[rows] if self.codes is None else self.levels[self.codes[rows]]
 
+    def ranks(self) -> np.ndarray:
+        """A whole number for each row, in order of time."""
+        assert self.levels is not None
+        if self.codes is None:
+            return numbers(self.levels)
+        if self.levels.is_monotonic_increasing:
+            return self.codes
+        return np.argsort(self.levels.argsort())[self.codes]
+
+    def without_time(self) -> Keys:
+        """The same rows, counted."""
+        return replace(self, codes=None, levels=None)
+
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and keys of one input.
+    """Columns and keys of one input."""
 
-    Attributes
-    ----------
-    frame : DataFrame, shape (n_rows, n_columns)
-        The columns that are not keys, untouched.
-    keys : Keys
-    columns : list
-        All columns of the input, key columns too, in order.
-    is_array : bool
-        True if the input was an array or a list, without names.
-    """
-
-    frame: pd.DataFrame
+    frame: pd.DataFrame  # the columns that are not keys, untouched
     keys: Keys
-    columns: list
-    is_array: bool
+    columns: list  # names of all columns, key columns too, in order
+    is_array: bool  # it had no names: an array or a list
 
     def __len__(self) -> int:
         return len(self.frame)
 
 
+def group_rows(series: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Rows of each series, in row order: ``[(series, rows), ...]``."""
+    if len(series) == 0:
+        return []
+    if (series == series[0]).all():
+        return [(int(series[0]), np.arange(len(series)))]
+    order = np.argsort(series, kind="stable")
+    cuts = np.flatnonzero(np.diff(series[order])) + 1
+    return [(int(series[rows[0]]), rows) for rows in np.split(order, cuts)]
+
+
 def read_table(
     owner: str, X: Any, series_id: Any = None, time: Any = None, index_only: bool = False
 ) -> Table:
-    """Read a frame, series or array.
+    """Read a frame, series or array for ``owner``, whom messages name.
 
-    Parameters
-    ----------
-    owner : str
-        Name of the estimator, for messages.
-    X : DataFrame, Series, 2-D array, or any frame that narwhals reads
-    series_id, time : str or int, optional
-        Columns that hold the series' name and the time stamp.
-    index_only : bool, default False
-        Whether a frame may have no column at all: its index says which rows are meant.
-
-    Returns
-    -------
-    Table
-
-    Raises
-    ------
-    DataError, ValueError, TypeError
-        If ``X`` is sparse, complex, one-dimensional (as an array), empty, or lacks a named column.
+    ``series_id`` and ``time`` are columns (or index levels) that hold the series' name and the time
+    stamp. With ``index_only`` a frame may have no column at all: its index says which rows are
+    meant. Sparse, complex, one-dimensional (as an array) and empty input is refused, and repeated
+    column names.
     """
     frame, is_array = to_pandas(owner, X)
     if frame.shape[1] == 0 and (is_array or not index_only):
@@ -116,28 +106,18 @@ def read_table(
     repeated = frame.columns[frame.columns.duplicated()]
     if len(repeated):
         raise DataError(f"{owner}: column {repeated[0]!r} appears more than once: rename one")
-    drop = []
     for role, column in (("series_id", series_id), ("time", time)):
-        if column is None:
-            continue
-        if column in frame.columns:
-            drop.append(column)
-        elif column not in frame.index.names:
+        if column is not None and column not in columns and column not in frame.index.names:
             raise DataError(
                 f"{owner}: {role}={column!r} is not a column; the columns are {_some(columns)}"
             )
+    drop = [name for name in (series_id, time) if name is not None and name in columns]
     keys = _keys(owner, frame, series_id, time, is_array)
     return Table(frame.drop(columns=drop) if drop else frame, keys, columns, is_array)
 
 
 def to_pandas(owner: str, X: Any) -> tuple[pd.DataFrame, bool]:
-    """Any frame, series or 2-D array as a DataFrame, and whether it was an array.
-
-    Raises
-    ------
-    DataError, ValueError, TypeError
-        As :func:`read_table`.
-    """
+    """Any frame, series or 2-D array as a DataFrame, and whether it was an array."""
     if isinstance(X, pd.DataFrame):
         return X, False
     if isinstance(X, pd.Series):
@@ -185,32 +165,44 @@ def _keys(owner: str, frame: pd.DataFrame, series_id: Any, time: Any, is_array: 
         stamps: pd.Index | None = _parse_time(owner, frame[time], time)
     else:
         # pandas' default index numbers all rows; it is no time axis of interleaved series
-        stamps = None if is_array or (series_id is not None and _default(frame)) else frame.index
+        counted = is_array or (series_id is not None and is_default(frame.index))
+        stamps = None if counted else frame.index
         if isinstance(stamps, pd.MultiIndex):
             raise DataError(
                 f"{owner}: with series_id={series_id!r} the index must be the time alone, got a "
                 f"MultiIndex of {stamps.nlevels} levels: name the time column with time="
             )
-    stamps = _check_kind(owner, stamps)
+    if stamps is not None:
+        check_kind(stamps, owner)
     name = time if time is not None else (None if stamps is None else stamps.name)
     if series_id is None:
         return Keys(None, pd.RangeIndex(1), None, stamps, (None, name), len(frame))
-    if frame[series_id].isna().any():
+    series, ids = _factorize(frame[series_id])
+    if (series < 0).any():
         raise DataError(f"{owner}: column {series_id!r} (series_id) has missing values")
-    codes, ids = pd.factorize(frame[series_id])
-    return Keys(codes, pd.Index(ids, name=series_id), None, stamps, (series_id, name), len(frame))
+    codes = None
+    if stamps is not None:
+        codes, stamps = _factorize(stamps, sort=True)
+    names = (series_id, name)
+    return Keys(series, pd.Index(ids, name=series_id), codes, stamps, names, len(frame))
 
 
-def _default(frame: pd.DataFrame) -> bool:
-    """Whether the index is pandas' default one: 0, 1, 2, ..."""
-    index = frame.index
+def _factorize(values: Any, sort: bool = False) -> tuple[np.ndarray, pd.Index]:
+    """Codes in half the memory, and what they stand for."""
+    codes, unique = pd.factorize(values, sort=sort)
+    return codes.astype(np.int32), unique
+
+
+def is_default(index: pd.Index | None) -> bool:
+    """Whether an index is pandas' default one: 0, 1, 2, ..."""
     return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
 
 
 def _multiindex_keys(index: pd.MultiIndex) -> Keys:
     if any((codes < 0).any() for codes in index.codes):
         raise DataError("the MultiIndex (series, time) has missing values (NaN or NaT)")
-    levels = _check_kind("the last level of the MultiIndex", index.levels[-1])
+    levels = index.levels[-1]
+    check_kind(levels, "the last level of the MultiIndex")
     names = tuple(index.names)
     if index.nlevels == 2:
         series, ids = index.codes[0], index.levels[0]
@@ -219,8 +211,10 @@ def _multiindex_keys(index: pd.MultiIndex) -> Keys:
             renumber = np.cumsum(present) - 1
             series, ids = renumber[series], ids[present]
     else:
-        series, unique = pd.factorize(index.droplevel(-1))
-        ids = pd.MultiIndex.from_tuples(unique, names=names[:-1])
+        shape = [len(level) for level in index.levels[:-1]]
+        series, unique = _factorize(np.ravel_multi_index(index.codes[:-1], shape))
+        codes = np.unravel_index(unique, shape)
+        ids = pd.MultiIndex(index.levels[:-1], codes, names=names[:-1])
     return Keys(np.asarray(series), ids, np.asarray(index.codes[-1]), levels, names, len(index))
 
 
@@ -250,30 +244,11 @@ def _parse_time(owner: str, column: pd.Series, name: Any) -> pd.Index:
     return pd.Index(column)
 
 
-def _check_kind(owner: str, stamps: pd.Index | None) -> pd.Index | None:
-    if stamps is None or isinstance(stamps, (pd.DatetimeIndex, pd.PeriodIndex)):
-        if stamps is not None and stamps.hasnans:
-            raise DataError(f"{owner}: the time index has missing stamps (NaT)")
-        return stamps
-    if pd.api.types.is_integer_dtype(stamps.dtype):
-        return stamps
-    raise DataError(
-        f"{owner}: the index must be a DatetimeIndex, PeriodIndex or integers, got "
-        f"{type(stamps).__name__} of dtype {stamps.dtype}: convert it with pd.to_datetime, or "
-        f"name the "
-        f"column of time stamps with time="
-    )
-
-
 def numeric(owner: str, frame: pd.DataFrame, columns: list) -> np.ndarray:
     """Columns as floats, shape (n_rows, n_columns), NaN kept; a view where pandas can give one.
 
-    Columns that are all float32 stay float32; everything else becomes float64.
-
-    Raises
-    ------
-    DataError
-        If a column holds text, dates, complex numbers or infinite values.
+    Columns that are all float32 stay float32; everything else becomes float64. Text, dates, complex
+    numbers and infinite values are refused.
     """
     if not columns:
         return np.empty((len(frame), 0), dtype=np.float32)
@@ -281,10 +256,7 @@ def numeric(owner: str, frame: pd.DataFrame, columns: list) -> np.ndarray:
     for column, dtype in part.dtypes.items():
         if pd.api.types.is_complex_dtype(dtype):
             raise DataError(f"Complex data not supported: column {column!r} for {owner}")
-        usable = pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)
-        if not usable and pd.api.types.is_object_dtype(dtype):
-            usable = _holds_numbers(part[column])
-        if not usable:
+        if not holds_numbers(part[column]):
             raise DataError(
                 f"{owner}: column {column!r} has dtype {dtype}, expected numbers: encode it (for "
                 f"example with OneHotEncoder in a ColumnTransformer), or drop it"
@@ -301,22 +273,16 @@ def numeric(owner: str, frame: pd.DataFrame, columns: list) -> np.ndarray:
     return values
 
 
-def _holds_numbers(column: pd.Series) -> bool:
-    try:
-        pd.to_numeric(column)
-    except (ValueError, TypeError):
-        return False
-    return not column.map(lambda value: isinstance(value, str)).any()
+def holds_numbers(column: pd.Series) -> bool:
+    """Whether a column holds real numbers or booleans, as its dtype says or as its objects are."""
+    if pd.api.types.is_object_dtype(column.dtype):
+        return pd.api.types.infer_dtype(column, skipna=True) in _NUMBERS
+    dtype = column.dtype
+    return pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)
 
 
 def read_targets(owner: str, y: Any, n_rows: int) -> tuple[np.ndarray, list, pd.Index | None]:
-    """Read ``y``: values of shape (n_rows, n_targets), names, and the index if it has one.
-
-    Raises
-    ------
-    DataError
-        If the number of rows differs from ``n_rows``, or values are not finite numbers or NaN.
-    """
+    """Read ``y``: values of shape (n_rows, n_targets), names, and the index if it has one."""
     no_index = False  # polars and the like have no index: their rows go with those of X
     if not isinstance(y, (pd.DataFrame, pd.Series, np.ndarray, list, tuple)):
         native = _from_narwhals(y)

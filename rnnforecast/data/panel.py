@@ -6,15 +6,20 @@ the mask: one array holds both, and every window carries its mask from ``~isnan`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from rnnforecast.data._stamps import nanoseconds
+from rnnforecast.data.building import append_arrays, append_rows, arrange, steps_of_rows
 from rnnforecast.data.calendar import Calendar
-from rnnforecast.data.frames import Keys
+from rnnforecast.data.frames import Keys, Table, group_rows
+from rnnforecast.data.roles import Column
 from rnnforecast.exceptions import DataError
 
 __all__ = ["Panel", "group_rows"]
@@ -48,6 +53,8 @@ class Panel:
         Stamps of the rows where these are their own grid; None on a regular calendar.
     absent : ndarray of bool, shape (n_rows,), or None
         Rows that the input did not have: gaps in a regular grid. None if there are none.
+    columns : tuple of Column
+        What the columns are: targets, then past, known and static ones, in the arrays' order.
     """
 
     targets: np.ndarray
@@ -62,6 +69,30 @@ class Panel:
     starts: pd.Index | None = None
     stamps: pd.Index | None = None
     absent: np.ndarray | None = None
+    columns: tuple[Column, ...] = ()
+
+    @classmethod
+    def build(
+        cls,
+        owner: str,
+        keys: Keys,
+        targets: np.ndarray,
+        past: np.ndarray,
+        known: np.ndarray,
+        static_rows: np.ndarray,
+        freq: Any = None,
+        columns: tuple[Column, ...] = (),
+        calendar: Calendar | None = None,
+    ) -> Panel:
+        """Put the rows of an input, (n_rows, n_columns) each, on the grid of their calendar.
+
+        The calendar is inferred from the longest series, with ``freq`` if given, or it is that of
+        an earlier fit. ``static_rows`` must be constant within each series. The arrays are views of
+        those passed, where no row had to move. Stamps that are unsorted, repeated or off the grid
+        are refused.
+        """
+        arrays = (targets, past, known, static_rows)
+        return cls(**arrange(owner, keys, arrays, freq, columns, calendar))
 
     @property
     def n_series(self) -> int:
@@ -77,6 +108,10 @@ class Panel:
         """True where a target was observed, shape (n_rows, n_targets)."""
         return ~np.isnan(self.targets)
 
+    def levels(self, role: str) -> tuple[int, ...]:
+        """Number of categories of each column of a role, 0 for numbers."""
+        return tuple(len(column.categories) for column in self.columns if column.role == role)
+
     def series(self, i: int) -> slice:
         """Rows of series i."""
         return slice(int(self.indptr[i]), int(self.indptr[i + 1]))
@@ -84,6 +119,104 @@ class Panel:
     def label(self, i: int) -> str:
         """How messages name series i."""
         return f"series {self.ids[[i]].tolist()[0]!r}" if self.is_panel else "the series"
+
+    def observed(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Whether a target has a value at positions low[i] <= p < high[i] of each series, shape
+        (n_series, n_targets).
+        """
+        edges = (self.indptr[:-1, None] + np.stack([low, np.maximum(low, high)], axis=1)).ravel()
+        none = np.zeros((1, self.targets.shape[1]), dtype=bool)  # where the last series ends
+        seen = np.logical_or.reduceat(np.concatenate([self.mask, none]), edges)[::2]
+        return seen & (edges[::2] < edges[1::2])[:, None]  # of no rows reduceat gives the next
+
+    def observed_only(self, held: np.ndarray) -> np.ndarray:
+        """Rows held out at the end of each series, ``held: (n_series,)``; 0 where none of them was
+        observed: such rows tell nothing, and their loss would be zero, the best there is.
+        """
+        return np.where(self.observed(self.lengths - held, self.lengths).any(1), held, 0)
+
+    def owned(self) -> Panel:
+        """The same with arrays of its own, in row order, safe from the caller's later writes."""
+        targets, past, known, static = (
+            np.array(values, order="C")
+            for values in (self.targets, self.past, self.known, self.static)
+        )
+        return replace(self, targets=targets, past=past, known=known, static=static)
+
+    # -- a memo --------------------------------------------------------------------------------
+
+    @cached_property
+    def _memo(self) -> tuple[threading.RLock, dict]:
+        return threading.RLock(), {}
+
+    def cached(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """``make()``, or what it gave on this very object for an equal key; pickles leave it out.
+
+        ``key`` holds everything else that ``make`` depends on. Threads wait for each other.
+        """
+        lock, memo = self._memo
+        with lock:
+            if key not in memo:
+                memo[key] = make()
+            return memo[key]
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name != "_memo"}
+
+    # -- time stamps -------------------------------------------------------------------------------
+
+    def stamps_at(self, series: np.ndarray, positions: np.ndarray) -> pd.Index:
+        """Stamp of row ``positions[k] >= 0`` of series ``series[k]``, shape (n,); the calendar goes
+        on after the last row.
+        """
+        codes, stamps = self._coded_stamps(series, positions)
+        return stamps.take(codes)
+
+    def _coded_stamps(self, series: Any, positions: Any) -> tuple[np.ndarray, pd.Index]:
+        """Sorted distinct stamps of rows, and which of them is whose."""
+        series, positions = np.asarray(series), np.asarray(positions)
+        if self.calendar is None:
+            codes, unique = pd.factorize(positions, sort=True)
+            return codes, pd.Index(unique, name=self.names[-1])
+        assert self.starts is not None
+        if not len(series):
+            return np.zeros(0, dtype=np.int64), self.as_given(self.starts[:0])
+        origins = self.starts
+        if self.stamps is not None:  # rows by their number, those to come by steps from the last
+            last = self.lengths[series] - 1
+            origins, series = self.stamps, self.indptr[series] + np.minimum(positions, last)
+            positions = np.maximum(positions - last, 0)
+        if len(series) < len(origins):
+            origins, series = origins.take(series), np.arange(len(series))
+        # distinct pairs of origin and position are few beside the rows
+        begin, origins = pd.factorize(origins)
+        width = int(positions.max()) + 1
+        place, pairs = pd.factorize(begin[series].astype(np.int64) * width + positions)
+        origin, steps = np.divmod(pairs, width)
+        stamps = self.as_given(origins.take(origin))
+        later = self.as_given(self.calendar.shift(stamps, np.maximum(steps, 1)))
+        codes, stamps = pd.factorize(later.where(steps > 0, stamps), sort=True)
+        return codes[place], stamps.rename(self.names[-1])
+
+    def as_given(self, index: pd.Index) -> pd.Index:
+        """Stamps of a calendar with the name and the resolution of those of fit."""
+        if isinstance(index, pd.DatetimeIndex) and isinstance(self.starts, pd.DatetimeIndex):
+            index = index.as_unit(self.starts.unit)
+        return index.rename(self.names[-1])
+
+    def lasts(self) -> pd.Index:
+        """Stamp of each series' last row, shape (n_series,)."""
+
+        def make():
+            if self.stamps is not None:
+                return self.stamps[self.indptr[1:] - 1]
+            return self.stamps_at(np.arange(self.n_series), self.lengths - 1)
+
+        return self.cached("lasts", make)
+
+    def last(self, i: int) -> Any:
+        """Stamp of series i's last row."""
+        return self.lasts()[i]
 
     def time_index(self, i: int) -> pd.Index:
         """Stamps of series i's rows."""
@@ -93,215 +226,177 @@ class Panel:
         if self.stamps is not None:
             return self.stamps[self.series(i)]
         assert self.starts is not None
-        start = self.starts[i]
-        later = self.calendar.after(start, n - 1)
-        index = later.insert(0, start) if n > 1 else self.starts[[i]]
-        return self._as_given(index)
-
-    def last(self, i: int) -> Any:
-        """Stamp of series i's last row."""
-        if self.stamps is not None:
-            return self.stamps[int(self.indptr[i + 1]) - 1]
-        later = int(self.indptr[i + 1] - self.indptr[i]) - 1
-        if self.calendar is None:
-            return later
-        assert self.starts is not None
-        last = self.calendar.at(self.starts[i], later)
-        return last.as_unit(self.starts.unit) if isinstance(last, pd.Timestamp) else last
-
-    def each(self, of: Callable[[int], Any]) -> list:
-        """``of(i)`` for every series; computed once for those that start and end together.
-
-        ``of`` may depend on the time stamps of series i alone. Thousands of series mostly share
-        their calendar's stretch, and an index of stamps costs a millisecond.
-        """
-        if self.stamps is not None or self.n_series == 1:
-            return [of(i) for i in range(self.n_series)]
-        keys = self.lengths
-        if self.starts is not None:
-            codes, unique = pd.factorize(self.starts)
-            keys = keys * len(unique) + codes
-        _, first, place = np.unique(keys, return_index=True, return_inverse=True)
-        found = [of(int(i)) for i in first]
-        return [found[k] for k in place]
+        later = self.calendar.after(self.starts[i], n - 1)
+        return self.as_given(later.insert(0, self.starts[i]) if n > 1 else self.starts[[i]])
 
     def future_index(self, i: int, n: int) -> pd.Index:
         """The ``n`` stamps after series i's last row."""
         if self.calendar is None:
             end = int(self.lengths[i])
             return pd.RangeIndex(end, end + n)
-        return self._as_given(self.calendar.after(self.last(i), n))
+        return self.as_given(self.calendar.after(self.last(i), n))
 
-    def _as_given(self, index: pd.Index) -> pd.Index:
-        """Stamps of a calendar with the name and the resolution of those of fit."""
-        if isinstance(index, pd.DatetimeIndex) and isinstance(self.starts, pd.DatetimeIndex):
-            index = index.as_unit(self.starts.unit)
-        return index.rename(self.names[-1])
+    def index_at(self, series: np.ndarray, positions: np.ndarray) -> pd.Index:
+        """Index of rows: their stamps, or (series, stamp) for a panel."""
+        codes, stamps = self._coded_stamps(series, positions)
+        if not self.is_panel:
+            return stamps.take(codes)
+        levels, level_codes = [], []
+        for k in range(self.ids.nlevels):
+            own, names = pd.factorize(self.ids.get_level_values(k), sort=True)
+            levels.append(names)
+            level_codes.append(own[series])
+        return pd.MultiIndex(
+            [*levels, stamps], [*level_codes, codes], names=self.names, verify_integrity=False
+        )
+
+    def row_index(self) -> pd.Index:
+        """Index of all rows: time, or (series, time) for a panel."""
+        if not self.is_panel:
+            return self.time_index(0)
+        series = np.repeat(np.arange(self.n_series), self.lengths)
+        return self.index_at(series, np.arange(len(series)) - self.indptr[series])
+
+    def future_frame_index(self, n_steps: int) -> pd.Index:
+        """Index of the next ``n_steps`` rows of every series, series by series."""
+        if not self.is_panel:
+            return self.future_index(0, n_steps)
+        series = np.repeat(np.arange(self.n_series), n_steps)
+        ahead = np.tile(np.arange(n_steps), self.n_series)
+        return self.index_at(series, self.lengths[series] + ahead)
 
     def join_index(self, parts: list[pd.Index], series: Any) -> pd.Index:
         """One index from the stamps of several series: time, or (series, time) for a panel."""
         if not self.is_panel:
             return parts[0]
-        if not isinstance(self.ids, pd.MultiIndex) and all(p is parts[0] for p in parts):
-            levels = [self.ids[np.asarray(series)], parts[0]]
-            return pd.MultiIndex.from_product(levels, names=list(self.names))
-        lengths = [len(part) for part in parts]
-        ids = self.ids[np.repeat(np.asarray(series), lengths)]
+        ids = self.ids[np.repeat(np.asarray(series), [len(part) for part in parts])]
         time = parts[0].append(parts[1:]) if len(parts) > 1 else parts[0]
         arrays = [ids.get_level_values(level) for level in range(ids.nlevels)]
         return pd.MultiIndex.from_arrays([*arrays, time], names=list(self.names))
 
-    def row_index(self) -> pd.Index:
-        """The time stamp, or (series, time), of every row."""
-        return self.join_index(self.each(self.time_index), range(self.n_series))
-
     def history(self, columns: list) -> pd.DataFrame:
         """The observed rows of the targets as a frame."""
-        parts = self.each(self.time_index)
-        frame = pd.DataFrame(
-            self.targets.astype(np.float64),
-            index=self.join_index(parts, range(self.n_series)),
-            columns=columns,
-        )
+        values = self.targets.astype(np.float64)
+        frame = pd.DataFrame(values, index=self.row_index(), columns=columns)
         return frame if self.absent is None else frame[~self.absent]
-
-    def owned(self) -> Panel:
-        """The same panel with arrays of its own, in row order, safe from the caller's later
-        writes.
-        """
-        return replace(
-            self,
-            targets=np.array(self.targets, order="C"),
-            past=np.array(self.past, order="C"),
-            known=np.array(self.known, order="C"),
-            static=np.array(self.static, order="C"),
-        )
 
     # -- where rows are ----------------------------------------------------------------------------
 
     def locate(self, owner: str, keys: Keys) -> tuple[np.ndarray, np.ndarray]:
-        """Series and step of each row.
+        """Series and step of each row, int64, shape (n_rows,) each.
 
-        Returns
-        -------
-        series : ndarray of int64, shape (n_rows,)
-        steps : ndarray of int64, shape (n_rows,)
-            1 is the first step after the series' last row, 0 the last row itself, -1 the one before
-            it.
-
-        Raises
-        ------
-        DataError
-            If a series is unknown, or a row lies before the first row, in a gap, or off the grid.
+        Step 1 is the first one after the series' last row, 0 the last row itself, -1 the one before
+        it. Rows without time stamps follow on. An unknown series is refused, and a row before the
+        first row, in a gap, or off the grid.
         """
-        series = self._match_series(owner, keys)
-        steps = np.empty(len(series), dtype=np.int64)
-        for i, rows in group_rows(series):
-            if keys.levels is None or self.calendar is None:
-                steps[rows] = np.arange(1, len(rows) + 1)
-            else:
-                stamps = self._same_kind(owner, keys.stamps(rows))
-                steps[rows] = self._steps(owner, i, stamps)
+        place = self.match(owner, keys)
+        if (place < 0).any():
+            raise DataError(
+                f"{owner}: {keys.label(int(np.argmax(place < 0)))} was not in the data passed to "
+                f"fit: fit on it first"
+            )
+        series = place[np.zeros(keys.n_rows, np.int8) if keys.series is None else keys.series]
+        if keys.levels is None or self.calendar is None:
+            return series, pd.Series(series).groupby(series).cumcount().to_numpy() + 1
+        keys, first, n = self.same_kind(owner, keys), self.indptr[series], self.lengths[series]
+        if self.stamps is None:
+            assert self.starts is not None
+            every = slice(None)
+            at = steps_of_rows(owner, self.calendar, self.starts, place, keys, every)
+            gap = np.zeros(len(at), dtype=bool)
+            if self.absent is not None:
+                gap = (at < n) & self.absent[first + np.clip(at, 0, n - 1)]
+            self._check(owner, series, keys, at < 0, gap)
+            return series, at - (n - 1)
+        stamps = keys.stamps(slice(None))
+        wanted, own = nanoseconds(stamps), nanoseconds(self.stamps)
+        row, before = _search(own, first, first + n, wanted), wanted < own[first]
+        later = row == first + n
+        self._check(owner, series, keys, before, ~later & ~before & (own[row - later] != wanted))
+        steps = row - (first + n - 1) - before
+        if later.any():
+            steps[later] = self.calendar.steps(self.lasts()[series[later]], stamps[later])
         return series, steps
 
-    def _match_series(self, owner: str, keys: Keys) -> np.ndarray:
-        n = keys.n_rows
+    def match(self, owner: str, keys: Keys) -> np.ndarray:
+        """Position here of each of the input's series; -1 for one that is new."""
         if not self.is_panel:
-            if keys.series is not None and len(keys.ids) > 1:
+            if len(keys.ids) > 1:
                 raise DataError(f"{owner}: fitted on one series, got {len(keys.ids)} in X")
-            return np.zeros(n, dtype=np.int64)
+            return np.zeros(1, dtype=np.int64)
         if keys.series is None:
             raise DataError(
                 f"{owner}: fitted on a panel, but X names no series: give it a MultiIndex "
-                f"(series, time), "
-                f"or the columns of series_id= and time="
+                f"(series, time), or the columns of series_id= and time="
             )
-        found = self.ids.get_indexer(keys.ids)
-        if (found < 0).any():
-            raise DataError(
-                f"{owner}: {keys.label(int(np.argmax(found < 0)))} was not in the data passed to "
-                f"fit: fit on it first"
-            )
-        return found[keys.series].astype(np.int64)
+        return self.ids.get_indexer(keys.ids).astype(np.int64)
 
-    def _same_kind(self, owner: str, stamps: pd.Index) -> pd.Index:
+    def same_kind(self, owner: str, keys: Keys) -> Keys:
         """Refuse or convert stamps of another kind or time zone than the fitted ones."""
-        assert self.starts is not None
-        fitted = self.starts
-        both_dates = isinstance(fitted, pd.DatetimeIndex) and isinstance(stamps, pd.DatetimeIndex)
-        if both_dates:
+        assert self.starts is not None and keys.levels is not None
+        fitted, stamps = self.starts, keys.levels
+        if isinstance(fitted, pd.DatetimeIndex) and isinstance(stamps, pd.DatetimeIndex):
             if (fitted.tz is None) != (stamps.tz is None):
                 raise DataError(
-                    f"{owner}: time stamps with a time zone and without cannot be compared: "
-                    f"fitted on "
-                    f"{fitted.dtype}, got {stamps.dtype}: use tz_localize or tz_convert"
+                    f"{owner}: time stamps with a time zone and without cannot be compared: fitted "
+                    f"on {fitted.dtype}, got {stamps.dtype}: use tz_localize or tz_convert"
                 )
-            return stamps if fitted.tz is None else stamps.tz_convert(fitted.tz)
-        periods = [isinstance(index, pd.PeriodIndex) for index in (fitted, stamps)]
-        differ = periods[0] != periods[1] or isinstance(fitted, pd.DatetimeIndex) != isinstance(
-            stamps, pd.DatetimeIndex
-        )
+            return keys if fitted.tz is None else replace(keys, levels=stamps.tz_convert(fitted.tz))
+        kinds = (pd.DatetimeIndex, pd.PeriodIndex)
+        same = [isinstance(fitted, kind) == isinstance(stamps, kind) for kind in kinds]
         # ordinals of months and of days cannot be compared
-        if differ or (all(periods) and fitted.freq.base != stamps.freq.base):
+        periods = isinstance(fitted, pd.PeriodIndex) and isinstance(stamps, pd.PeriodIndex)
+        if not all(same) or (periods and fitted.freq.base != stamps.freq.base):
             raise DataError(
                 f"{owner}: the index of X must be of the kind seen in fit. Expected "
-                f"{fitted.dtype}, got "
-                f"{stamps.dtype}"
+                f"{fitted.dtype}, got {stamps.dtype}"
             )
-        return stamps
+        return keys
 
-    def _steps(self, owner: str, i: int, stamps: pd.Index) -> np.ndarray:
-        assert self.calendar is not None and self.starts is not None
-        n = int(self.lengths[i])
-        if self.stamps is None:
-            positions = self.calendar.steps(self.starts[i], stamps)
-            self._check_before(owner, i, stamps, positions < 0)
-            if self.absent is not None:
-                inside = np.flatnonzero(positions < n)
-                gap = self.absent[self.series(i)][positions[inside]]
-                self._check_gap(owner, i, stamps[inside], gap)
-            return positions - (n - 1)
-        own = self.time_index(i)
-        self._check_before(owner, i, stamps, np.asarray(stamps < own[0]))
-        steps = np.empty(len(stamps), dtype=np.int64)
-        later = np.asarray(stamps > own[-1])
-        if later.any():
-            steps[later] = self.calendar.steps(own[-1], stamps[later])
-        inside = np.flatnonzero(~later)
-        found = own.get_indexer(stamps[inside])
-        self._check_gap(owner, i, stamps[inside], found < 0)
-        steps[inside] = found - (n - 1)
-        return steps
-
-    def _check_before(self, owner: str, i: int, stamps: pd.Index, bad: np.ndarray) -> None:
-        if bad.any():
+    def _check(
+        self, owner: str, series: np.ndarray, keys: Keys, before: np.ndarray, gap: np.ndarray
+    ) -> None:
+        """Raise where a row lies before the first one of its series, or in a gap."""
+        if not (before.any() or gap.any()):
+            return
+        row = int(np.argmax(before if before.any() else gap))
+        i, stamp = int(series[row]), keys.stamps([row])[0]
+        splits = "In cross-validation use TimeSeriesSplit (or PanelTimeSeriesSplit), not KFold"
+        if before.any():
             assert self.starts is not None
             raise DataError(
-                f"{owner}: {self.label(i)}: row {stamps[int(np.flatnonzero(bad)[0])]} lies before "
-                f"the "
-                f"training range, which starts at {self.starts[i]}: a forecaster needs earlier "
-                f"rows to fit. "
-                f"In cross-validation use TimeSeriesSplit (or PanelTimeSeriesSplit), not KFold"
+                f"{owner}: {self.label(i)}: row {stamp} lies before the training range, which "
+                f"starts at {self.starts[i]}: a forecaster needs earlier rows to fit. {splits}"
             )
+        raise DataError(
+            f"{owner}: {self.label(i)}: row {stamp} lies inside the training range but was not "
+            f"among the rows of fit, so that later rows would forecast earlier ones. {splits}"
+        )
 
-    def _check_gap(self, owner: str, i: int, stamps: pd.Index, bad: np.ndarray) -> None:
-        if bad.any():
-            raise DataError(
-                f"{owner}: {self.label(i)}: row {stamps[int(np.flatnonzero(bad)[0])]} lies inside "
-                f"the "
-                f"training range but was not among the rows of fit, so that later rows would "
-                f"forecast "
-                f"earlier ones. In cross-validation use TimeSeriesSplit (or "
-                f"PanelTimeSeriesSplit), not KFold"
-            )
+    def grown(self, targets: np.ndarray, past: np.ndarray, known: np.ndarray) -> Panel:
+        """The panel with the next rows of every series.
+
+        Parameters
+        ----------
+        targets, past, known : ndarray, shape (n_rows, n_series, n_columns)
+        """
+        return append_arrays(self, targets, past, known)
+
+    def append(self, owner: str, table: Table, targets: np.ndarray | None = None) -> Panel:
+        """The panel with the rows of ``table`` after its own; new series stand after the old ones.
+
+        Rows of old series come after their last one, with NaN rows between where steps are left
+        out; rows without time stamps follow on. ``table`` has the columns of this panel (static
+        ones are looked at for new series only), but not the targets where these are given, of shape
+        (n_rows, n_targets).
+        """
+        return append_rows(self, owner, table, targets)
 
 
-def group_rows(series: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Rows of each series, in row order: ``[(series, rows), ...]``."""
-    if len(series) == 0:
-        return []
-    if (series == series[0]).all():
-        return [(int(series[0]), np.arange(len(series)))]
-    order = np.argsort(series, kind="stable")
-    cuts = np.flatnonzero(np.diff(series[order])) + 1
-    return [(int(series[rows[0]]), rows) for rows in np.split(order, cuts)]
+def _search(values: np.ndarray, low: np.ndarray, high: np.ndarray, wanted: np.ndarray):
+    """First row of the sorted ``values[low[k]:high[k]]`` that is not below ``wanted[k]``."""
+    while (some := low < high).any():
+        middle = (low + high) // 2
+        below = some & (values[np.where(some, middle, 0)] < wanted)
+        low, high = np.where(below, middle + 1, low), np.where(some & ~below, middle, high)
+    return low

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from rnnforecast.data._stamps import nanoseconds
-from rnnforecast.data.calendar import DAY, FixedCalendar, IrregularCalendar
+from rnnforecast.data._stamps import DAY, delocalize, nanoseconds
+from rnnforecast.data.calendar import FixedCalendar, IrregularCalendar
 from rnnforecast.data.panel import Panel
 
 __all__ = ["CalendarPhases", "choose_phases"]
@@ -31,15 +31,12 @@ class CalendarPhases:
 
     Attributes
     ----------
-    starts : ndarray of int64, shape (n_series,)
-        Local time of each series' first row, in nanoseconds since a Monday.
     interval : int
         Nanoseconds from row to row.
     cycles : tuple of (float, int)
         Length in nanoseconds and number of harmonics of each cycle.
     """
 
-    starts: np.ndarray
     interval: int
     cycles: tuple[tuple[float, int], ...]
 
@@ -48,11 +45,13 @@ class CalendarPhases:
         """Numbers that tell a row's phase."""
         return sum(2 * harmonics for _, harmonics in self.cycles)
 
-    def at(self, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def at(self, panel: Panel, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Phases of rows.
 
         Parameters
         ----------
+        panel : Panel
+            The one fitted on, or another on a calendar with the same interval.
         series, positions : ndarray of int, shape (n,)
             Row ``positions[k]`` of series ``series[k]``; rows after the last go on by the interval.
 
@@ -60,7 +59,8 @@ class CalendarPhases:
         -------
         ndarray of float64, shape (n, size)
         """
-        time = self.starts[series] + self.interval * np.asarray(positions, dtype=np.int64)
+        starts = panel.cached("local starts", lambda: _local_starts(panel))
+        time = starts[series] + self.interval * np.asarray(positions, dtype=np.int64)
         angles = [
             2 * np.pi * k * np.fmod(time, length) / length
             for length, harmonics in self.cycles
@@ -71,6 +71,12 @@ class CalendarPhases:
         return np.concatenate([np.stack([np.sin(a), np.cos(a)], 1) for a in angles], axis=1)
 
 
+def _local_starts(panel: Panel) -> np.ndarray:
+    """Local time of each series' first row, in nanoseconds since a Monday."""
+    assert isinstance(panel.starts, pd.DatetimeIndex)
+    return nanoseconds(delocalize(panel.starts)) - _EPOCH_MONDAY
+
+
 def choose_phases(panel: Panel, season: int) -> CalendarPhases | None:
     """The cycles worth telling a network, from the calendar and the rows of ``panel``.
 
@@ -79,38 +85,27 @@ def choose_phases(panel: Panel, season: int) -> CalendarPhases | None:
     of each series, explain at least a tenth of the variance of the newer half. What is explained
     are differences over about a quarter of the cycle, in whole seasons, so that the level does
     not count; mean over at most 50 series. Only calendars with a constant interval have phases: not
-    months, business days, irregular stamps or plain integers.
-
-    Parameters
-    ----------
-    panel : Panel
-    season : int
-        Seasonal period in steps.
-
-    Returns
-    -------
-    CalendarPhases or None
-        None where there is no such cycle.
+    months, business days, irregular stamps or plain integers. None where there is no such cycle.
+    ``season`` is the seasonal period in steps.
     """
     calendar = panel.calendar
     fixed = isinstance(calendar, FixedCalendar) and not isinstance(calendar, IrregularCalendar)
     if not fixed or panel.stamps is not None or not isinstance(panel.starts, pd.DatetimeIndex):
         return None
     assert isinstance(calendar, FixedCalendar)
-    local = panel.starts if panel.starts.tz is None else panel.starts.tz_localize(None)
-    starts, interval = nanoseconds(local) - _EPOCH_MONDAY, calendar.interval
+    interval = calendar.interval
     least = interval * max(season, 2)
     cycles = [
         (length, min(most, int(length / interval - 1) // 2))
         for length, most in _CYCLES
         if length > least
     ]
-    chosen = [
+    chosen = tuple(
         cycle
         for cycle in cycles
-        if _explained(panel, CalendarPhases(starts, interval, (cycle,)), season) >= _ENOUGH
-    ]
-    return CalendarPhases(starts, interval, tuple(chosen)) if chosen else None
+        if _explained(panel, CalendarPhases(interval, (cycle,)), season) >= _ENOUGH
+    )
+    return CalendarPhases(interval, chosen) if chosen else None
 
 
 def _explained(panel: Panel, phases: CalendarPhases, season: int) -> float:
@@ -123,7 +118,7 @@ def _explained(panel: Panel, phases: CalendarPhases, season: int) -> float:
         if len(values) < 2 * period + lag:
             continue
         rows = np.arange(int(panel.lengths[i]) - len(values) + lag, int(panel.lengths[i]))
-        x = phases.at(np.full(len(rows), i), rows)
+        x = phases.at(panel, np.full(len(rows), i), rows)
         half = len(rows) // 2
         for column in (values[lag:] - values[:-lag]).T:
             old, new = ~np.isnan(column[:half]), ~np.isnan(column[half:])

@@ -1,4 +1,6 @@
-"""Which column plays which part: target, known-future, past-only or static covariate."""
+"""Which column plays which part (target, known-future, past-only or static covariate), and what it
+holds: numbers or categories.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,32 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rnnforecast.data.frames import Table
+from rnnforecast.data.frames import Table, holds_numbers, numeric
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Roles", "as_list", "resolve_roles"]
+__all__ = ["Column", "Roles", "as_list", "columns_of", "read_columns", "resolve_roles"]
+
+_CATEGORIES = ("string", "mixed", "mixed-integer", "categorical")  # as pandas names them
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a panel.
+
+    Attributes
+    ----------
+    name : hashable
+    role : {"target", "past", "known", "static"}
+    kind : {"number", "category"}
+    categories : tuple
+        What the codes 0, 1, 2, ... stand for, sorted unless a pandas dtype orders them; empty for
+        numbers. A missing value, or one that was not seen in fit, is NaN.
+    """
+
+    name: Any
+    role: str
+    kind: str = "number"
+    categories: tuple = ()
 
 
 @dataclass(frozen=True)
@@ -32,17 +56,10 @@ class Roles:
     separate_y: bool
 
     def __str__(self) -> str:
-        parts = [f"target={self.targets}"]
-        parts += [
-            f"{name}={columns}"
-            for name, columns in (
-                ("known", self.known),
-                ("past", self.past),
-                ("static", self.static),
-            )
-            if columns
-        ]
-        return ", ".join(parts)
+        named = {"target": self.targets} | {
+            k: getattr(self, k) for k in ("known", "past", "static")
+        }
+        return ", ".join(f"{role}={names}" for role, names in named.items() if names)
 
 
 def as_list(names: Any) -> list:
@@ -62,39 +79,30 @@ def resolve_roles(
     With ``y_names`` every column but the static ones is known in the future, and columns named by
     ``target`` are left out. Without, ``target`` names the targets (all columns that have no other
     role if None), and the columns without a role are past-only.
-
-    Raises
-    ------
-    DataError
-        If a named column does not exist, has two roles, or is a target inside X as well as ``y``.
     """
     columns = list(table.frame.columns)
     named = {"target": as_list(target), "known": as_list(known), "static": as_list(static)}
-    for role, names in named.items():
-        for name in names:
-            if name not in columns and not (role == "target" and y_names is not None):
-                hint = (
-                    "; X is an array without names: pass a frame (in a Pipeline with "
-                    "set_output(transform='pandas') on the steps before)"
-                )
-                raise DataError(
-                    f"{owner}: {role} column {name!r} is not in X; the columns are {columns}"
-                    + (hint if table.is_array and isinstance(name, str) else "")
-                )
     seen: dict = {}
-    for role, names in named.items():
-        for name in names:
-            if name in seen:
-                raise DataError(f"{owner}: column {name!r} is named as {seen[name]} and as {role}")
-            seen[name] = role
+    for role, name in [(role, name) for role, names in named.items() for name in names]:
+        if name not in columns and not (role == "target" and y_names is not None):
+            hint = (
+                "; X is an array without names: pass a frame (in a Pipeline with "
+                "set_output(transform='pandas') on the steps before)"
+            )
+            raise DataError(
+                f"{owner}: {role} column {name!r} is not in X; the columns are {columns}"
+                + (hint if table.is_array and isinstance(name, str) else "")
+            )
+        if name in seen:
+            raise DataError(f"{owner}: column {name!r} is named as {seen[name]} and as {role}")
+        seen[name] = role
     rest = [name for name in columns if name not in seen]
     if y_names is not None:
         both = [name for name in y_names if name in rest and not table.is_array]
         if both:
             raise DataError(
                 f"{owner}: column {both[0]!r} is in X and in y, so that the target would be its "
-                f"own "
-                f"covariate: drop it from X, or pass X alone with target={both[0]!r}"
+                f"own covariate: drop it from X, or pass X alone with target={both[0]!r}"
             )
         known_names = [name for name in columns if name in rest or seen.get(name) == "known"]
         return Roles(list(y_names), known_names, [], named["static"], True)
@@ -103,3 +111,45 @@ def resolve_roles(
         raise DataError(f"{owner}: no target column is left; the columns are {columns}")
     past = [name for name in rest if name not in targets]
     return Roles(targets, named["known"], past, named["static"], False)
+
+
+def columns_of(frame: pd.DataFrame, roles: Roles) -> tuple[Column, ...]:
+    """The columns of a panel by role, with the categories that ``frame`` has."""
+    columns = [Column(name, "target") for name in roles.targets]
+    for role in ("past", "known", "static"):
+        for name in getattr(roles, role):
+            if _is_category(frame[name]):
+                found = tuple(pd.Categorical(frame[name]).categories.tolist())
+                columns.append(Column(name, role, "category", found))
+            else:
+                columns.append(Column(name, role))
+    return tuple(columns)
+
+
+def _is_category(column: pd.Series) -> bool:
+    return not holds_numbers(column) and pd.api.types.infer_dtype(column) in _CATEGORIES
+
+
+def read_columns(
+    owner: str, frame: pd.DataFrame, columns: tuple[Column, ...], role: str
+) -> np.ndarray:
+    """Columns of one role as floats, shape (n_rows, n_columns): numbers, or codes of categories."""
+    chosen = [column for column in columns if column.role == role]
+    names = [column.name for column in chosen]
+    if any(column.kind == "category" for column in chosen):
+        coded = {
+            column.name: _codes(frame[column.name], column.categories)
+            if column.kind == "category"
+            else frame[column.name]
+            for column in chosen
+        }
+        frame = pd.DataFrame(coded, copy=False)
+    return numeric(owner, frame, names)
+
+
+def _codes(column: pd.Series, categories: tuple) -> pd.Series:
+    values = pd.Categorical(column)
+    known = pd.Index(categories, dtype=object, tupleize_cols=False)
+    codes = known.get_indexer(values.categories.astype(object)).astype(np.float32)
+    codes[codes < 0] = np.nan
+    return pd.Series(np.append(codes, np.float32(np.nan))[values.codes], index=column.index)

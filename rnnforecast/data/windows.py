@@ -13,21 +13,11 @@ __all__ = ["WindowBatch", "WindowIndex", "gather"]
 
 @dataclass(frozen=True)
 class WindowIndex:
-    """All windows of a panel in a range of positions, numbered without being stored.
+    """All windows of a panel in a range of positions, numbered without being stored."""
 
-    Attributes
-    ----------
-    first : ndarray of int64, shape (n_series,)
-        First origin of each series: the position of the first forecast row.
-    counts : ndarray of int64, shape (n_series,)
-        Number of windows of each series.
-    stride : int
-        Rows between neighbouring origins.
-    """
-
-    first: np.ndarray
-    counts: np.ndarray
-    stride: int = 1
+    first: np.ndarray  # (n_series,), first origin: the position of the first forecast row
+    counts: np.ndarray  # (n_series,), number of windows
+    stride: int = 1  # rows between neighbouring origins
 
     @classmethod
     def between(
@@ -37,6 +27,21 @@ class WindowIndex:
         low = np.asarray(low, dtype=np.int64)
         room = np.asarray(high, dtype=np.int64) - horizon - low
         return cls(low, np.where(room < 0, 0, room // stride + 1), stride)
+
+    @classmethod
+    def training(
+        cls, lengths: np.ndarray, held: np.ndarray, lookback: int, horizon: int
+    ) -> WindowIndex:
+        """Windows to train on: their forecast rows lie before a series' last ``held[i]`` rows.
+
+        A series that has ``lookback + horizon`` rows before those gives every window that fits.
+        Of a shorter one with n rows, the first window looks back on half of what one horizon
+        leaves, ``(n - horizon) // 2`` rows or one, and the rest of its look-back is missing; with
+        fewer than ``horizon + 1`` rows it gives none.
+        """
+        high = np.asarray(lengths, dtype=np.int64) - held
+        first = np.where(high >= lookback + horizon, lookback, np.maximum((high - horizon) // 2, 1))
+        return cls.between(first, high, horizon)
 
     def later(self, rows: int) -> WindowIndex:
         """The windows from ``rows`` rows after the first origin on (stride 1 only)."""
@@ -61,45 +66,25 @@ class WindowIndex:
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """Gathered windows; NaN where a value is missing or the window leaves its series.
+    """Gathered windows; NaN where a value is missing or the window leaves its series."""
 
-    Attributes
-    ----------
-    series, origins : ndarray of int64, shape (batch,)
-    targets : ndarray, shape (batch, lookback, n_targets)
-    past : ndarray, shape (batch, lookback, n_past)
-    known : ndarray, shape (batch, lookback, n_known)
-    future_targets : ndarray, shape (batch, horizon, n_targets)
-    future_known : ndarray, shape (batch, horizon, n_known)
-    static : ndarray, shape (batch, n_static)
-    """
-
-    series: np.ndarray
+    series: np.ndarray  # (batch,), as are the origins
     origins: np.ndarray
-    targets: np.ndarray
-    past: np.ndarray
-    known: np.ndarray
-    future_targets: np.ndarray
-    future_known: np.ndarray
-    static: np.ndarray
+    targets: np.ndarray  # (batch, lookback, n_targets)
+    past: np.ndarray  # (batch, lookback, n_past)
+    known: np.ndarray  # (batch, lookback, n_known)
+    future_targets: np.ndarray  # (batch, horizon, n_targets)
+    future_known: np.ndarray  # (batch, horizon, n_known)
+    static: np.ndarray  # (batch, n_static)
 
 
 def gather(
     panel: Panel, series: np.ndarray, origins: np.ndarray, lookback: int, horizon: int
 ) -> WindowBatch:
-    """Copy windows out of the flat arrays.
+    """Copy windows out of the flat arrays; ``series`` and ``origins`` are of shape (batch,).
 
-    Parameters
-    ----------
-    panel : Panel
-    series, origins : ndarray of int, shape (batch,)
-        The window of origin p looks back on positions p - lookback .. p - 1 of its series and
-        forecasts positions p .. p + horizon - 1.
-    lookback, horizon : int
-
-    Returns
-    -------
-    WindowBatch
+    The window of origin p looks back on positions p - lookback .. p - 1 of its series and forecasts
+    positions p .. p + horizon - 1.
     """
     offsets = np.arange(-lookback, horizon)
     positions = np.asarray(origins)[:, None] + offsets

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_feature_names, check_is_fitted
 
 from rnnforecast._validation import (
     check_int,
@@ -24,35 +24,58 @@ from rnnforecast._validation import (
     check_real,
     quantiles_in_order,
 )
-from rnnforecast.data.frames import numeric, read_table
+from rnnforecast.data import reading
+from rnnforecast.data.frames import Table, read_table
 from rnnforecast.data.panel import Panel
+from rnnforecast.data.roles import Roles, read_columns
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters import _rows
 from rnnforecast.forecasters._rows import Rows
-from rnnforecast.forecasters._shared import of_rows
+from rnnforecast.forecasters.parameters import estimator
+from rnnforecast.forecasters.sharing import of_rows
 from rnnforecast.outputs import Forecast
 from rnnforecast.training import seeds_of
 
 __all__ = ["BaseForecaster"]
 
+_READING = ("target", "known", "static", "series_id", "time", "freq")  # parameters of the columns
 
+
+@estimator
 class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
     """Base of all forecasters.
 
-    A subclass declares its own ``__init__`` with at least ``horizon, target, known, static,
-    series_id, time, freq`` and implements the hooks below. Its fitted attributes are returned by
-    hooks as a dict, and set all at once, so that an error never leaves a half-fitted estimator.
+    A subclass declares its further parameters and implements ``_fit_panel`` and ``_forecast``.
+    Fitted attributes are returned by hooks as a dict, and set all at once, so that an error never
+    leaves a half-fitted estimator.
+
+    Parameters
+    ----------
+    horizon : int, default 1
+        Steps forecast at once. Longer forecasts roll on.
+    target : str or list of str, optional
+        Columns of X that are forecast. None: y, or without y every column that has no other role.
+    known : str or list of str, optional
+        Columns of X that are known in the future too (calendar, prices, plans). With y apart from X
+        all columns are.
+    static : str or list of str, optional
+        Columns of X that are constant within each series.
+    series_id : str, optional
+        Column that names the series, instead of an index.
+    time : str, optional
+        Column of time stamps, instead of an index.
+    freq : str or DateOffset, optional
+        Frequency of the time stamps; inferred if None.
     """
 
-    # declared for type checkers; every subclass' __init__ assigns them
-    horizon: int
-    target: Any
-    known: Any
-    static: Any
-    series_id: Any
-    time: Any
-    freq: Any
+    horizon: int = 1
+    target: Any = None
+    known: Any = None
+    static: Any = None
+    series_id: Any = None
+    time: Any = None
+    freq: Any = None
 
     # -- hooks ------------------------------------------------------------------------------------
 
@@ -128,23 +151,13 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
             If the data cannot be used; the estimator is then as it was before.
         """
         self._check_params()
-        reads = (self.target, self.known, self.static, self.series_id, self.time, self.freq)
+        owner = type(self).__name__
+        options = {name: getattr(self, name) for name in _READING}
         panel, roles, columns, is_array = of_rows(
-            (type(self).__name__, X, y, *reads), lambda: _rows.read_fit(self, X, y)
+            (owner, X, y, *options.values()), lambda: reading.read_fit(owner, X, y, **options)
         )
-        fitted = self._fit_panel(panel)
-        common = {
-            "panel_": panel.owned(),
-            "roles_": roles,
-            "target_names_": list(roles.targets),
-            "n_features_in_": len(columns),
-        }
-        if not is_array and all(isinstance(name, str) for name in columns):
-            common["feature_names_in_"] = np.asarray(columns, dtype=object)
-        for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("_")]:
-            delattr(self, name)
-        self.__dict__.update(common, **fitted)
-        return self
+        named = not is_array and all(isinstance(name, str) for name in columns)
+        return self._adopt(panel, roles, len(columns), columns if named else None)
 
     def update(self, X: Any, y: Any = None) -> BaseForecaster:
         """Append observed rows to the history; weights and parameters stay as fitted.
@@ -173,17 +186,16 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
     def _extended(self, X: Any, y: Any) -> Panel:
         """The history with the rows of X (and y) appended."""
         check_is_fitted(self, "panel_")
-        return _rows.append_rows(
-            type(self).__name__, self.panel_, self.roles_, self._read_rows(X, history=True), y
-        )
+        owner, table = type(self).__name__, self._read_rows(X, ("known", "targets", "past"))
+        return self.panel_.append(owner, table, reading.targets_of(owner, table, y, self.roles_))
 
     @property
     def cutoff_(self) -> Any:
         """Stamp of the last row of the history; a Series by series where their ends differ."""
         if "panel_" not in vars(self):
             raise AttributeError(f"{type(self).__name__} has no cutoff_ before fit")
-        lasts = self.panel_.each(self.panel_.last)
-        if all(last is lasts[0] or last == lasts[0] for last in lasts):
+        lasts = self.panel_.lasts()
+        if (lasts == lasts[0]).all():
             return lasts[0]
         return pd.Series(lasts, index=self.panel_.ids, name="cutoff")
 
@@ -322,8 +334,9 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
     def _truth(self, X: Any, y: Any = None) -> np.ndarray:
         """Truth of the rows of X, shape (n_rows,) or (n_rows, n_targets)."""
         check_is_fitted(self, "panel_")
-        table = read_table(type(self).__name__, X, self.series_id, self.time)
-        return _rows.truth_of(self, table, y)
+        keys = {"series_id": self.series_id, "time": self.time}
+        names = getattr(self, "feature_names_in_", None)
+        return reading.read_truth(type(self).__name__, X, y, self.target_names_, names, **keys)
 
     # -- the pandas door ---------------------------------------------------------------------------
 
@@ -436,7 +449,19 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
 
     def _on(self, rows: Any) -> Any:
         """This forecaster with other rows as its history; it shares everything else."""
-        panel = _rows.read_history(self, rows)
+        owner, roles = type(self).__name__, self.roles_
+        if roles.separate_y:
+            table, y = read_table(owner, rows, self.series_id, self.time), None
+            missing = [name for name in roles.targets if name not in table.frame.columns]
+            if missing:
+                raise DataError(
+                    f"{owner}: history must hold the target {missing[0]!r} beside the columns of "
+                    f"X; the columns are {table.columns}"
+                )
+            y = table.frame[roles.targets]
+        else:
+            table, y = self._read_rows(rows, ("targets", "past", "known", "static")), None
+        panel = reading.read_history(owner, table, y, roles, self.panel_)
         view = copy.copy(self)
         view.__dict__.update({"panel_": panel}, **view._follow(panel, fresh=True))
         return view
@@ -529,18 +554,24 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         check_is_fitted(self, "panel_")
         n_steps = self.horizon if horizon is None else horizon
         check_int(type(self).__name__, "horizon", n_steps)
-        parts = self.panel_.each(lambda i: self.panel_.future_index(i, n_steps))
-        return self.panel_.join_index(parts, range(self.panel_.n_series))
+        return self.panel_.future_frame_index(n_steps)
 
     # -- reading X after fit -----------------------------------------------------------------------
 
-    def _read_rows(self, X: Any, history: bool = False):
+    def _read_rows(self, X: Any, needs: tuple[str, ...] = ("known",)) -> Table:
         """Read X and check its columns against those of fit."""
-        index_only = not (history or self.roles_.known)  # time stamps say all there is to say
-        table = read_table(type(self).__name__, X, self.series_id, self.time, index_only)
-        if self.roles_.separate_y:
-            table = _rows.without_default_index(table)
-        return _rows.check_columns(self, table, history)
+        return reading.read_rows(
+            type(self).__name__,
+            X,
+            self.roles_,
+            getattr(self, "feature_names_in_", None),
+            self.n_features_in_,
+            lambda frame: _check_feature_names(self, frame, reset=False),
+            needs=needs,
+            target=self.target,
+            series_id=self.series_id,
+            time=self.time,
+        )
 
     def _rows_of(self, X: Any) -> Rows:
         check_is_fitted(self, "panel_")
@@ -556,7 +587,7 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
             return Rows(series, steps, np.empty((len(series), 0)))
         table = self._read_rows(X)
         series, steps = panel.locate(owner, table.keys)
-        return Rows(series, steps, numeric(owner, table.frame, roles.known))
+        return Rows(series, steps, read_columns(owner, table.frame, panel.columns, "known"))
 
     # -- scikit-learn ------------------------------------------------------------------------------
 
@@ -585,6 +616,51 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
             size += f", {panel.calendar!r}"
         return [str(self.roles_), size]
 
+    # -- one forecaster inside another -------------------------------------------------------------
+
+    def __copy__(self) -> Any:
+        """Everything shared, networks on their device too, which a pickle takes to the CPU."""
+        new = object.__new__(type(self))
+        new.__dict__.update(vars(self))
+        return new
+
+    def _adopt(
+        self, panel: Panel, roles: Roles, n_features: int, feature_names: Any
+    ) -> BaseForecaster:
+        """Fit to rows that were read already: the second half of ``fit``.
+
+        Parameters
+        ----------
+        panel : Panel
+        roles : Roles
+        n_features : int
+            Columns of the X that was read.
+        feature_names : sequence of str or None
+            Their names; None where X was an array.
+        """
+        common: dict[str, Any] = {
+            "panel_": panel,
+            "roles_": roles,
+            "target_names_": list(roles.targets),
+            "n_features_in_": n_features,
+        }
+        if feature_names is not None:
+            common["feature_names_in_"] = np.asarray(feature_names, dtype=object)
+        view = copy.copy(self)  # on which a hook finds the columns; self is not touched yet
+        view.__dict__.update(common)
+        fitted = view._fit_panel(panel)
+        common["panel_"] = panel.owned()
+        for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("_")]:
+            delattr(self, name)
+        self.__dict__.update({**common, **fitted})
+        return self
+
+    def _at(self, history: Panel, fresh: bool = False) -> Any:
+        """This forecaster with another history, see ``_follow``; it shares everything else."""
+        view = copy.copy(self)
+        view.__dict__.update({"panel_": history}, **view._follow(history, fresh))
+        return view
+
 
 def _numbers(values: torch.Tensor) -> np.ndarray:
     return values.detach().cpu().numpy().astype(np.float64, copy=False)
@@ -594,14 +670,15 @@ def _origin_index(
     panel: Panel, series: np.ndarray, origins: np.ndarray, ahead: np.ndarray
 ) -> pd.MultiIndex:
     """(series, origin, time) of forecasts of rows ``ahead: (n, horizon)``."""
-    rows = panel.row_index()
-    at = (panel.indptr[series][:, None] + ahead).ravel()
-    before = np.repeat(panel.indptr[series] + origins - 1, ahead.shape[1])
-    stamps = rows.get_level_values(-1) if panel.is_panel else rows
-    levels = [rows.get_level_values(k)[at] for k in range(rows.nlevels - 1)]
-    return pd.MultiIndex.from_arrays(
-        [*levels, stamps[before], stamps[at]],
-        names=[*panel.names[:-1], "origin", panel.names[-1]]
-        if panel.is_panel
-        else ["origin", panel.names[-1]],
-    )
+    steps = ahead.shape[1]
+    row = np.repeat(series, steps)
+    levels = [
+        panel.stamps_at(row, np.repeat(origins - 1, steps)),
+        panel.stamps_at(row, ahead.ravel()),
+    ]
+    names = ["origin", panel.names[-1]]
+    if panel.is_panel:
+        ids = panel.ids[row]
+        levels = [*(ids.get_level_values(k) for k in range(ids.nlevels)), *levels]
+        names = [*panel.names[:-1], *names]
+    return pd.MultiIndex.from_arrays(levels, names=names)

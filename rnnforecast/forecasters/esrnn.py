@@ -3,63 +3,57 @@
 from __future__ import annotations
 
 import numbers
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from rnnforecast._validation import check_choice, check_int, check_real
-from rnnforecast.data.calendar import default_seasonality
 from rnnforecast.data.panel import Panel
+from rnnforecast.data.scale import Scale
 from rnnforecast.data.seasonality import choose_seasonality
+from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters._esrnn_training import ESPlan, ESRun
-from rnnforecast.forecasters._esrnn_units import measure
-from rnnforecast.forecasters._plan import only_observed
-from rnnforecast.forecasters._training import resolve_device, seeds_of
-from rnnforecast.forecasters.base import BaseForecaster
-from rnnforecast.forecasters.conformal import ConformalErrors
-from rnnforecast.nn.esrnn import ESRNNSpec
-from rnnforecast.training import OPTIMIZERS, SCHEDULES, Settings
-from rnnforecast.training.source import measure_units
+from rnnforecast.forecasters.neural import Job, NeuralForecaster
+from rnnforecast.forecasters.parameters import estimator
+from rnnforecast.forecasters.series import HybridOutput, SeriesLoss, SeriesReader, SeriesSource
+from rnnforecast.nn.cells import cell_class
+from rnnforecast.nn.esrnn import ESRNN, ESRNNSpec
+from rnnforecast.outputs import Forecast, TransformedForecast
+from rnnforecast.training import Learner, resolve_device, seeds_of, useful_threads
 
 __all__ = ["ESRNNForecaster"]
 
 _LOSSES = ("balanced", "relative", "scaled")
 _MODES = ("auto", "multiplicative", "additive")
-# rows and longest seasons of a stretch that training reads of a long series at a time
-_MOST_ROWS, _MOST_SEASONS = 1024, 8
 _DAYS = (24, 48, 96, 144)  # seasons of a day, whose week is the second season
+# rows and longest seasons that are read of a long series
+_MOST_ROWS, _MOST_SEASONS = 1024, 8
+_CHUNK_NUMBERS = 1 << 22  # numbers in one pass: bounds the memory of a forecast
 
 
-class ESRNNForecaster(BaseForecaster):
+@estimator
+class ESRNNForecaster(NeuralForecaster):
     """Exponential smoothing of every series, trained jointly with one shared recurrent network.
 
     Each series has a level and up to two seasons of its own, smoothed with coefficients of its own
     (Smyl 2020, A hybrid method of exponential smoothing and recurrent neural networks for time
-    series forecasting, Int. J. Forecast. 36(1), 75-85). A dilated residual LSTM shared by all
+    series forecasting, Int. J. Forecast. 36(1), 75-85). A dilated residual network shared by all
     series reads windows of the series less level and season, and forecasts what comes on top of
     them for all steps of the horizon at once. The gradient of the forecast's loss trains both.
 
     Data that are positive throughout are smoothed in logarithms, so that level and seasons
     multiply; others as they are. Rows that were not observed carry the state on. Every target of a
-    series is treated as a series.
+    series is treated as a series. One that was not there in ``fit`` takes the mean coefficients of
+    those that were.
 
     Parameters
     ----------
-    horizon : int, default 1
-        Steps forecast at once. Longer forecasts roll on.
     lookback : int, optional
         Rows of the network's input window. None: the longest season or two horizons, whichever is
         longer, between 24 and 336, and at most half the rows of the longest series.
-        The smoothing always reads the whole history.
-    target, known, static : str or list of str, optional
-        Columns of X: targets, covariates known in the future, constants of each series. Without
-        ``target`` (and without y) every column left over is a target.
-    series_id, time : str, optional
-        Columns that name the series and the time stamp, instead of an index.
-    freq : str or DateOffset, optional
-        Frequency of the time stamps; inferred if None.
+        The smoothing reads the whole history, or the last 1,024 rows (eight of the longest season,
+        if that is more) of a long one.
     seasonality : int or tuple of int, optional
         One or two seasonal periods in steps, the shorter first; 1 for none. None: the first from
         the calendar, else from the autocorrelation; a day (24, 48, 96 or 144 steps) gets its week
@@ -67,6 +61,7 @@ class ESRNNForecaster(BaseForecaster):
     mode : {"auto", "multiplicative", "additive"}, default "auto"
         Whether level and seasons multiply. "auto": if all observed targets are positive. Later
         values that are not positive then count as the smallest one of fit.
+    cell : {"lstm", "gru", "rnn"}, another registered name or a subclass of Cell, default "lstm"
     hidden_size : int, default 40
         Units of each layer.
     dilations : sequence of sequences of int, default ((1, 2), (7, 14))
@@ -80,7 +75,9 @@ class ESRNNForecaster(BaseForecaster):
     loss : {"balanced", "relative", "scaled"}, default "balanced"
         Of positive data: absolute errors over the mean of forecast and truth (as sMAPE), over the
         series' seasonal naive error (as MASE), or the mean of both, each in units of what the
-        seasonal naive forecast has. Additive data always take "scaled".
+        seasonal naive forecast has. Additive data always take "scaled". Used where ``quantiles``
+        and ``output`` are None, which see errors over the series' seasonal naive error, or their
+        logarithm.
     tau : float, default 0.5
         Level of the pinball loss, in (0, 1); 0.5 is the absolute error.
     level_penalty : float, default 0.0
@@ -90,27 +87,20 @@ class ESRNNForecaster(BaseForecaster):
         Batches of an epoch.
     batch_size : int, default 128
         Series of a batch; with fewer series, several phases of each.
-    lr : float, default 3e-3
-    lr_schedule : {"cosine", "constant", "linear", "step"}, default "cosine"
-        Over ``max_epochs``; "cosine" has a short warm-up.
-    optimizer : {"adam", "adamw", "rmsprop", "sgd"}, default "adam"
-    weight_decay : float, default 0.0
-        L2 penalty.
-    gradient_clip : float or None, default 1.0
-        Largest norm of the gradient.
+    ema_decay : float or None, default None
+        Memory of a moving average of the weights that is kept in their place.
+    early_stopping : bool, default False
+        Train on the rows before those held out, stop after ``patience`` epochs without a better
+        loss on them, and keep the best weights. False: all rows train.
     validation_fraction : float, default 0.1
         Share of the rows of each series, its last ones (at least one horizon; none where a series
-        is too short for that), on which intervals are calibrated. One more network is trained for
-        that, on the rows before them; those that forecast are trained on all rows. 0 saves it, and
-        calibrates on rows that were trained on.
+        is too short for that), on which intervals are calibrated. Without early stopping one more
+        network is trained for that, on the rows before them. 0 saves it, and calibrates on rows
+        that were trained on.
     n_members : int, default 3
-        Networks trained from different starts; the forecast is the mean of theirs (in logarithms
-        where level and seasons multiply).
-    device : str, default "auto"
-        "auto" takes CUDA, then MPS, then the CPU.
-    random_state : int, RandomState or None
-    verbose : int, default 0
-        1 shows a progress bar.
+        Networks trained from different starts, whose forecasts are averaged (in logarithms where
+        level and seasons multiply).
+    aggregate : {"median", "mean"}, default "mean"
 
     Attributes
     ----------
@@ -118,17 +108,16 @@ class ESRNNForecaster(BaseForecaster):
         Given or chosen.
     seasonality_ : tuple of int
         Given or chosen; empty for none.
+    most_rows_ : int
+        Rows of a series that a forecast reads, at most.
     mode_ : str
         "multiplicative" or "additive".
-    histories_ : list of History
-        Of each member: losses, gradient norms and learning rates by epoch.
-    networks_ : list of ESRNN
-        The torch modules.
     conformal_ : ConformalErrors
-        Errors of the network trained apart at rolling origins over the validation rows (of all
-        over training rows where there are none), on the additive scale.
-    panel_, roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
-        As of every forecaster.
+        Errors on the additive scale at rolling origins over the validation rows, of the network
+        trained for that (of all over training rows where there are none).
+    history_, histories_, network_, networks_, n_epochs_, output_, scale_, panel_, roles_, \
+target_names_, cutoff_, n_features_in_, feature_names_in_
+        As of :class:`~rnnforecast.DeepRNNForecaster`.
 
     Examples
     --------
@@ -144,109 +133,57 @@ class ESRNNForecaster(BaseForecaster):
     (3, 1)
     """
 
-    def __init__(
-        self,
-        *,
-        horizon: int = 1,
-        lookback: int | None = None,
-        target: Any = None,
-        known: Any = None,
-        static: Any = None,
-        series_id: Any = None,
-        time: Any = None,
-        freq: Any = None,
-        seasonality: Any = None,
-        mode: str = "auto",
-        hidden_size: int = 40,
-        dilations: Any = ((1, 2), (7, 14)),
-        stride: int | None = None,
-        dropout: float = 0.0,
-        loss: str = "balanced",
-        tau: float = 0.5,
-        level_penalty: float = 0.0,
-        max_epochs: int = 6,
-        n_batches: int = 50,
-        batch_size: int = 128,
-        lr: float = 3e-3,
-        lr_schedule: str = "cosine",
-        optimizer: str = "adam",
-        weight_decay: float = 0.0,
-        gradient_clip: float | None = 1.0,
-        validation_fraction: float = 0.1,
-        n_members: int = 3,
-        device: str = "auto",
-        random_state: Any = None,
-        verbose: int = 0,
-    ):
-        self.horizon = horizon
-        self.lookback = lookback
-        self.target = target
-        self.known = known
-        self.static = static
-        self.series_id = series_id
-        self.time = time
-        self.freq = freq
-        self.seasonality = seasonality
-        self.mode = mode
-        self.hidden_size = hidden_size
-        self.dilations = dilations
-        self.stride = stride
-        self.dropout = dropout
-        self.loss = loss
-        self.tau = tau
-        self.level_penalty = level_penalty
-        self.max_epochs = max_epochs
-        self.n_batches = n_batches
-        self.batch_size = batch_size
-        self.lr = lr
-        self.lr_schedule = lr_schedule
-        self.optimizer = optimizer
-        self.weight_decay = weight_decay
-        self.gradient_clip = gradient_clip
-        self.validation_fraction = validation_fraction
-        self.n_members = n_members
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+    seasonality: Any = None
+    mode: str = "auto"
+    cell: Any = "lstm"
+    hidden_size: int = 40
+    dilations: Any = ((1, 2), (7, 14))
+    stride: int | None = None
+    dropout: float = 0.0
+    loss: str = "balanced"
+    tau: float = 0.5
+    level_penalty: float = 0.0
+    max_epochs: int = 6
+    n_batches: int = 50
+    batch_size: int = 128
+    ema_decay: float | None = None
+    early_stopping: bool = False
+    n_members: int = 3
+    aggregate: str = "mean"
+
+    if TYPE_CHECKING:  # fitted, and so no parameters
+        scale_: Scale
+        seasonality_: tuple[int, ...]
+        most_rows_: int
 
     # -- parameters --------------------------------------------------------------------------------
 
     def _check_params(self) -> None:
         super()._check_params()
         owner = type(self).__name__
-        for name in ("lookback", "stride"):
-            check_int(owner, name, getattr(self, name), none=True)
-        for name in ("hidden_size", "max_epochs", "n_batches", "batch_size", "n_members"):
+        check_int(owner, "stride", self.stride, none=True)
+        for name in ("hidden_size", "n_batches", "batch_size"):
             check_int(owner, name, getattr(self, name))
         check_real(owner, "dropout", self.dropout, 0, 1, closed="low")
         check_real(owner, "tau", self.tau, 0, 1, closed="neither")
-        for name in ("level_penalty", "weight_decay"):
-            check_real(owner, name, getattr(self, name), 0, closed="low")
-        check_real(owner, "validation_fraction", self.validation_fraction, 0, 1, closed="low")
-        check_real(owner, "lr", self.lr, 0, closed="neither")
-        check_real(owner, "gradient_clip", self.gradient_clip, 0, closed="high", none=True)
-        for name, choices in (
-            ("mode", _MODES),
-            ("loss", _LOSSES),
-            ("optimizer", OPTIMIZERS),
-            ("lr_schedule", SCHEDULES),
-        ):
-            check_choice(owner, name, getattr(self, name), choices)
+        check_real(owner, "level_penalty", self.level_penalty, 0, closed="low")
+        check_choice(owner, "mode", self.mode, _MODES)
+        cell_class(self.cell, owner)
         self._given_periods()
         self._given_dilations()
 
+    def _check_loss(self) -> None:
+        check_choice(type(self).__name__, "loss", self.loss, _LOSSES)
+
     def _given_periods(self) -> tuple[int, ...] | None:
         """``seasonality`` as periods above 1, shortest first; None if it is to be chosen."""
-        given = self.seasonality
-        if given is None:
+        if self.seasonality is None:
             return None
-        one = isinstance(given, numbers.Integral)
-        periods = [given] if one else list(given) if isinstance(given, (list, tuple)) else []
-        whole = [isinstance(p, numbers.Integral) and not isinstance(p, bool) for p in periods]
-        if not 1 <= len(periods) <= 2 or not all(whole) or min(periods) < 1:
+        periods = np.atleast_1d(np.asarray(self.seasonality, dtype=object)).ravel().tolist()
+        if not 1 <= len(periods) <= 2 or not all(map(_counts, periods)):
             raise DataError(
                 f"{type(self).__name__}: seasonality must be one or two integers >= 1, or None. "
-                f"Got {given!r}"
+                f"Got {self.seasonality!r}"
             )
         return tuple(sorted({int(p) for p in periods if p > 1}))
 
@@ -255,9 +192,7 @@ class ESRNNForecaster(BaseForecaster):
             blocks = tuple(tuple(block) for block in self.dilations)
         except TypeError:
             blocks = ()
-        flat = [d for block in blocks for d in block]
-        whole = all(isinstance(d, numbers.Integral) and int(d) >= 1 for d in flat)
-        if not blocks or not all(blocks) or not whole:
+        if not blocks or not all(blocks) or not all(_counts(d) for b in blocks for d in b):
             raise DataError(
                 f"{type(self).__name__}: dilations must be blocks of integers >= 1, such as "
                 f"((1, 2), (7, 14)). Got {self.dilations!r}"
@@ -266,144 +201,197 @@ class ESRNNForecaster(BaseForecaster):
 
     # -- fit ---------------------------------------------------------------------------------------
 
-    def _fit_panel(self, panel: Panel) -> dict[str, Any]:
-        owner = type(self).__name__
-        device = resolve_device(owner, self.device)
-        log = self._multiplicative(panel)
-        plan, held = self._plan(panel)
-        season = plan.spec.periods[0] if plan.spec.periods else 1
-        before = replace(plan, train_rows=panel.lengths - held)
-        whole = ESRun(
-            panel=panel,
-            units=measure(panel, before.train_rows, season, log),
-            covariates=measure_units(panel, per_series=False),
-            plan=plan,
-            settings=Settings(
-                max_epochs=self.max_epochs,
-                lr=self.lr,
-                optimizer=self.optimizer,
-                weight_decay=self.weight_decay,
-                gradient_clip=self.gradient_clip,
-                lr_schedule=self.lr_schedule,
-            ),
-            loss=self.loss,
-            tau=self.tau,
-            level_penalty=self.level_penalty,
-            batch_size=self.batch_size,
-            n_batches=self.n_batches,
-            device=device,
-            name=owner,
-        )
-        *seeds, last = seeds_of(self.random_state, self.n_members + 1)
-        networks, histories = zip(*(whole.member(seed, self.verbose) for seed in seeds))
-        if held.any():
-            apart = replace(whole, plan=before)
-            errors = apart.calibrate([apart.member(last, self.verbose)[0]])
-        else:
-            errors = whole.calibrate(list(networks))
-        shape = (panel.n_series, panel.targets.shape[1])
-        return {
-            "lookback_": plan.spec.window,
-            "stride_": plan.spec.stride,
-            "seasonality_": plan.spec.periods,
-            "mode_": "multiplicative" if log else "additive",
-            "histories_": list(histories),
-            "conformal_": ConformalErrors(errors.astype(np.float64), np.ones(shape)),
-            "model_": whole.model(list(networks)),
-        }
-
     def _multiplicative(self, panel: Panel) -> bool:
-        if self.mode != "auto":
-            lowest = float(np.nanmin(panel.targets))
-            if self.mode == "multiplicative" and lowest <= 0:
-                raise DataError(
-                    f"{type(self).__name__}: mode='multiplicative' needs positive targets. Got "
-                    f"{lowest:g}: use mode='additive' or 'auto'"
-                )
-            return self.mode == "multiplicative"
-        return bool(np.nanmin(panel.targets) > 0)
+        lowest = float(np.nanmin(panel.targets))
+        if self.mode == "multiplicative" and lowest <= 0:
+            raise DataError(
+                f"{type(self).__name__}: mode='multiplicative' needs positive targets. Got "
+                f"{lowest:g}: use mode='additive' or 'auto'"
+            )
+        return self.mode == "multiplicative" or (self.mode == "auto" and lowest > 0)
 
-    def _plan(self, panel: Panel) -> tuple[ESPlan, np.ndarray]:
-        """Choose seasons, window and stride; and how many rows of each series calibrate."""
-        owner, horizon = type(self).__name__, self.horizon
-        lengths = panel.lengths
-        longest = int(lengths.max())
-        if longest < horizon + 2:
+    def _choices(self, panel: Panel) -> tuple[tuple[int, ...], int]:
+        """Seasonal periods and rows of the input window: given, or chosen by rule."""
+        longest = int(panel.lengths.max())
+        if longest < self.horizon + 2:
             rows = "1 row (n_samples=1)" if longest == 1 else f"{longest} rows"
             raise DataError(
-                f"{owner}: the longest series has {rows}; horizon {horizon} needs at least "
-                f"{horizon + 2}: use a smaller horizon, or more rows"
+                f"{type(self).__name__}: the longest series has {rows}; horizon {self.horizon} "
+                f"needs at least {self.horizon + 2}: use a smaller horizon, or more rows"
             )
         periods = self._given_periods()
         if periods is None:
-            first = 1 if panel.calendar is None else default_seasonality(panel.calendar)
-            if first == 1:
-                first = choose_seasonality(panel)
-            second = 7 * first if first in _DAYS else 1
-            periods = tuple(p for p in (first, second) if p > 1)
-        periods = tuple(p for p in periods if 2 * p <= longest)
+            first = choose_seasonality(panel)
+            periods = (first, 7 * first if first in _DAYS else 1)
+        periods = tuple(p for p in periods if 1 < p <= longest // 2)
+        wanted = max(max(periods, default=1), 2 * self.horizon, 24)
+        return periods, self.lookback or max(min(wanted, 336, longest // 2), 1)
+
+    def _job(self, panel: Panel, goes_on: bool) -> Job:
+        lengths, horizon = panel.lengths, self.horizon
+        if goes_on:
+            (periods, window), log = (self.seasonality_, self.lookback_), self.scale_.log
+        else:
+            (periods, window), log = self._choices(panel), self._multiplicative(panel)
         season = periods[0] if periods else 1
-        lookback = self.lookback
-        if lookback is None:
-            wanted = max(max(periods, default=1), 2 * horizon, 24)
-            lookback = max(min(wanted, 336, longest // 2), 1)
-        held = np.maximum(np.ceil(self.validation_fraction * lengths).astype(np.int64), horizon)
-        held = np.where((lengths - held >= 2 * horizon + 2 * season) & (held > 0), held, 0)
-        if not self.validation_fraction:
-            held[:] = 0
-        held = only_observed(panel, held)
-        # two of the longest seasons a series has, but never more than half its origins
-        warm = np.full(panel.n_series, 2)
-        for period in periods:
-            warm = np.where(2 * period <= lengths - held, 2 * period, warm)
-        warm = np.maximum(np.minimum(warm, (lengths - held - horizon) // 2), 1)
+        scale = self.scale_ if goes_on else Scale.of(panel, lag=season, log=log)
+        # of the seasonal naive forecast: the mean of |f - y|, and in logarithms nearly that of
+        # 2 |f - y| / (f + y)
+        naive, relative = Scale.of(panel, lag=season).target_scale, None
+        if log:
+            relative = float(2 * np.tanh(scale.target_scale / 2).mean())
+        output = self.output_ if goes_on else self._make_output()
+        if self.output is None and self.quantiles is None and not goes_on:
+            output = HybridOutput(self.loss, self.tau, relative)
         spec = ESRNNSpec(
-            n_series=panel.n_series * panel.targets.shape[1],
-            n_targets=panel.targets.shape[1],
+            n_series=panel.targets.shape[1] * panel.n_series,
+            **self._columns(panel, n_more=1),
             periods=periods,
-            window=lookback,
+            window=window,
             horizon=horizon,
             stride=self.stride or (season if season > 1 else horizon),
             dilations=self._given_dilations(),
             hidden_size=self.hidden_size,
             dropout=self.dropout,
-            n_known=panel.known.shape[1],
-            n_past=panel.past.shape[1],
-            n_static=panel.static.shape[1] + 1,
+            cell=self.cell,
+            n_params=output.n_params,
         )
-        most_rows = max(_MOST_ROWS, _MOST_SEASONS * max(periods, default=1), 4 * lookback)
-        return ESPlan(spec, lengths, warm, most_rows), held
+        device = resolve_device(type(self).__name__, self.device)
+        most_rows = max(_MOST_ROWS, _MOST_SEASONS * max(periods, default=1), 4 * window)
+        most_rows = max(min(most_rows, int(lengths.max())), window)
+        most_rows = self.most_rows_ if goes_on else most_rows
+        reader = SeriesReader(panel, scale, spec, most_rows, device, torch.float32)
+        # where level and seasons multiply: log of truth over the seasonal naive error
+        unit = scale.target_scale if log else np.ones_like(naive)
+        shift = scale.target_loc - np.log(naive) if log else np.zeros_like(naive)
+        unit, shift = (reader.tensor(x.reshape(-1, 1, 1)) for x in (unit, shift))
 
-    def _update_panel(self, panel: Panel) -> dict[str, Any]:
-        return {"model_": self.model_.extended(self.panel_, panel)}
+        def learner(stops: np.ndarray, **parts: Any) -> Learner:
+            return self._learner(
+                network=lambda: ESRNN(spec),
+                source=SeriesSource(reader, stops, self.batch_size, self.n_batches),
+                loss=SeriesLoss(output, unit, shift, self.level_penalty),
+                prime=lambda network: _first_effect(network, panel, scale, stops),
+                threads=useful_threads(self.batch_size, self.hidden_size),
+                device=device,
+                **parts,
+            )
 
-    # -- hooks of the contract ---------------------------------------------------------------------
+        held = np.maximum(np.ceil(self.validation_fraction * lengths).astype(np.int64), horizon)
+        spare = lengths - held >= 2 * horizon + 2 * season
+        held = panel.observed_only(np.where(spare & (self.validation_fraction > 0), held, 0))
+        some, calibrator = np.flatnonzero(held), None
+        main = learner(lengths - held if self.early_stopping else lengths)
+        if self.early_stopping and len(some):
+            source: Any = main.source
+            main.validation = [(source.take(some, lengths[some], [0], held[some]), 1.0)]
+        elif len(some):
+            calibrator = learner(lengths - held)
+            calibrator.n_members = 1
+            calibrator.random_state = seeds_of(self.random_state, self.n_members + 1)[-1]
+        first = np.where(held > 0, lengths - held, lengths)
+        if not len(some):
+            first = np.maximum((lengths - horizon) // 2, 1)
+        fitted = {
+            "lookback_": window,
+            "stride_": spec.stride,
+            "most_rows_": most_rows,
+            "seasonality_": periods,
+            "mode_": "multiplicative" if log else "additive",
+            "scale_": scale,
+            "output_": output,
+        }
+        return Job(main, fitted, WindowIndex.between(first, lengths, horizon), calibrator)
 
-    @property
-    def networks_(self) -> list:
-        """The trained torch modules."""
-        if "model_" not in vars(self):
-            raise AttributeError(f"{type(self).__name__} has no networks_ before fit")
-        return [member.network for member in self.model_.members]
+    def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
+        return {"scale_": self.scale_.on(history) if fresh else self.scale_.following(history)}
 
-    def _predict_future(self, series, n_steps, known):
-        values = self.model_.future(self.panel_, series, n_steps, known)
-        return self.model_.units.back(values, series)
+    # -- forecasts ---------------------------------------------------------------------------------
 
-    def _predict_in_sample(self, series, positions, known):
-        values = self.model_.in_sample(self.panel_, series, positions, known)
-        return self.model_.units.back(values[:, None], series)[:, 0]
+    def _error_scale(self, series: np.ndarray) -> np.ndarray:
+        return np.ones((len(series), self.scale_.target_scale.shape[1]))
 
-    def _quantiles_future(self, series, n_steps, known, levels):
-        values = self.model_.future(self.panel_, series, n_steps, known)
-        return self.model_.units.back(self.conformal_.quantiles(values, series, levels), series)
+    def _truth_as_forecast(self, values: np.ndarray, series: np.ndarray) -> np.ndarray:
+        return self.scale_.targets(values, series)
 
-    def _quantiles_in_sample(self, series, positions, known, levels):
-        values = self.model_.in_sample(self.panel_, series, positions, known)[:, None]
-        spread = self.conformal_.quantiles(values, series, levels)
-        return self.model_.units.back(spread, series)[:, 0]
+    def _in_data_units(self, forecast: Forecast, series: np.ndarray) -> Forecast:
+        location, scale = (
+            torch.as_tensor(part[series])[:, None].expand(forecast.median.shape)
+            for part in (self.scale_.target_loc, self.scale_.target_scale)
+        )
+        return TransformedForecast(forecast, location, scale, _exp if self.scale_.log else None)
+
+    def _network_says(self, member, history, series, origins, n_steps, known):
+        network = self.networks_[member]
+        weight = network.head.weight
+        options = (network.spec, self.most_rows_, weight.device, weight.dtype)
+        reader = SeriesReader(history, self.scale_, *options)
+        size = max(_CHUNK_NUMBERS // (self.most_rows_ * 4 * network.spec.n_targets), 1)
+        parts = [
+            self._roll(network, reader, series[k], origins[k], n_steps, known[k])
+            for k in (slice(start, start + size) for start in range(0, len(series), size))
+        ]
+        return Forecast.joined(parts).widened(self.horizon)
+
+    @torch.inference_mode()
+    def _roll(self, network, reader, series, origins, n_steps, known) -> Forecast:
+        """One network's forecast: blocks of the horizon, each read as observed before the next."""
+        spec, n, horizon = network.spec, network.spec.n_targets, self.horizon
+        batch, _ = reader.read(series, origins, self.most_rows_)
+        plain = batch.values - network.covariates(batch.series, batch.known)
+        more = [(0, 0), (0, -n_steps % horizon), (0, 0)]
+        known = np.pad(self.scale_.known(known), more, constant_values=np.nan)
+        effect: Any = network.covariates(batch.series, reader.tensor(np.repeat(known, n, 0)))
+        blocks: list[Forecast] = []
+        for start in range(0, n_steps, horizon):
+            terms, end = network.smooth(batch, plain), [plain.shape[1] - 1]
+            raw, location = (x[0, :, -1] for x in network(batch, plain, terms, end)[:2])
+            own = effect[:, start : start + horizon] if spec.n_known else 0.0
+            blocks.append(self._said(raw, location + own, n))
+            point = self._said(raw, location, n).point.transpose(1, 2).flatten(0, 1)
+            plain = torch.cat([plain, point.to(plain)], 1)
+            unknown = batch.past.new_full((len(plain), horizon, spec.n_past), torch.nan)
+            batch = batch._replace(past=torch.cat([batch.past, unknown], 1))
+        return Forecast.joined(blocks, 1)[:, :n_steps]
+
+    def _said(self, raw: torch.Tensor, location: torch.Tensor, n: int) -> Forecast:
+        """``(n_series * n, steps, ...)`` as a forecast of ``(n_series, steps, n)``."""
+        raw, location = (
+            part.unflatten(0, (-1, n)).transpose(1, 2).cpu().double() for part in (raw, location)
+        )
+        return self.output_.forecast(raw, location, torch.ones_like(location))
 
     def _describe(self) -> list[str]:
         seasons = " and ".join(map(str, self.seasonality_)) or "none"
         chosen = f"{self.mode_}, lookback={self.lookback_}, seasons {seasons}"
-        return [*super()._describe(), chosen, f"{len(self.networks_)} member(s)"]
+        return [*super()._describe(), chosen]
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
+
+
+def _exp(z: torch.Tensor) -> torch.Tensor:
+    return torch.exp(z.clamp(max=700.0))  # e^700 is the last before infinity
+
+
+@torch.no_grad()
+def _first_effect(network: ESRNN, panel: Panel, scale: Scale, stops: np.ndarray) -> None:
+    """Effect of known covariates to begin with: least squares of seasonal differences, slightly
+    shrunk.
+    """
+    spec = network.spec
+    if not spec.n_known:
+        return
+    lag = spec.periods[0] if spec.periods else 1
+    owner = np.repeat(np.arange(panel.n_series), panel.lengths)
+    own = np.arange(len(owner)) - panel.indptr[owner]
+    later = np.flatnonzero((own >= lag) & (own < stops[owner]))
+    x = np.nan_to_num(scale.known(panel.known)[:, network.effect.encoder.numbers])
+    z = scale.targets(panel.targets[:, None], owner)[:, 0]
+    dx, dz = (part[later] - part[later - lag] for part in (x, z))
+    for target, change in enumerate(dz.T):
+        seen = ~np.isnan(change)
+        gram = dx[seen].T @ dx[seen] + 1e-3 * max(seen.sum(), 1) * np.eye(dx.shape[1])
+        found = np.linalg.solve(gram, dx[seen].T @ change[seen])
+        network.effect.linear.weight[target, : len(found)] = torch.as_tensor(found).float()

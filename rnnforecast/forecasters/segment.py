@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from rnnforecast._validation import check_choice, check_int, check_real
 from rnnforecast.data.panel import Panel
-from rnnforecast.data.seasonality import choose_seasonality
-from rnnforecast.forecasters._plan import Plan
-from rnnforecast.forecasters.neural import NeuralForecaster
-from rnnforecast.nn.segment import SEGMENT_CELLS, SegmentNetwork, SegmentSpec
+from rnnforecast.forecasters.parameters import estimator
+from rnnforecast.forecasters.windows import Plan, WindowForecaster
+from rnnforecast.nn.cells import cell_class
+from rnnforecast.nn.segment import SegmentNetwork, SegmentSpec
 from rnnforecast.outputs import Output
 
 __all__ = ["SegmentRNNForecaster", "choose_long_lookback", "choose_long_segment"]
@@ -22,29 +24,24 @@ _MOST_SEGMENT = 48  # Lin et al. 2023, section 4.1
 _LEAST_SEGMENTS = 4
 
 
-def choose_long_lookback(shortest: int, horizon: int, season: int) -> int:
+def choose_long_lookback(panel: Panel, horizon: int, season: int) -> int:
     """Rows that a window of segments looks back on, where the user names none.
 
     Thirty seasons or two horizons, whichever is longer, between 24 and 720 steps, and never more
-    than half of what the shortest series has left beside one horizon.
+    than half of what the typical (median) series has left beside one horizon.
 
     Parameters
     ----------
-    shortest : int
-        Rows of the shortest series.
+    panel : Panel
     horizon, season : int
 
     Returns
     -------
     int
-
-    Examples
-    --------
-    >>> choose_long_lookback(10_000, 96, 24), choose_long_lookback(400, 96, 24)
-    (720, 152)
     """
+    typical = int(np.median(panel.lengths))
     wanted = max(_SEASONS * season if season > 1 else 0, 2 * horizon, _LEAST_LOOKBACK)
-    return max(min(wanted, _MOST_LOOKBACK, (shortest - horizon) // 2), 1)
+    return max(min(wanted, _MOST_LOOKBACK, (typical - horizon) // 2), 1)
 
 
 def choose_long_segment(season: int, lookback: int) -> int:
@@ -72,7 +69,8 @@ def choose_long_segment(season: int, lookback: int) -> int:
     return max(n for n in range(1, most + 1) if season % n == 0)
 
 
-class SegmentRNNForecaster(NeuralForecaster):
+@estimator
+class SegmentRNNForecaster(WindowForecaster):
     """Recurrent network over segments of a long look-back (Lin et al. 2023, "SegRNN").
 
     Targets are samples of their own with shared weights, told apart by an embedding. Each window is
@@ -86,19 +84,11 @@ class SegmentRNNForecaster(NeuralForecaster):
 
     Parameters
     ----------
-    horizon : int, default 1
-        Steps forecast at once. Longer forecasts roll on.
     lookback : int, optional
-        Rows that a forecast reads. None: thirty seasons or two horizons, whichever is longer,
-        between 24 and 720, and at most half of what the shortest series has beside one horizon.
-    target, known, static : str or list of str, optional
-        Columns of X: targets, covariates known in the future, constants of each series. Without
-        ``target`` (and without y) every column left over is a target.
-    series_id, time : str, optional
-        Columns that name the series and the time stamp, instead of an index.
-    freq : str or DateOffset, optional
-        Frequency of the time stamps; inferred if None.
-    cell : {"gru", "lstm", "rnn"}, default "gru"
+        Rows that a forecast may look back on; what a series has not is masked. None: thirty seasons
+        or two horizons, whichever is longer, between 24 and 720, and at most half of what the
+        typical (median) series has beside one horizon.
+    cell : {"gru", "lstm", "rnn"}, another registered name or a subclass of Cell, default "gru"
     hidden_size : int, default 64
         Units of the recurrent layer; even numbers share the embedding equally.
     segment : int, optional
@@ -107,11 +97,6 @@ class SegmentRNNForecaster(NeuralForecaster):
         eighth of the look-back.
     dropout : float, default 0.15
         Share of decoded units dropped in training, in [0, 1).
-    loss : {"mae", "mse", "huber"}, default "mae"
-        Used where ``quantiles`` is None.
-    quantiles : sequence of float, optional
-        Levels to train on the pinball loss; the median is added. They cannot cross. None: intervals
-        are split-conformal.
     scaler : {"last", "window", "series", None}, default "last"
         "series": each series by its mean and deviation over the rows of fit. "last": besides, each
         window less its last value (Lin et al. 2023, eq. 3), from which the forecast starts; without
@@ -121,47 +106,9 @@ class SegmentRNNForecaster(NeuralForecaster):
     seasonality : int, optional
         Seasonal period in steps; 1 for none. None: from the calendar, else from the
         autocorrelation. It is read by the rules for look-back and segment alone.
-    max_epochs : int, default 30
-        An epoch is one pass over the training windows, or 100 batches if that is less.
     batch_size : int, default 32
         Windows of all targets.
     lr : float, default 4e-3
-    lr_schedule : {"cosine", "constant", "linear", "step"}, default "cosine"
-        Over ``max_epochs``; "cosine" has a short warm-up.
-    optimizer : {"adam", "adamw", "rmsprop", "sgd"}, default "adam"
-    weight_decay : float, default 0.0
-        L2 penalty.
-    gradient_clip : float or None, default 1.0
-        Largest norm of the gradient.
-    ema_decay : float or None, default 0.99
-        Memory of the moving average of the weights that is validated and kept; None keeps the
-        weights themselves.
-    early_stopping : bool, default True
-        Stop after ``patience`` epochs without a better loss on the validation rows, and keep the
-        best weights.
-    validation_fraction : float, default 0.1
-        Share of the rows of each series, its last ones, that no weight is trained on (at least one
-        horizon; none where a series is too short for that). They stop the training early and
-        calibrate intervals.
-    patience : int, default 8
-    n_members : int, default 1
-        Networks trained from other random starts and in other orders of the windows, whose
-        forecasts are averaged; the first is the one that ``n_members=1`` trains.
-    aggregate : {"median", "mean"}, default "median"
-        How the members' points or quantiles are averaged.
-    precision : {"float32", "bf16"}, default "float32"
-        Of the recurrent layer's products in training, see :class:`~rnnforecast.DeepRNNForecaster`;
-        an LSTM stays float32.
-    device : str, default "auto"
-        "auto" takes CUDA, then MPS, then the CPU.
-    random_state : int, RandomState or None
-    warm_start : bool, default False
-        ``fit`` goes on from the weights of the fit before it.
-    n_jobs : int, optional
-        Members trained at the same time, in threads; None: as many as torch has threads. The result
-        does not depend on it.
-    verbose : int, default 0
-        1 shows a progress bar.
 
     Attributes
     ----------
@@ -184,118 +131,38 @@ roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
     (24, 1)
     """
 
-    _segment_rule = staticmethod(choose_long_segment)
+    cell: Any = "gru"
+    hidden_size: int | None = 64
+    dropout: float = 0.15
+    scaler: str | None = "last"
+    batch_size: int | None = 32
+    lr: float = 4e-3
 
-    def __init__(
-        self,
-        *,
-        horizon: int = 1,
-        lookback: int | None = None,
-        target: Any = None,
-        known: Any = None,
-        static: Any = None,
-        series_id: Any = None,
-        time: Any = None,
-        freq: Any = None,
-        cell: str = "gru",
-        hidden_size: int = 64,
-        segment: int | None = None,
-        dropout: float = 0.15,
-        loss: str = "mae",
-        quantiles: Any = None,
-        scaler: str | None = "last",
-        seasonality: int | None = None,
-        max_epochs: int = 30,
-        batch_size: int = 32,
-        lr: float = 4e-3,
-        lr_schedule: str = "cosine",
-        optimizer: str = "adam",
-        weight_decay: float = 0.0,
-        gradient_clip: float | None = 1.0,
-        ema_decay: float | None = 0.99,
-        early_stopping: bool = True,
-        validation_fraction: float = 0.1,
-        patience: int = 8,
-        n_members: int = 1,
-        aggregate: str = "median",
-        precision: str = "float32",
-        device: str = "auto",
-        random_state: Any = None,
-        warm_start: bool = False,
-        n_jobs: int | None = None,
-        verbose: int = 0,
-    ):
-        self.horizon = horizon
-        self.lookback = lookback
-        self.target = target
-        self.known = known
-        self.static = static
-        self.series_id = series_id
-        self.time = time
-        self.freq = freq
-        self.cell = cell
-        self.hidden_size = hidden_size
-        self.segment = segment
-        self.dropout = dropout
-        self.loss = loss
-        self.quantiles = quantiles
-        self.scaler = scaler
-        self.seasonality = seasonality
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.lr_schedule = lr_schedule
-        self.optimizer = optimizer
-        self.weight_decay = weight_decay
-        self.gradient_clip = gradient_clip
-        self.ema_decay = ema_decay
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.n_members = n_members
-        self.aggregate = aggregate
-        self.precision = precision
-        self.device = device
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.n_jobs = n_jobs
-        self.verbose = verbose
+    _lookback_rule = staticmethod(choose_long_lookback)
+    _segment_rule = staticmethod(choose_long_segment)
 
     def _check_params(self) -> None:
         super()._check_params()
         owner = type(self).__name__
-        check_int(owner, "segment", self.segment, none=True)
         check_int(owner, "hidden_size", self.hidden_size)
         check_real(owner, "dropout", self.dropout, 0, 1, closed="low")
-        check_choice(owner, "cell", self.cell, SEGMENT_CELLS)
+        cell_class(self.cell, owner)
         check_choice(owner, "scaler", self.scaler, _SHIFTS)
 
     # -- hooks -------------------------------------------------------------------------------------
 
-    def _plan(self, panel: Panel, lookback: int | None, seasonality: int | None) -> Plan:
-        season = choose_seasonality(panel) if seasonality is None else seasonality
-        if lookback is None:
-            lookback = choose_long_lookback(int(panel.lengths.min()), self.horizon, season)
-        return super()._plan(panel, lookback, season)
-
-    def _chosen(self, plan: Plan) -> dict[str, Any]:
-        return {"segment_": self._segment(plan)}
-
-    def _network(self, panel: Panel, plan: Plan, output: Output) -> SegmentNetwork:
+    def _network(self, panel: Panel, plan: Plan, width: int, segment: int, output: Output) -> Any:
         return SegmentNetwork(
             SegmentSpec(
-                n_targets=panel.targets.shape[1],
-                n_past=panel.past.shape[1],
-                n_known=panel.known.shape[1],
-                n_static=plan.n_static(panel),
+                **self._columns(panel, plan.phases.size if plan.phases else 0),
                 lookback=plan.lookback,
                 horizon=self.horizon,
                 n_params=output.n_params,
                 cell=self.cell,
-                hidden_size=self.hidden_size,
+                hidden_size=width,
                 dropout=self.dropout,
                 shift=_SHIFTS[self.scaler],
-                segment=self._segment(plan),
+                segment=segment,
                 pull=self.scaler == "last" and plan.season == 1,
             )
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,13 @@ from rnnforecast._validation import check_choice
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.windows import gather
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters._members import average
-from rnnforecast.forecasters._stream_rows import Observations
 from rnnforecast.nn import Inputs
 from rnnforecast.nn.stream import StreamEncoder, can_stream
 
 __all__ = ["ForecastStream"]
 
 _DTYPES = ("float64", "float32")
+_MOST_PENDING = 4096  # rows kept beside the history before they become part of it
 
 
 class ForecastStream:
@@ -40,7 +38,7 @@ class ForecastStream:
 
     Parameters
     ----------
-    forecaster : NeuralForecaster
+    forecaster : DeepRNNForecaster
         Fitted, with a causal recurrent encoder.
     dtype : {"float64", "float32"}, default "float64"
         Of the states; "float32" halves the cost for many series.
@@ -84,69 +82,72 @@ class ForecastStream:
         self._owner = f"{type(forecaster).__name__}.stream"
         check_is_fitted(forecaster, "panel_")
         check_choice(self._owner, "dtype", dtype, _DTYPES)
-        # a later fit or update is not this stream's; and as in a pickle, the model is on the CPU
+        # a later fit or update is not this stream's
         self._forecaster = copy.copy(forecaster)
-        model: Any = getattr(self._forecaster, "model_", None)
-        self._networks = list(getattr(model, "networks", []))
-        if not self._networks or not all(can_stream(network) for network in self._networks):
+        networks = getattr(self._forecaster, "networks_", [])
+        if not networks or not all(can_stream(network) for network in networks):
             raise DataError(
                 f"{self._owner} needs a causal encoder that advances step by step: a "
-                f"DeepRNNForecaster with bidirectional=False and cell 'rnn', 'lstm', "
-                f"'lstm_peephole' or 'gru'. Got "
-                f"{_described(forecaster)}: use update() and forecast(), which read the whole "
-                f"look-back"
+                f"DeepRNNForecaster with bidirectional=False. Got {_described(forecaster)}: use "
+                f"update() and forecast(), which read the whole look-back"
             )
         self._dtype = dtype
-        self._model = model
-        self._reader = Observations(self._owner, forecaster)
         self._n_updates = 0
-        self._ends = _Ends(forecaster.panel_)
+        self._pending: list[tuple] = []
         self._open_rings()
-        self._encode()
+        self.refresh()
 
     # -- state -------------------------------------------------------------------------------------
 
     def _open_rings(self) -> None:
-        """The last look-back in series units, with room for as many rows again."""
-        panel, units, lookback = self._panel, self._model.units, self._model.lookback
+        """The last look-back, scaled, with room for as many rows again."""
+        fc = self._forecaster
+        panel, scale, lookback = fc.panel_, fc.scale_, fc.lookback_
         everyone = np.arange(panel.n_series)
         batch = gather(panel, everyone, panel.lengths, lookback, 0)
-        self._loc, self._scale = units.target_loc, units.target_scale
+        self._loc, self._scale = scale.target_loc, scale.target_scale
         room = [(0, 0), (0, lookback), (0, 0)]
-        parts = (
-            (batch.targets - self._loc[:, None]) / self._scale[:, None],
-            (batch.past - units.past_loc) / units.past_scale,
-            units.known(batch.known),
-        )
-        self._targets, self._past, self._known = (
-            np.pad(part.astype(np.float64, copy=False), room) for part in parts
-        )
-        self._at = lookback
-        self._bind()
+        targets = (batch.targets - self._loc[:, None]) / self._scale[:, None]
+        parts = (targets, scale.past(batch.past), scale.known(batch.known))
+        self._rings = [np.pad(part.astype(np.float64, copy=False), room) for part in parts]
+        self._at = self._lookback = lookback
+        self._covariates = bool(fc.roles_.past or fc.roles_.known)
+        self._single = targets.shape[0] * targets.shape[2] == 1
+        self._one = (float(self._loc[0, 0]), float(self._scale[0, 0]))
 
-    def _bind(self) -> None:
-        roles = self._forecaster.roles_
-        self._covariates = bool(roles.past or roles.known)
-        self._single = self._targets.shape[0] * self._targets.shape[2] == 1
-        if self._single:
-            self._one_loc, self._one_scale = float(self._loc[0, 0]), float(self._scale[0, 0])
+    def refresh(self) -> ForecastStream:
+        """Encode the last look-back anew, as ``forecaster.update(rows).forecast()`` would.
 
-    def _encode(self) -> None:
+        Returns
+        -------
+        self
+        """
         inputs = self._window()
-        self._encoders = [StreamEncoder(network, inputs, self._dtype) for network in self._networks]
+        networks = self._forecaster.networks_
+        self._encoders = [StreamEncoder(network, inputs, self._dtype) for network in networks]
+        return self
 
     def _window(self) -> Inputs:
-        """The last look-back of every series, in series units."""
-        last = slice(self._at - self._model.lookback, self._at)
-        targets, past, known = (
-            torch.as_tensor(ring[:, last]) for ring in (self._targets, self._past, self._known)
-        )
+        """The last look-back of every series, scaled."""
+        last = slice(self._at - self._lookback, self._at)
+        targets, past, known = (torch.as_tensor(ring[:, last]) for ring in self._rings)
         return Inputs(targets, past, known, known[:, :0], targets[:, 0, :0])
 
-    @property
-    def _panel(self) -> Panel:
-        """The history that the stream began with."""
-        return self._forecaster.panel_
+    def _history(self) -> Panel:
+        """All rows, those observed since the stream was opened too."""
+        fc = self._forecaster
+        if self._pending:
+            panel, n = fc.panel_, len(self._pending)
+            parts = []
+            for k, like in enumerate((panel.targets, panel.past, panel.known)):
+                rows = np.full((n, panel.n_series, like.shape[1]), np.nan)
+                for row, values in zip(rows, self._pending, strict=True):
+                    if values[k] is not None:
+                        row[...] = values[k]
+                parts.append(rows)
+            fc.panel_ = panel.grown(*parts)
+            self._pending.clear()
+        return fc.panel_
 
     @property
     def n_updates(self) -> int:
@@ -154,8 +155,8 @@ class ForecastStream:
 
     @property
     def cutoff_(self) -> Any:
-        view = self._view()
-        return view.cutoff_
+        self._history()
+        return self._forecaster.cutoff_
 
     @property
     def hidden_(self) -> np.ndarray:
@@ -165,7 +166,8 @@ class ForecastStream:
         return out
 
     def __repr__(self) -> str:
-        kind = f"{self._panel.n_series} series, " if self._panel.is_panel else ""
+        panel = self._forecaster.panel_
+        kind = f"{panel.n_series} series, " if panel.is_panel else ""
         return f"ForecastStream({kind}{self._n_updates} updates since {self._owner}())"
 
     # -- updates -----------------------------------------------------------------------------------
@@ -197,60 +199,96 @@ class ForecastStream:
         """
         if self._single and isinstance(values, (float, int)) and not self._covariates:
             if past is None and known is None and not math.isinf(values):
-                self._push((values - self._one_loc) / self._one_scale, None, None)
+                location, scale = self._one
+                self._push((values - location) / scale, None, None)
+                self._remember((values, None, None))
                 return self
-        if self._reader.is_frame(values):
+        if self._is_frame(values):
             return self._update_frame(values, past, known)
-        row = self._reader.row(values, past, known)
+        row = _Row(self._owner, self._forecaster).read(values, past, known)
         self._take(*row)
+        self._remember(row)
         return self
 
-    def _take(self, targets: np.ndarray, past: Any, known: Any) -> None:
-        """One row of every series, in the units of the data."""
-        units = self._model.units
+    def _remember(self, row: tuple) -> None:
+        self._pending.append(row)
+        if len(self._pending) >= _MOST_PENDING:
+            self._history()
+
+    def _take(self, targets: Any, past: Any, known: Any) -> None:
+        """One row of every series, in the unit of the data."""
+        scale = self._forecaster.scale_
         self._push(
             (targets - self._loc) / self._scale,
-            None if past is None else (past - units.past_loc) / units.past_scale,
-            None if known is None else units.known(known),
+            None if past is None else scale.past(past),
+            None if known is None else scale.known(known),
         )
 
     def _push(self, targets: Any, past: Any, known: Any) -> None:
-        """One row in series units: into the rings, and one step of every encoder."""
-        at = self._at
-        if at == self._targets.shape[1]:
-            at = self._model.lookback
-            for ring in (self._targets, self._past, self._known):
+        """One scaled row: into the rings, and one step of every encoder."""
+        at, rings = self._at, self._rings
+        if at == rings[0].shape[1]:
+            at = self._lookback
+            for ring in rings:
                 ring[:, :at] = ring[:, -at:]
-        self._targets[:, at] = targets
-        if past is not None:
-            self._past[:, at] = past
-        if known is not None:
-            self._known[:, at] = known
+        for ring, row in zip(rings, (targets, past, known)):
+            if row is not None:
+                ring[:, at] = row
         self._at = at + 1
         self._n_updates += 1
         for encoder in self._encoders:
             encoder.push(targets, past, known)
 
+    def _is_frame(self, values: Any) -> bool:
+        """Whether values are rows with time stamps, not one row of numbers."""
+        if isinstance(values, (np.ndarray, list, tuple, dict, float, int)):
+            return False
+        if isinstance(values, pd.Series):
+            kinds = (pd.DatetimeIndex, pd.PeriodIndex, pd.MultiIndex)
+            known = values.index.equals(self._forecaster.panel_.ids)
+            return isinstance(values.index, kinds) and not known
+        return isinstance(values, pd.DataFrame) or hasattr(values, "__dataframe__")
+
     def _update_frame(self, frame: Any, past: Any, known: Any) -> ForecastStream:
+        fc, owner = self._forecaster, self._owner
         if past is not None or known is not None:
             raise DataError(
-                f"{self._owner}: a frame holds its covariates itself. Got past= or known= beside it"
+                f"{owner}: a frame holds its covariates itself. Got past= or known= beside it"
             )
-        rows, stamps = self._reader.rows(self._view(), frame)
-        for row in rows:
-            self._take(*row)
-        if stamps is not None:
-            self._ends.set(stamps, self._n_updates)
-        return self
-
-    def refresh(self) -> ForecastStream:
-        """Encode the last look-back anew, as ``forecaster.update(rows).forecast()`` would.
-
-        Returns
-        -------
-        self
-        """
-        self._encode()
+        if fc.roles_.separate_y:
+            raise DataError(
+                f"{owner}: fit was given y apart from X: pass the targets of one row as numbers "
+                f"and the columns of X as known="
+            )
+        old = self._history()
+        new = fc._extended(frame, None)
+        if new.n_series > old.n_series:
+            raise DataError(
+                f"{owner}: {new.label(old.n_series)} is new: a stream goes on with the series it "
+                f"was opened with; use update() and stream() of the forecaster"
+            )
+        steps = new.lengths - old.lengths
+        n, ends = int(steps.max()), old.lasts()
+        if (steps != n).any() and len(ends.unique()) > 1:
+            i = int(np.argmax(steps != n))
+            raise DataError(
+                f"{owner}: the series end at different times, and an update moves all by the same "
+                f"number of steps: {old.label(i)} has rows for {steps[i]} steps, another for {n}: "
+                f"pass as many new rows of each"
+            )
+        if n > 1000 + 100 * len(frame):
+            raise DataError(
+                f"{owner}: the rows reach {n} steps beyond the last observation: check their time "
+                f"stamps, or use update() and stream() of the forecaster"
+            )
+        rows = gather(new, np.arange(new.n_series), old.lengths + n, n, 0)
+        parts = (rows.targets, rows.past, rows.known)
+        for k in range(n):
+            targets, past, known = (part[:, k] if part.shape[2] else None for part in parts)
+            self._take(targets, past, known)
+        # where some series have no row for a step, it was not observed
+        same = bool((steps == n).all())
+        fc.panel_ = new if same else old.grown(*(part.transpose(1, 0, 2) for part in parts))
         return self
 
     # -- forecasts ---------------------------------------------------------------------------------
@@ -274,91 +312,127 @@ class ForecastStream:
         DataFrame
             Indexed by time, or by (series, time) for a panel.
         """
-        return self._view().forecast(X, horizon=horizon, quantiles=quantiles)
-
-    def _view(self) -> Any:
-        """The forecaster with its history's end moved to the last observation, and this model."""
+        self._history()
         view = copy.copy(self._forecaster)
-        view.panel_ = self._ends.panel(self._panel, self._n_updates)
-        view.model_ = _StreamModel(self)
-        return view
+        view._encodings = [encoder.encoded for encoder in self._encoders]
+        return view.forecast(X, horizon=horizon, quantiles=quantiles)
 
 
-class _StreamModel:
-    """A fitted model that forecasts from a stream's states."""
+class _Row:
+    """Reads and checks one row of every series: numbers, arrays, or a dict or Series by name."""
 
-    def __init__(self, stream: ForecastStream):
-        self._stream = stream
-        self._model = stream._model
-        self._members = getattr(self._model, "members", (self._model,))
-        self.output, self.units = self._model.output, self._model.units
+    def __init__(self, owner: str, forecaster: Any):
+        panel = forecaster.panel_
+        self._owner, self._roles = owner, forecaster.roles_
+        self._ids, self._is_panel = panel.ids, panel.is_panel
+        self._shape = (panel.n_series, panel.targets.shape[1])
 
-    def future(self, panel: Any, series: np.ndarray, n_steps: int, known: np.ndarray) -> np.ndarray:
-        """As ``NetworkModel.future``, for all series."""
-        stream = self._stream
-        began, window = stream._panel, stream._window()
-        origins = began.lengths + stream.n_updates
-        values = [
-            member.future_from(window, encoder.encoded, began, n_steps, known, origins)
-            for member, encoder in zip(self._members, stream._encoders, strict=True)
-        ]
-        return average(values, getattr(self._model, "aggregate", ""))
+    def read(self, values: Any, past: Any, known: Any) -> tuple:
+        """Targets, past and known covariates, (n_series, ...) each; None where there are none."""
+        if isinstance(values, (dict, pd.Series)):
+            record = dict(values)
+            if self._is_panel:
+                values = self._by_series(record)
+            else:
+                values, past, known = self._by_column(record, past, known)
+        return (
+            self._targets(values),
+            self._columns("past", past, self._roles.past),
+            self._columns("known", known, self._roles.known),
+        )
 
+    def _targets(self, values: Any) -> np.ndarray:
+        array = self._numbers("values", values)
+        n_series, n_targets = self._shape
+        short: list[tuple] = [(n_series,)] if n_targets == 1 else []
+        if not self._is_panel:
+            short = [(n_targets,), ()] if n_targets == 1 else [(n_targets,)]
+        if array.shape != self._shape and array.shape not in short:
+            expected = " or ".join(str(shape) for shape in [*short, self._shape])
+            targets = f"the targets {self._roles.targets}"
+            what = f"each of {n_series} series, {targets}" if self._is_panel else targets
+            raise DataError(
+                f"{self._owner}: update takes one observation of {what}: values of shape "
+                f"{expected}. Got {array.shape}: pass NaN for what was not observed, one row a call"
+            )
+        return array.reshape(self._shape)
 
-class _End(Panel):
-    """A panel that knows where its series end, and no rows before that."""
+    def _columns(self, kind: str, values: Any, names: list) -> np.ndarray | None:
+        if not names and values is None:
+            return None
+        if not names or values is None:
+            has = f"the {kind} covariates {names}" if names else f"no {kind} covariates"
+            raise DataError(
+                f"{self._owner}: the forecaster has {has}: pass {kind}= with their values of this "
+                f"row, NaN where not observed. Got {kind}={values!r}"
+            )
+        if isinstance(values, (dict, pd.Series)):
+            record = dict(values)
+            wrong = [f"lacks {name!r}" for name in names if name not in record]
+            wrong += [f"has {name!r} besides" for name in record if name not in names]
+            if wrong:
+                raise DataError(f"{self._owner}: {kind} must hold {names}, but {wrong[0]}")
+            values = [record[name] for name in names]
+        array = self._numbers(kind, values)
+        n_series, n = self._shape[0], len(names)
+        fits = [(n_series, n), (n,), *([(), (n_series,)] if n == 1 else [])]
+        if array.shape not in fits:
+            raise DataError(
+                f"{self._owner}: {kind} must hold {names}: shape {(n_series, n)}, or {(n,)} for "
+                f"all series. Got {array.shape}"
+            )
+        if array.size == n_series * n:  # those of each series, or of the one there is
+            return array.reshape(n_series, n)
+        return np.ascontiguousarray(np.broadcast_to(array, (n_series, n)))
 
-    def last(self, i: int) -> Any:
-        return super().last(i) if self.starts is None else self.starts[i]
+    def _numbers(self, what: str, values: Any) -> np.ndarray:
+        try:
+            array = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise DataError(f"{self._owner}: {what} must be numbers. Got {values!r}") from None
+        if np.isinf(array).any():
+            raise DataError(
+                f"{self._owner}: {what} holds an infinite value: pass NaN (not observed) or a "
+                f"number. Got {values!r}"
+            )
+        return array
 
-    def _check_before(self, *args: Any) -> None:
-        """Earlier rows are no error: covariates of the past are left aside."""
+    def _by_series(self, record: dict) -> np.ndarray:
+        """Values by series; those left out are not observed."""
+        array = np.full(self._shape, np.nan)
+        found = self._ids.get_indexer(list(record))
+        if (found < 0).any():
+            stranger = list(record)[int(np.argmax(found < 0))]
+            raise DataError(
+                f"{self._owner}: series {stranger!r} was not in the data passed to fit: leave it "
+                f"out, or fit on it first"
+            )
+        for place, (name, value) in zip(found, record.items(), strict=True):
+            one = self._numbers(f"the value of series {name!r}", value)
+            if one.shape != (self._shape[1],) and (one.shape != () or self._shape[1] != 1):
+                raise DataError(
+                    f"{self._owner}: series {name!r} must have {self._shape[1]} value(s), one a "
+                    f"target. Got shape {one.shape}"
+                )
+            array[place] = one
+        return array
 
-    def _check_gap(self, *args: Any) -> None:
-        pass
+    def _by_column(self, record: dict, past: Any, known: Any) -> tuple[Any, Any, Any]:
+        """One series: values by column, covariates among them; targets left out are not
+        observed.
+        """
+        roles = self._roles
+        every = [*roles.targets, *roles.past, *roles.known]
+        strange = [name for name in record if name not in every]
+        if strange:
+            raise DataError(f"{self._owner}: column {strange[0]!r} is none of {every}")
 
+        def chosen(given: Any, names: list) -> Any:
+            inside = {name: record[name] for name in names if name in record}
+            return inside if given is None and inside else given
 
-class _Ends:
-    """Stamps of the last rows, moved on when they are asked for.
-
-    Parameters
-    ----------
-    panel : Panel
-    """
-
-    def __init__(self, panel: Panel):
-        self._at = 0
-        self._stamps: pd.Index | None = None
-        if panel.calendar is None:
-            return
-        self._stamps = panel._as_given(pd.Index(panel.each(panel.last)))
-
-    def set(self, stamps: pd.Index, n_updates: int) -> None:
-        """Stamps of the last rows after ``n_updates`` updates, one a series."""
-        self._stamps, self._at = stamps, n_updates
-
-    def panel(self, panel: Panel, n_updates: int) -> Panel:
-        """A panel whose series end ``n_updates`` rows later."""
-        parts = {field.name: getattr(panel, field.name) for field in fields(Panel)}
-        every = np.arange(panel.n_series + 1)
-        parts["absent"] = None
-        if self._stamps is None:
-            parts["indptr"] = panel.indptr + n_updates * every
-            return _End(**parts)
-        if n_updates > self._at:
-            self._stamps = _later(panel, self._stamps, n_updates - self._at)
-            self._at = n_updates
-        parts["indptr"] = every
-        parts["starts"] = self._stamps
-        parts["stamps"] = None if panel.stamps is None else self._stamps
-        return _End(**parts)
-
-
-def _later(panel: Panel, stamps: pd.Index, n: int) -> pd.Index:
-    """The stamps ``n`` steps after each of ``stamps``."""
-    assert panel.calendar is not None
-    codes, unique = pd.factorize(stamps)
-    return panel._as_given(pd.Index([panel.calendar.at(stamp, n) for stamp in unique]))[codes]
+        targets = [record.get(name, np.nan) for name in roles.targets]
+        return targets, chosen(past, roles.past), chosen(known, roles.known)
 
 
 def _described(forecaster: Any) -> str:

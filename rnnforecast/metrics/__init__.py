@@ -23,8 +23,8 @@ from rnnforecast.metrics._scaled import (
     owa_from_scores,
     rmsse,
 )
-from rnnforecast.metrics._scorer import ForecastScorer
 from rnnforecast.metrics._scorers import (
+    ForecastScorer,
     get_scorer,
     mae_scorer,
     make_coverage_scorer,

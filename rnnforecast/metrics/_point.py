@@ -6,30 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from rnnforecast.metrics._arrays import (
-    Scores,
-    average_outputs,
-    check_pair,
-    check_weight,
-    observed_mean,
-)
+from rnnforecast.metrics._arrays import Scores, average_outputs, check_pair, check_weight
+from rnnforecast.metrics.terms import POINT_ERRORS, observed_mean, squared
 
-__all__ = ["mae", "mape", "mse", "r2", "rmse", "smape"]
+__all__ = ["mae", "mape", "mse", "point_means", "r2", "rmse", "smape"]
 
 
-def _prepare(metric: str, y_true: Any, y_pred: Any, sample_weight: Any):
-    """Truth, forecast, mask of the observed, weights: (rows, outputs) three times, (rows,)."""
+def point_means(metric: str, y_true: Any, y_pred: Any, sample_weight: Any = None) -> np.ndarray:
+    """Mean of the metric's term for each output, (outputs,), before any scale or root."""
     true, pred = check_pair(metric, y_true, y_pred)
     weight = check_weight(metric, sample_weight, len(true))
-    return true, pred, ~np.isnan(true), weight
+    return observed_mean(POINT_ERRORS[metric].term(true, pred), weight)
 
 
 def mae(
-    y_true: Any,
-    y_pred: Any,
-    *,
-    sample_weight: Any = None,
-    multioutput: str = "uniform_average",
+    y_true: Any, y_pred: Any, *, sample_weight: Any = None, multioutput: str = "uniform_average"
 ) -> Scores:
     """Mean absolute error.
 
@@ -60,16 +51,11 @@ def mae(
     >>> mae([1.0, 2.0, float("nan")], [1.5, 2.0, 9.0])
     0.25
     """
-    true, pred, observed, weight = _prepare("mae", y_true, y_pred, sample_weight)
-    return average_outputs("mae", observed_mean(np.abs(true - pred), observed, weight), multioutput)
+    return average_outputs("mae", point_means("mae", y_true, y_pred, sample_weight), multioutput)
 
 
 def mse(
-    y_true: Any,
-    y_pred: Any,
-    *,
-    sample_weight: Any = None,
-    multioutput: str = "uniform_average",
+    y_true: Any, y_pred: Any, *, sample_weight: Any = None, multioutput: str = "uniform_average"
 ) -> Scores:
     """Mean squared error.
 
@@ -93,16 +79,11 @@ def mse(
     >>> mse([1.0, 2.0], [1.5, 2.0])
     0.125
     """
-    true, pred, observed, weight = _prepare("mse", y_true, y_pred, sample_weight)
-    return average_outputs("mse", observed_mean((true - pred) ** 2, observed, weight), multioutput)
+    return average_outputs("mse", point_means("mse", y_true, y_pred, sample_weight), multioutput)
 
 
 def rmse(
-    y_true: Any,
-    y_pred: Any,
-    *,
-    sample_weight: Any = None,
-    multioutput: str = "uniform_average",
+    y_true: Any, y_pred: Any, *, sample_weight: Any = None, multioutput: str = "uniform_average"
 ) -> Scores:
     """Root mean squared error, of each target by itself and then averaged.
 
@@ -126,17 +107,12 @@ def rmse(
     >>> rmse([1.0, 2.0], [4.0, 6.0])
     3.5355339059327378
     """
-    true, pred, observed, weight = _prepare("rmse", y_true, y_pred, sample_weight)
-    scores = np.sqrt(observed_mean((true - pred) ** 2, observed, weight))
+    scores = np.sqrt(point_means("rmse", y_true, y_pred, sample_weight))
     return average_outputs("rmse", scores, multioutput)
 
 
 def mape(
-    y_true: Any,
-    y_pred: Any,
-    *,
-    sample_weight: Any = None,
-    multioutput: str = "uniform_average",
+    y_true: Any, y_pred: Any, *, sample_weight: Any = None, multioutput: str = "uniform_average"
 ) -> Scores:
     """Mean absolute percentage error, in percent.
 
@@ -167,18 +143,11 @@ def mape(
     >>> mape([10.0, 20.0], [11.0, 18.0])
     10.0
     """
-    true, pred, observed, weight = _prepare("mape", y_true, y_pred, sample_weight)
-    size = np.maximum(np.abs(np.where(observed, true, 1.0)), np.finfo(np.float64).eps)
-    scores = 100.0 * observed_mean(np.abs(true - pred) / size, observed, weight)
-    return average_outputs("mape", scores, multioutput)
+    return average_outputs("mape", point_means("mape", y_true, y_pred, sample_weight), multioutput)
 
 
 def smape(
-    y_true: Any,
-    y_pred: Any,
-    *,
-    sample_weight: Any = None,
-    multioutput: str = "uniform_average",
+    y_true: Any, y_pred: Any, *, sample_weight: Any = None, multioutput: str = "uniform_average"
 ) -> Scores:
     """Symmetric mean absolute percentage error of the M4 competition, from 0 to 200 percent.
 
@@ -210,18 +179,13 @@ def smape(
     >>> smape([10.0, 0.0, 1.0], [30.0, 0.0, -1.0])
     100.0
     """
-    true, pred, observed, weight = _prepare("smape", y_true, y_pred, sample_weight)
-    size = np.abs(true) + np.abs(pred)
-    ratio = np.divide(np.abs(true - pred), size, out=np.zeros_like(size), where=size > 0)
-    return average_outputs("smape", 200.0 * observed_mean(ratio, observed, weight), multioutput)
+    return average_outputs(
+        "smape", point_means("smape", y_true, y_pred, sample_weight), multioutput
+    )
 
 
 def r2(
-    y_true: Any,
-    y_pred: Any,
-    *,
-    sample_weight: Any = None,
-    multioutput: str = "uniform_average",
+    y_true: Any, y_pred: Any, *, sample_weight: Any = None, multioutput: str = "uniform_average"
 ) -> Scores:
     """Coefficient of determination over what was observed.
 
@@ -248,14 +212,15 @@ def r2(
     >>> r2([1.0, 2.0, float("nan"), 3.0], [1.0, 2.0, 7.0, 2.0])
     0.5
     """
-    true, pred, observed, weight = _prepare("r2", y_true, y_pred, sample_weight)
-    centre = observed_mean(true, observed, weight)
-    residual = observed_mean((true - pred) ** 2, observed, weight)
-    spread = observed_mean((true - centre) ** 2, observed, weight)
+    true, pred = check_pair("r2", y_true, y_pred)
+    weight = check_weight("r2", sample_weight, len(true))
+    residual = observed_mean(squared(true, pred), weight)
+    spread = observed_mean(squared(true, observed_mean(true, weight)), weight)
     # a constant truth is seen by its range: its centred sum may be rounding noise above zero
-    top = np.where(observed, true, -np.inf).max(axis=0)
-    varies = (np.where(observed, true, np.inf).min(axis=0) < top) & (spread > 0)
+    seen = ~np.isnan(true)
+    top = np.where(seen, true, -np.inf).max(axis=0)
+    varies = (np.where(seen, true, np.inf).min(axis=0) < top) & (spread > 0)
     ratio = np.divide(residual, spread, out=np.ones_like(spread), where=varies)
     scores = np.where(varies, 1.0 - ratio, np.where(residual == 0, 1.0, 0.0))
-    scores[observed.sum(axis=0) < 2] = np.nan
+    scores[seen.sum(axis=0) < 2] = np.nan
     return average_outputs("r2", scores, multioutput)

@@ -2,68 +2,39 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rnnforecast._validation import check_real
+from rnnforecast._validation import check_real, quantiles_in_order
 from rnnforecast.exceptions import DataError
-from rnnforecast.metrics._arrays import (
-    Scores,
-    average_outputs,
-    check_pair,
-    check_weight,
-    observed_mean,
-    to_rows,
-)
-from rnnforecast.metrics._scaled import by_series, naive_scale
-
-__all__ = [
-    "coverage",
-    "coverage_error",
-    "interval_score",
-    "interval_width",
-    "pinball_loss",
-    "scaled_pinball_loss",
-]
+from rnnforecast.metrics._arrays import Scores, average_outputs, check_pair, check_weight, to_rows
+from rnnforecast.metrics._scaled import scaled
+from rnnforecast.metrics.terms import inside, observed_mean, pinball, winkler
 
 
-def _levels(metric: str, quantile: Any) -> np.ndarray:
-    levels = np.atleast_1d(np.asarray(quantile, dtype=np.float64))
-    if levels.ndim != 1 or not ((levels > 0) & (levels < 1)).all():
-        raise DataError(
-            f"{metric}: quantile must be one number or a list of numbers strictly between 0 and 1. "
-            f"Got {quantile!r}"
-        )
-    return levels
-
-
-def _from_columns(metric: str, y_true: Any, y_pred: pd.DataFrame) -> tuple[np.ndarray, list]:
-    """Values (n, targets, quantiles) and levels of a frame with columns (target, quantile)."""
-    levels = list(dict.fromkeys(y_pred.columns.get_level_values(-1)))
-    targets = list(dict.fromkeys(y_pred.columns.droplevel(-1)))
+def _with_levels(metric: str, y_true: Any, y_pred: Any, quantile: Any) -> tuple[Any, Any]:
+    """The forecast and its levels, which the columns (target, quantile) of a frame say."""
+    if quantile is not None:
+        return y_pred, quantiles_in_order(metric, np.atleast_1d(quantile))
+    if not (isinstance(y_pred, pd.DataFrame) and y_pred.columns.nlevels == 2):
+        raise DataError(f"{metric}: name the quantile(s) that y_pred holds with quantile=")
+    targets, levels = y_pred.columns.unique(0), y_pred.columns.unique(1)
     if isinstance(y_true, pd.DataFrame) and set(y_true.columns) == set(targets):
-        targets = list(y_true.columns)
+        targets = y_true.columns
     wanted = [(target, level) for target in targets for level in levels]
     if len(wanted) != y_pred.shape[1]:
         raise DataError(f"{metric}: every target of y_pred must have the same quantiles")
-    return y_pred[wanted].to_numpy().reshape(len(y_pred), len(targets), len(levels)), levels
+    return y_pred[wanted], quantiles_in_order(metric, levels)
 
 
-def _pinball_by_output(
-    metric: str, y_true: Any, y_pred: Any, quantile: Any, sample_weight: Any
+def _pinball_means(
+    metric: str, y_true: Any, y_pred: Any, levels: tuple[float, ...], sample_weight: Any = None
 ) -> np.ndarray:
-    """Pinball loss averaged over rows and quantiles, (targets,)."""
+    """Pinball loss averaged over rows and levels, (targets,)."""
     true = to_rows(metric, "y_true", y_true)
-    values = y_pred
-    if isinstance(y_pred, pd.DataFrame) and y_pred.columns.nlevels == 2 and quantile is None:
-        values, quantile = _from_columns(metric, y_true, y_pred)
-    if quantile is None:
-        raise DataError(f"{metric}: name the quantile(s) that y_pred holds with quantile=")
-    levels = _levels(metric, quantile)
-    values = np.asarray(values, dtype=np.float64)
+    values = np.asarray(y_pred, dtype=np.float64)
     if values.size != true.size * len(levels) or values.shape[0] != np.shape(y_true)[0]:
         raise DataError(
             f"{metric}: y_true of shape {np.shape(y_true)} and {len(levels)} quantiles need y_pred "
@@ -71,15 +42,10 @@ def _pinball_by_output(
         )
     values = values.reshape(*true.shape, len(levels))
     weight = check_weight(metric, sample_weight, len(true))
-    loss = np.zeros(true.shape[1])
-    for position, level in enumerate(levels):
-        _, pred = check_pair(metric, true, values[..., position])
-        error = true - pred
-        # Koenker & Bassett 1978: the check function
-        loss += observed_mean(
-            np.maximum(level * error, (level - 1) * error), ~np.isnan(true), weight
-        )
-    return loss / len(levels)
+    losses = [
+        pinball(*check_pair(metric, true, values[..., k]), level) for k, level in enumerate(levels)
+    ]
+    return observed_mean(np.mean(losses, axis=0), weight)
 
 
 def pinball_loss(
@@ -127,7 +93,8 @@ def pinball_loss(
     >>> pinball_loss([1.0, 2.0], [[0.0, 2.0], [2.0, 2.0]], [0.25, 0.75])
     0.125
     """
-    scores = _pinball_by_output("pinball_loss", y_true, y_pred, quantile, sample_weight)
+    y_pred, levels = _with_levels("pinball_loss", y_true, y_pred, quantile)
+    scores = _pinball_means("pinball_loss", y_true, y_pred, levels, sample_weight)
     return average_outputs("pinball_loss", scores, multioutput)
 
 
@@ -170,27 +137,15 @@ def scaled_pinball_loss(
     >>> scaled_pinball_loss([1.0, 2.0], [2.0, 2.0], [0.0, 2.0, 4.0], 0.75)
     0.0625
     """
-    if isinstance(y_train, (pd.Series, pd.DataFrame)) and isinstance(y_train.index, pd.MultiIndex):
-        values: Any = y_pred
-        if isinstance(y_pred, pd.DataFrame) and y_pred.columns.nlevels == 2 and quantile is None:
-            if isinstance(y_pred.index, pd.MultiIndex):
-                y_pred = y_pred.reindex(y_true.index)
-            values, quantile = _from_columns("scaled_pinball_loss", y_true, y_pred)
-        metric = partial(
-            scaled_pinball_loss,
-            quantile=quantile,
-            seasonality=seasonality,
-            multioutput=multioutput,
-        )
-        return by_series(metric, y_true, values, y_train)
-    scores = _pinball_by_output("scaled_pinball_loss", y_true, y_pred, quantile, None)
-    scale = naive_scale(y_train, seasonality=seasonality, metric="scaled_pinball_loss")
-    if len(scale) != len(scores):
-        raise DataError(
-            f"scaled_pinball_loss: y_true has {len(scores)} targets and y_train {len(scale)}: they "
-            f"must agree"
-        )
-    return average_outputs("scaled_pinball_loss", scores / scale, multioutput)
+    y_pred, levels = _with_levels("scaled_pinball_loss", y_true, y_pred, quantile)
+
+    def means(true: Any, pred: Any) -> np.ndarray:
+        return _pinball_means("scaled_pinball_loss", true, pred, levels)
+
+    return scaled(
+        "scaled_pinball_loss", means, y_true, y_pred, y_train,
+        seasonality=seasonality, multioutput=multioutput,
+    )  # fmt: skip
 
 
 def _bounds(metric: str, y_true: Any, lower: Any, upper: Any):
@@ -236,9 +191,7 @@ def coverage(
     0.75
     """
     true, low, high = _bounds("coverage", y_true, lower, upper)
-    inside = (true >= low) & (true <= high)
-    scores = observed_mean(inside.astype(np.float64), ~np.isnan(true))
-    return average_outputs("coverage", scores, multioutput)
+    return average_outputs("coverage", observed_mean(inside(true, low, high)), multioutput)
 
 
 def coverage_error(
@@ -310,10 +263,9 @@ def interval_width(lower: Any, upper: Any, *, multioutput: str = "uniform_averag
             f"interval_width: lower and upper must have the same shape: got {np.shape(lower)} and "
             f"{np.shape(upper)}"
         )
-    width = high - low
-    if (width < 0).any():
+    if (high < low).any():
         raise DataError("interval_width: lower is above upper: are the two swapped?")
-    return average_outputs("interval_width", observed_mean(width, ~np.isnan(width)), multioutput)
+    return average_outputs("interval_width", observed_mean(high - low), multioutput)
 
 
 def interval_score(
@@ -356,7 +308,5 @@ def interval_score(
     """
     check_real("interval_score", "nominal", nominal, 0.0, 1.0, closed="neither")
     true, low, high = _bounds("interval_score", y_true, lower, upper)
-    outside = np.maximum(low - true, 0.0) + np.maximum(true - high, 0.0)
-    # Gneiting & Raftery 2007, eq. 43 with alpha = 1 - nominal
-    score = (high - low) + 2.0 / (1.0 - nominal) * outside
-    return average_outputs("interval_score", observed_mean(score, ~np.isnan(true)), multioutput)
+    scores = observed_mean(winkler(true, low, high, nominal))
+    return average_outputs("interval_score", scores, multioutput)

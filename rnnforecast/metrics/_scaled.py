@@ -12,17 +12,11 @@ import pandas as pd
 from rnnforecast._validation import check_int
 from rnnforecast.data.calendar import infer_calendar
 from rnnforecast.exceptions import DataError
-from rnnforecast.metrics._arrays import (
-    Scores,
-    average_outputs,
-    check_pair,
-    observed_mean,
-    quiet_nanmean,
-    to_rows,
-)
-from rnnforecast.metrics._point import smape
+from rnnforecast.metrics._arrays import Scores, average_outputs, is_panel, to_rows
+from rnnforecast.metrics._point import point_means, smape
+from rnnforecast.metrics.terms import POINT_ERRORS, observed_mean
 
-__all__ = ["by_series", "mase", "naive_scale", "owa", "owa_from_scores", "rmsse"]
+__all__ = ["by_series", "mase", "naive_scale", "owa", "owa_from_scores", "rmsse", "scaled"]
 
 
 def naive_scale(
@@ -59,53 +53,78 @@ def naive_scale(
     array([1.])
     """
     check_int(metric, "seasonality", seasonality)
-    train = to_rows(metric, "y_train", y_train)
-    if isinstance(y_train, (pd.Series, pd.DataFrame)):
-        train = _on_grid(train, y_train.index)
-    if len(train) <= seasonality:
+    train = _on_grid(metric, y_train)
+    _check_length(metric, "y_train", len(train), seasonality)
+    return _mean_change(train, seasonality, power)
+
+
+def _check_length(metric: str, data: str, n_rows: int, seasonality: int) -> None:
+    if n_rows <= seasonality:
         raise DataError(
-            f"{metric}: y_train has {len(train)} rows; seasonality {seasonality} needs at least "
+            f"{metric}: {data} has {n_rows} rows; seasonality {seasonality} needs at least "
             f"{seasonality + 1}: use a shorter seasonality or more training data"
         )
-    change = np.abs(train[seasonality:] - train[:-seasonality]) ** power
-    scale = observed_mean(change, ~np.isnan(change))
+
+
+def _mean_change(train: np.ndarray, seasonality: int, power: int) -> np.ndarray:
+    """Naive scale of rows on their grid, (targets,); NaN where it is zero or no pair was seen."""
+    scale = observed_mean(np.abs(train[seasonality:] - train[:-seasonality]) ** power)
     return np.where(scale > 0, scale, np.nan)
 
 
-def _on_grid(train: np.ndarray, index: pd.Index) -> np.ndarray:
+def _on_grid(metric: str, y_train: Any) -> np.ndarray:
     """Rows in order of time, with NaN rows in the gaps of a regular calendar, (steps, targets)."""
+    train = to_rows(metric, "y_train", y_train)
+    index = getattr(y_train, "index", None)
     if not isinstance(index, (pd.DatetimeIndex, pd.PeriodIndex)):
         return train
     order = np.argsort(index.asi8, kind="stable")
-    index = index[order]
+    train, index = train[order], index[order]
     distance = np.diff(index.asi8)
     if len(distance) < 2 or not distance.all() or (distance == distance[0]).all():
-        return train[order]
+        return train
     calendar = infer_calendar(index)
     if calendar.own_grid:
-        return train[order]
+        return train
     steps = calendar.steps(index[0], index)
     grid = np.full((int(steps[-1]) + 1, train.shape[1]), np.nan)
-    grid[steps] = train[order]
+    grid[steps] = train
     return grid
 
 
-def _is_panel(data: Any) -> bool:
-    return isinstance(data, (pd.Series, pd.DataFrame)) and isinstance(data.index, pd.MultiIndex)
+def scaled(
+    metric: str,
+    means: Callable[[Any, Any], np.ndarray],
+    y_true: Any,
+    y_pred: Any,
+    y_train: Any,
+    *,
+    seasonality: int,
+    multioutput: str,
+    power: int = 1,
+) -> Any:
+    """``means(y_true, y_pred)``, (targets,), over the naive scale; series by series in a panel."""
+    check_int(metric, "seasonality", seasonality)
+    panel = is_panel(y_true) or is_panel(y_train)
 
+    def score(true: Any, pred: Any, train: Any) -> Scores:
+        error, rows = means(true, pred), _on_grid(metric, train)
+        if not panel:
+            _check_length(metric, "y_train", len(rows), seasonality)
+        if rows.shape[1] != len(error):
+            raise DataError(
+                f"{metric}: y_true has {len(error)} targets and y_train {rows.shape[1]}: they must "
+                f"agree"
+            )
+        scores = error / _mean_change(rows, seasonality, power)
+        return average_outputs(metric, np.sqrt(scores) if power == 2 else scores, multioutput)
 
-def _scaled_error(
-    metric: str, y_true: Any, y_pred: Any, y_train: Any, seasonality: int, power: int
-) -> np.ndarray:
-    """Mean error to the given power over its naive scale, (targets,)."""
-    true, pred = check_pair(metric, y_true, y_pred)
-    scale = naive_scale(y_train, seasonality=seasonality, power=power, metric=metric)
-    if len(scale) != true.shape[1]:
-        raise DataError(
-            f"{metric}: y_true has {true.shape[1]} targets and y_train "
-            f"{len(scale)}: they must agree"
-        )
-    return observed_mean(np.abs(true - pred) ** power, ~np.isnan(true)) / scale
+    if not panel:
+        return score(y_true, y_pred, y_train)
+    if is_panel(y_train):  # shorter series are left out of the mean, but not all of them
+        longest = int(y_train.index.droplevel(-1).value_counts().max())
+        _check_length(metric, "the longest series of y_train", longest, seasonality)
+    return by_series(score, y_true, y_pred, y_train)
 
 
 def mase(
@@ -139,12 +158,12 @@ def mase(
     float, or ndarray of shape (targets,)
         Below 1 where the forecast beats the naive forecast's one-season-ahead error in training.
         NaN where nothing was observed or the training data are constant; means leave such targets
-        and series out.
+        and series out, and series of a panel that are no longer than one season.
 
     Raises
     ------
     DataError
-        If shapes differ, the seasonality is not a positive integer, the training data are no longer
+        If shapes differ, the seasonality is not a positive integer, no training series is longer
         than one season, or a series has no training data.
 
     Notes
@@ -157,11 +176,10 @@ def mase(
     >>> mase([5.0, 6.0], [5.0, 5.0], y_train=[1.0, 2.0, 4.0, 4.0])
     0.5
     """
-    if _is_panel(y_train) or _is_panel(y_true):
-        metric = partial(mase, seasonality=seasonality, multioutput=multioutput)
-        return by_series(metric, y_true, y_pred, y_train)
-    scores = _scaled_error("mase", y_true, y_pred, y_train, seasonality, power=1)
-    return average_outputs("mase", scores, multioutput)
+    return scaled(
+        "mase", partial(point_means, "mase"), y_true, y_pred, y_train,
+        seasonality=seasonality, multioutput=multioutput, power=POINT_ERRORS["mase"].power,
+    )  # fmt: skip
 
 
 def rmsse(
@@ -199,11 +217,10 @@ def rmsse(
     >>> rmsse([5.0, 6.0], [5.0, 4.0], y_train=[1.0, 2.0, 3.0])
     1.4142135623730951
     """
-    if _is_panel(y_train) or _is_panel(y_true):
-        metric = partial(rmsse, seasonality=seasonality, multioutput=multioutput)
-        return by_series(metric, y_true, y_pred, y_train)
-    scores = np.sqrt(_scaled_error("rmsse", y_true, y_pred, y_train, seasonality, power=2))
-    return average_outputs("rmsse", scores, multioutput)
+    return scaled(
+        "rmsse", partial(point_means, "rmsse"), y_true, y_pred, y_train,
+        seasonality=seasonality, multioutput=multioutput, power=POINT_ERRORS["rmsse"].power,
+    )  # fmt: skip
 
 
 def owa(y_true: Any, y_pred: Any, y_naive: Any, y_train: Any, *, seasonality: int = 1) -> float:
@@ -235,13 +252,9 @@ def owa(y_true: Any, y_pred: Any, y_naive: Any, y_train: Any, *, seasonality: in
     0.0
     """
     scores: list[float] = []
-    for forecast in (y_pred, y_naive):
-        if _is_panel(y_true):
-            symmetric = by_series(smape, y_true, forecast)
-        else:
-            symmetric = smape(y_true, forecast)
-        scaled = mase(y_true, forecast, y_train, seasonality=seasonality)
-        scores += [float(symmetric), float(scaled)]
+    for pred in (y_pred, y_naive):
+        percent = by_series(smape, y_true, pred) if is_panel(y_true) else smape(y_true, pred)
+        scores += [float(percent), float(mase(y_true, pred, y_train, seasonality=seasonality))]
     return owa_from_scores(*scores)
 
 
@@ -332,57 +345,44 @@ def by_series(
     b    2.0
     dtype: float64
     """
-    if not _is_panel(y_true):
-        raise DataError(
-            f"by_series: y_true must be a Series or DataFrame with a MultiIndex (series, time). "
-            f"Got {type(y_true).__name__}"
-        )
-    true = y_true.to_numpy(dtype=np.float64, na_value=np.nan)
-    pred = _aligned(y_true, y_pred)
-    train = None if y_train is None else _rows_of_series("y_train", y_train)
-    scores: dict[Any, Any] = {}
-    for key, rows in _rows_of_series("y_true", y_true).items():
-        arguments = [true[rows], pred[rows]]
-        if train is not None and y_train is not None:
-            if key not in train:
-                raise DataError(f"by_series: series {key!r} of y_true is not in y_train")
-            part = y_train.iloc[train[key]]
-            arguments.append(part.set_axis(part.index.get_level_values(-1)).sort_index())
-        scores[key] = metric(*arguments)
-    values = np.asarray(list(scores.values()), dtype=np.float64)
+    names, groups = _rows_of_series("y_true", y_true)
+    true, pred = y_true.to_numpy(dtype=np.float64, na_value=np.nan), _aligned(y_true, y_pred)
+    parts: list[tuple] = [(true[rows], pred[rows]) for rows in groups]
+    if y_train is not None:
+        known, train_rows = _rows_of_series("y_train", y_train)
+        place = known.get_indexer(names)
+        if (place < 0).any():
+            lost = names[place < 0].tolist()[0]
+            raise DataError(f"by_series: series {lost!r} of y_true is not in y_train")
+        train = [y_train.iloc[train_rows[k]] for k in place]
+        past = [rows.set_axis(rows.index.get_level_values(-1)).sort_index() for rows in train]
+        parts = [(*part, rows) for part, rows in zip(parts, past, strict=True)]
+    values = np.asarray([metric(*part) for part in parts], dtype=np.float64)
     if average:
-        mean = quiet_nanmean(values)
+        mean = observed_mean(values)
         return float(mean) if np.ndim(mean) == 0 else mean
-    return _labelled(values, scores, y_true)
-
-
-def _labelled(values: np.ndarray, scores: dict, y_true: Any) -> pd.Series | pd.DataFrame:
-    names = list(y_true.index.names[:-1])
-    if len(names) == 1:
-        index = pd.Index(list(scores), name=names[0])
-    else:
-        index = pd.MultiIndex.from_tuples(list(scores), names=names)
     if values.ndim == 1:
-        return pd.Series(values, index=index)
-    return pd.DataFrame(values, index=index, columns=getattr(y_true, "columns", None))
+        return pd.Series(values, index=names)
+    return pd.DataFrame(values, index=names, columns=getattr(y_true, "columns", None))
 
 
-def _rows_of_series(name: str, data: Any) -> dict[Any, np.ndarray]:
-    """Row numbers of each series, in order of appearance."""
-    if not _is_panel(data):
+def _rows_of_series(name: str, data: Any) -> tuple[pd.Index, list[np.ndarray]]:
+    """Names of the series in order of appearance, and the row numbers of each."""
+    if not is_panel(data):
         raise DataError(
-            f"by_series: {name} must have a MultiIndex (series, time) as y_true has. Got "
-            f"{type(data).__name__}"
+            f"by_series: {name} must be a Series or DataFrame with a MultiIndex (series, time). "
+            f"Got {type(data).__name__}"
         )
-    codes, keys = pd.factorize(data.index.droplevel(-1))
+    series = data.index.droplevel(-1)
+    names = series.unique()
+    codes = names.get_indexer(series)
     order = np.argsort(codes, kind="stable")
-    bounds = np.cumsum(np.bincount(codes, minlength=len(keys)))[:-1]
-    return dict(zip(keys, np.split(order, bounds)))
+    return names, np.split(order, np.cumsum(np.bincount(codes, minlength=len(names)))[:-1])
 
 
 def _aligned(y_true: Any, y_pred: Any) -> np.ndarray:
     """Forecast values in the order of the truth's rows."""
-    if _is_panel(y_pred) and not y_pred.index.equals(y_true.index):
+    if is_panel(y_pred) and not y_pred.index.equals(y_true.index):
         missing = len(y_true.index.difference(y_pred.index))
         if missing or y_pred.index.has_duplicates or len(y_pred) != len(y_true):
             raise DataError(

@@ -2,34 +2,202 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
+import numpy as np
+import pandas as pd
+from sklearn import get_config
+from sklearn.utils.metadata_routing import MetadataRequest
+
 from rnnforecast._validation import check_choice, check_int, check_quantiles, check_real
+from rnnforecast.data.frames import Table, read_table
+from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
 from rnnforecast.metrics import _point, _probabilistic, _scaled
-from rnnforecast.metrics._scorer import ForecastScorer
-
-__all__ = [
-    "get_scorer",
-    "mae_scorer",
-    "make_coverage_scorer",
-    "make_interval_scorer",
-    "make_mase_scorer",
-    "make_pinball_scorer",
-    "make_rmsse_scorer",
-    "make_scorer",
-    "mape_scorer",
-    "mase_scorer",
-    "mse_scorer",
-    "pinball_scorer",
-    "r2_scorer",
-    "rmse_scorer",
-    "rmsse_scorer",
-    "smape_scorer",
-]
+from rnnforecast.metrics._arrays import to_rows
+from rnnforecast.metrics.wrappers import Unwrapped, interval_of, quantiles_of
 
 _NEEDS = ("prediction", "history", "quantiles", "interval")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ForecastScorer:
+    """A metric as a scorer: ``scorer(estimator, X, y=None)``, the greater the better.
+
+    Make one with `make_scorer`.
+
+    Parameters
+    ----------
+    metric, needs, greater_is_better, seasonality, quantiles, coverage
+        As in `make_scorer`.
+    weight_alias : bool, str or None, default=None
+        As ``sample_weight`` of `set_score_request`.
+
+    Notes
+    -----
+    **Without y** the truth is read from X: its columns named ``target_names_`` by the fitted
+    forecaster, which is looked for inside Pipeline, TransformedTargetRegressor and searches. A
+    Pipeline that changes the target column of X also changes what its forecaster predicts, so the
+    rows of X pass through the same fitted steps before the truth is read from them: both sides are
+    then in the units after the steps. In a search over different scalers use a score without units
+    (`mase_scorer`, `rmsse_scorer`, `r2_scorer`), as MAE and RMSE of differently scaled data do not
+    compare.
+
+    **Scaled errors** take their scale from ``forecaster.history()``, the targets it was fitted on,
+    series by series for a panel; a TransformedTargetRegressor's history is transformed back. The
+    seasonality is the scorer's, else the one that the calendar or the autocorrelation of that
+    history tells (`rnnforecast.data.seasonality.choose_seasonality`): a matter of the data, so that
+    candidates of a search, whatever season they use, are measured on one scale.
+    """
+
+    metric: Callable[..., Any]
+    _: KW_ONLY
+    needs: str = "prediction"
+    greater_is_better: bool = False
+    seasonality: int | None = None
+    quantiles: Any = None
+    coverage: Any = None
+    weight_alias: Any = None
+
+    def __call__(
+        self, estimator: Any, X: Any, y: Any = None, *, sample_weight: Any = None
+    ) -> float:
+        """Score the forecast of the rows of X.
+
+        Parameters
+        ----------
+        estimator : fitted estimator
+            A forecaster, or a Pipeline, search or other wrapper around one.
+        X : array-like, shape (n, columns)
+            Rows to forecast.
+        y : array-like, shape (n,) or (n, targets), default=None
+            Truth; None reads it from the target columns of X.
+        sample_weight : array-like, shape (n,), default=None
+            Weights of the rows, for metrics that take them.
+
+        Returns
+        -------
+        float
+            The greater the better: errors are negated.
+
+        Raises
+        ------
+        DataError
+            If the truth cannot be found or the metric's needs are not met.
+        """
+        if sample_weight is not None and not self._accept_sample_weight():
+            raise DataError(f"{self!r} takes no sample_weight")
+        options = {} if sample_weight is None else {"sample_weight": sample_weight}
+        if self.needs == "interval":
+            forecast: tuple = (*interval_of(estimator, X, self.coverage), self.coverage)
+        elif self.needs == "quantiles":
+            forecast = (quantiles_of(estimator, X, self.quantiles), self.quantiles)
+        else:
+            forecast = (np.asarray(estimator.predict(X)),)
+        true = _truth(estimator, X, y)
+        if self.needs == "history":
+            found = Unwrapped(estimator, X, ensemble=True)
+            history = found.history()
+            true, forecast = _with_series(true, found, history), (*forecast, history)
+            season = self.seasonality or choose_seasonality(found.forecaster.panel_)
+            options["seasonality"] = season
+        value = float(self.metric(true, *forecast, **options))
+        return value if self.greater_is_better else -value
+
+    def _accept_sample_weight(self) -> bool:
+        """What scikit-learn asks when metadata routing is off."""
+        return "sample_weight" in inspect.signature(self.metric).parameters
+
+    def set_score_request(self, *, sample_weight: Any = None) -> ForecastScorer:
+        """Say what metadata the scorer wants, for scikit-learn's metadata routing.
+
+        Parameters
+        ----------
+        sample_weight : bool, str or None, default=None
+            True asks for it, False ignores it, None raises if it is passed, a string is its alias.
+
+        Returns
+        -------
+        ForecastScorer
+            A changed copy: the scorers of this module are shared and stay as they are.
+
+        Raises
+        ------
+        RuntimeError
+            If metadata routing is off.
+        """
+        if not get_config().get("enable_metadata_routing"):
+            raise RuntimeError(
+                "set_score_request needs sklearn.set_config(enable_metadata_routing=True)"
+            )
+        return replace(self, weight_alias=sample_weight)
+
+    def get_metadata_routing(self) -> MetadataRequest:
+        """What metadata the scorer requests: a part of scikit-learn's protocol."""
+        request = MetadataRequest(owner=repr(self))
+        if self._accept_sample_weight():
+            request.score.add_request(param="sample_weight", alias=self.weight_alias)
+        return request
+
+    def __repr__(self) -> str:
+        parts = [getattr(self.metric, "__name__", repr(self.metric))]
+        if self.needs != "prediction":
+            parts.append(f"needs={self.needs!r}")
+        if self.greater_is_better:
+            parts.append("greater_is_better=True")
+        for name in ("seasonality", "quantiles", "coverage"):
+            if getattr(self, name) is not None:
+                parts.append(f"{name}={getattr(self, name)!r}")
+        return f"make_scorer({', '.join(parts)})"
+
+
+def _truth(estimator: Any, X: Any, y: Any) -> Any:
+    """The truth: y, or the target columns of X after the steps of the pipelines."""
+    if y is not None:
+        return y
+    found = Unwrapped(estimator, X, ensemble=True)
+    name = type(found.forecaster).__name__
+    targets = getattr(found.forecaster, "target_names_", None)
+    if targets is None:
+        raise DataError(
+            f"{name} has no target_names_, so the truth cannot be read from X: pass y to the scorer"
+        )
+    table = _table(found)
+    frame, names = table.frame, getattr(found.forecaster, "feature_names_in_", None)
+    if table.is_array and names is not None and len(names) == frame.shape[1]:
+        frame = frame.set_axis(list(names), axis=1)
+    missing = [target for target in targets if target not in frame.columns]
+    if missing:
+        raise DataError(
+            f"the truth {missing[0]!r} is not among the columns of X ({list(frame.columns)[:8]}): "
+            f"{name} was fitted with y, so pass y to the scorer too"
+        )
+    return frame[list(targets)]
+
+
+def _table(found: Unwrapped) -> Table:
+    forecaster = found.forecaster
+    series_id, time = (getattr(forecaster, name, None) for name in ("series_id", "time"))
+    return read_table(type(forecaster).__name__, found.X, series_id, time)
+
+
+def _with_series(true: Any, found: Unwrapped, history: pd.DataFrame) -> pd.DataFrame:
+    """The truth as a frame, its rows labelled (series, row) where the history is a panel's."""
+    frame = pd.DataFrame(to_rows("scorer", "y_true", true))
+    if not isinstance(history.index, pd.MultiIndex):
+        return frame
+    keys = _table(found).keys
+    if keys.series is None:
+        raise DataError(
+            "the forecaster knows several series, but the rows of X do not say theirs: keep the "
+            "MultiIndex (series, time), or the series_id column"
+        )
+    ids = keys.ids[keys.series]
+    levels = [ids.get_level_values(i) for i in range(ids.nlevels)]
+    return frame.set_axis(pd.MultiIndex.from_arrays([*levels, np.arange(len(frame))]))
 
 
 def make_scorer(
@@ -55,7 +223,7 @@ def make_scorer(
     greater_is_better : bool, default=False
         False negates the metric, so that a search minimises it.
     seasonality : int, default=None
-        For "history": the seasonal step. None takes the forecaster's ``seasonality_``, else 1.
+        For "history": the seasonal step; None chooses it as `make_mase_scorer` does.
     quantiles : float or sequence of float, default=None
         For "quantiles": the levels.
     coverage : float, default=None
@@ -102,9 +270,8 @@ def make_mase_scorer(seasonality: int | None = None) -> ForecastScorer:
     Parameters
     ----------
     seasonality : int, default=None
-        Steps of the naive forecast that sets the scale. Name it in a search over seasonalities, so
-        that every candidate is measured by the same scale. None takes the forecaster's
-        ``seasonality_``, else 1.
+        Steps of the naive forecast that sets the scale; None chooses them from the history that
+        the forecaster was fitted on, by its calendar or else its autocorrelation.
 
     Returns
     -------
@@ -128,7 +295,7 @@ def make_rmsse_scorer(seasonality: int | None = None) -> ForecastScorer:
 
     Parameters
     ----------
-    seasonality : int, default=None
+    seasonality
         As in `make_mase_scorer`.
 
     Returns
@@ -228,29 +395,21 @@ def make_interval_scorer(coverage: float = 0.9) -> ForecastScorer:
     return make_scorer(_probabilistic.interval_score, needs="interval", coverage=coverage)
 
 
-mae_scorer = make_scorer(_point.mae)
-mse_scorer = make_scorer(_point.mse)
-rmse_scorer = make_scorer(_point.rmse)
-mape_scorer = make_scorer(_point.mape)
-smape_scorer = make_scorer(_point.smape)
-r2_scorer = make_scorer(_point.r2, greater_is_better=True)
-mase_scorer = make_mase_scorer()
-rmsse_scorer = make_rmsse_scorer()
-pinball_scorer = make_pinball_scorer()
-
 _SCORERS = {
-    "mae": mae_scorer,
-    "mse": mse_scorer,
-    "rmse": rmse_scorer,
-    "mape": mape_scorer,
-    "smape": smape_scorer,
-    "r2": r2_scorer,
-    "mase": mase_scorer,
-    "rmsse": rmsse_scorer,
-    "pinball": pinball_scorer,
+    name: make_scorer(getattr(_point, name)) for name in ("mae", "mse", "rmse", "mape", "smape")
+}
+_SCORERS |= {
+    "r2": make_scorer(_point.r2, greater_is_better=True),
+    "mase": make_mase_scorer(),
+    "rmsse": make_rmsse_scorer(),
+    "pinball": make_pinball_scorer(),
     "coverage": make_coverage_scorer(),
     "interval": make_interval_scorer(),
 }
+mae_scorer, mse_scorer, rmse_scorer = (_SCORERS[name] for name in ("mae", "mse", "rmse"))
+mape_scorer, smape_scorer, r2_scorer = (_SCORERS[name] for name in ("mape", "smape", "r2"))
+mase_scorer, rmsse_scorer = _SCORERS["mase"], _SCORERS["rmsse"]
+pinball_scorer = _SCORERS["pinball"]
 
 
 def get_scorer(name: str) -> ForecastScorer:

@@ -2,105 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 from sklearn.base import clone
 
 from rnnforecast._validation import check_int, check_quantiles, check_real
-from rnnforecast.data.frames import read_table, read_targets, to_pandas
+from rnnforecast.data.frames import Keys, read_table, read_targets, to_pandas
+from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError, RNNForecastError
-from rnnforecast.metrics._unwrap import interval_of, quantiles_of
+from rnnforecast.forecasters import BaseForecaster
 from rnnforecast.model_selection._models import (
+    forecast_rows,
     hide_future,
     key_columns,
     named_models,
     raw_targets,
-    to_raw,
+    target_columns,
     update_model,
 )
-from rnnforecast.model_selection._rows import Rows, rows_of_table
+from rnnforecast.model_selection._splitters import time_codes
 
-__all__ = ["Data", "Plan", "backtest", "origins_of", "read_data", "run"]
+__all__ = ["Data", "backtest", "locate_rows", "read_data", "rows_until"]
 
 _OWNER = "backtest"
 
 
 @dataclass(frozen=True)
 class Data:
-    """What is forecast: rows with their keys, and y where it is apart.
+    """Rows with their keys, and y where it is apart.
 
-    Attributes
-    ----------
-    frame : DataFrame, shape (n_rows, n_columns)
-    y : Series, DataFrame, ndarray or None
-    rows : Rows
-    keys : tuple
-        Columns that hold the series and the time.
+    ``time: (n_rows,)`` are positions in the sorted unique ``stamps`` of all series; ``columns`` are
+    those of the series and the time, None where there is none.
     """
 
     frame: pd.DataFrame
-    y: Any
-    rows: Rows
-    keys: tuple[Any, ...]
+    y: pd.DataFrame | None
+    flat: bool  # y is 1-D
+    keys: Keys
+    columns: tuple[Any, ...]
+    time: np.ndarray
+    stamps: pd.Index
 
-    def part(self, which: np.ndarray) -> tuple[pd.DataFrame, Any]:
-        """The rows and the y of a mask or of positions."""
-        y = self.y
-        if y is not None:
-            y = y.iloc[which] if isinstance(y, (pd.Series, pd.DataFrame)) else y[which]
-        return self.frame.iloc[which], y
+    @property
+    def series(self) -> np.ndarray:
+        """Code of each row's series, shape (n_rows,)."""
+        return np.zeros(len(self.time), int) if self.keys.series is None else self.keys.series
 
+    def rows(self, which: np.ndarray) -> tuple[Any, ...]:
+        """X, or X and y, of a mask or of positions."""
+        X = self.frame.iloc[which]
+        if self.y is None:
+            return (X,)
+        return X, self.y.iloc[which, 0] if self.flat else self.y.iloc[which]
 
-@dataclass(frozen=True)
-class Plan:
-    """What is asked of every model at every origin.
-
-    Attributes
-    ----------
-    origins : list of int
-        Positions of the last training stamp among the data's unique stamps, ascending.
-    horizon : int
-    coverage : float or None
-    quantiles : tuple of float
-    """
-
-    origins: list[int]
-    horizon: int
-    coverage: float | None = None
-    quantiles: tuple[float, ...] = ()
+    def values(self, names: list, which: Any = slice(None)) -> np.ndarray:
+        """Targets of some rows, (rows, targets): those of y, else the named columns."""
+        part = (self.frame[names] if self.y is None else self.y).iloc[which]
+        return part.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def read_data(df: Any, y: Any, series_id: Any, time: Any) -> Data:
     """Any input as frame, y and keys."""
     frame, is_array = to_pandas(_OWNER, df)
-    table = read_table(_OWNER, frame, series_id, time)
+    keys, flat = read_table(_OWNER, frame, series_id, time).keys, False
     if y is not None:
         values, names, index = read_targets(_OWNER, y, len(frame))
         if index is not None and not is_array and not index.equals(frame.index):
             raise DataError(
                 f"{_OWNER}: df and y have different indices: align them, e.g. y.reindex(df.index)"
             )
-        if not isinstance(y, (pd.Series, pd.DataFrame)):
-            y = values[:, 0] if np.ndim(y) == 1 else values
-    keys = tuple(name for name in (series_id, time) if name is not None)
-    return Data(frame, y, rows_of_table(table), keys)
-
-
-def origins_of(n_stamps: int, horizon: int, n_origins: int, step: int) -> list[int]:
-    """Positions of the rolling origins; the last one's horizon ends with the data."""
-    first = n_stamps - 1 - horizon - (n_origins - 1) * step
-    if first < 0:
-        raise DataError(
-            f"{_OWNER}: horizon {horizon}, step {step} and n_origins {n_origins} need more than "
-            f"{horizon + (n_origins - 1) * step} time stamps, got {n_stamps}: use fewer origins, a "
-            f"smaller step or a shorter horizon"
-        )
-    return [first + k * step for k in range(n_origins)]
+        y, flat = pd.DataFrame(values, index=frame.index, columns=names), np.ndim(y) == 1
+    return Data(frame, y, flat, keys, (series_id, time), *time_codes(keys))
 
 
 def backtest(
@@ -137,8 +115,8 @@ def backtest(
     step : int, default=None
         Time stamps between origins; None is the horizon, so that no two test windows overlap.
     refit : bool, default=True
-        True fits a fresh clone at each origin. False fits once, at the first, and then gives the
-        new rows to ``update``: the weights stay, the history moves on.
+        True fits a fresh clone at each origin. False fits once, at the first, and then only moves
+        the history on, as ``update`` does: the weights stay.
     coverage : float, default=None
         Also give the ends of the central intervals of this coverage, between 0 and 1.
     quantiles : sequence of float, default=None
@@ -148,7 +126,7 @@ def backtest(
         forecasters' parameters of that name.
     n_jobs : int, default=None
         Jobs that joblib runs side by side, over models and origins (over models for
-        ``refit=False``). Seconds measured side by side are longer than alone.
+        ``refit=False``). Seconds measured so are longer than alone.
     verbose : int, default=0
         1 shows a progress bar.
 
@@ -160,7 +138,9 @@ def backtest(
         ``step``, the number of stamps after the origin, from 1; ``target``; ``y_true``, NaN where
         unobserved; ``y_pred``; ``lower`` and ``upper``; a column ``q0.1`` for each quantile;
         ``fit_seconds`` (at this origin: a fit, or an update for ``refit=False``) and
-        ``predict_seconds`` of wall time for all rows of the origin together.
+        ``predict_seconds`` of wall time for all rows of the origin together (a share of one pass
+        where all origins were forecast at once); for a panel ``n_series``, the number of series
+        scored from this origin, that is with an observed truth.
 
     Raises
     ------
@@ -172,8 +152,8 @@ def backtest(
     Notes
     -----
     Time stamps are the unique stamps of all series, so that no series is trained on dates on which
-    another is tested. A series that has no row up to an origin is left out of that origin, and of
-    all later ones for ``refit=False``.
+    another is tested. A series is forecast from every origin up to which each of its targets was
+    observed once at least, however short it is then; until then it is left out, of training too.
 
     What is not known at the origin, that is target and past-only columns, is NaN in the rows given
     to ``predict``. A Pipeline that changes the target column of ``df`` forecasts the changed
@@ -196,143 +176,197 @@ def backtest(
     check_int(_OWNER, "horizon", horizon)
     check_int(_OWNER, "n_origins", n_origins)
     check_int(_OWNER, "step", step, none=True)
-    if coverage is not None:
-        check_real(_OWNER, "coverage", coverage, 0.0, 1.0, closed="neither")
+    check_real(_OWNER, "coverage", coverage, 0.0, 1.0, closed="neither", none=True)
     levels = () if quantiles is None else check_quantiles(_OWNER, quantiles)
+    columns = {f"q{level:g}": level for level in levels}
+    if coverage is not None:
+        columns = {"lower": (1 - coverage) / 2, "upper": (1 + coverage) / 2} | columns
     models = named_models(forecasters)
     data = read_data(df, y, *key_columns(models, series_id, time))
-    origins = origins_of(len(data.rows.stamps), horizon, n_origins, step or horizon)
-    plan = Plan(origins, horizon, coverage, levels)
-    return run(models, data, plan, refit=refit, n_jobs=n_jobs, verbose=verbose)
-
-
-def run(
-    models: dict[str, Any],
-    data: Data,
-    plan: Plan,
-    *,
-    refit: bool = True,
-    n_jobs: int | None = None,
-    verbose: int = 0,
-) -> pd.DataFrame:
-    """Backtest named models; the arguments are checked."""
-    from joblib import Parallel, delayed
+    step, n_stamps = step or horizon, len(data.stamps)
+    first = n_stamps - 1 - horizon - (n_origins - 1) * step
+    if first < 0:
+        raise DataError(
+            f"{_OWNER}: horizon {horizon}, step {step} and n_origins {n_origins} need more than "
+            f"{horizon + (n_origins - 1) * step} time stamps, got {n_stamps}: use fewer origins, a "
+            f"smaller step or a shorter horizon"
+        )
     from tqdm import tqdm
 
-    groups = [[origin] for origin in plan.origins] if refit else [plan.origins]
-    jobs = [(name, group) for name in models for group in groups]
-    parts: Iterator[list[pd.DataFrame]] = Parallel(n_jobs=n_jobs, return_as="generator")(
-        delayed(_run_origins)(name, models[name], data, plan, group) for name, group in jobs
-    )
+    origins = [first + k * step for k in range(n_origins)]
+    jobs = [
+        _Job(name, model, data, group, horizon, columns)
+        for name, model in models.items()
+        for group in ([[origin] for origin in origins] if refit else [origins])
+    ]
+    parts = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(job.run)() for job in jobs)
     shown = tqdm(parts, total=len(jobs), desc=_OWNER, disable=not verbose)
     return pd.concat([part for group in shown for part in group], ignore_index=True)
 
 
-def _run_origins(
-    name: str, model: Any, data: Data, plan: Plan, origins: list[int]
-) -> list[pd.DataFrame]:
-    """Fit at the first origin, update at the others; the forecasts from each."""
-    fitted, previous, parts = clone(model), -1, []
-    known = _known(data.rows, origins[0])
-    for origin in origins:
-        stamp = data.rows.stamps[origin]
-        train = known & (data.rows.time <= origin)
-        test = _test_rows(data.rows, known, origin, plan.horizon)
-        try:
-            start = perf_counter()
-            if previous < 0:
-                X, y = data.part(train)
-                fitted.fit(X) if y is None else fitted.fit(X, y)
-            else:
-                X, y = data.part(train & (data.rows.time > previous))
-                update_model(fitted, X, y)
-            fit_seconds = perf_counter() - start
-            part = _forecast(fitted, data, plan, train, test)
-        except Exception as error:
-            kind = DataError if isinstance(error, ValueError) else RNNForecastError
-            raise kind(
-                f"{_OWNER}: model {name!r} at origin {stamp}: {type(error).__name__}: {error}"
-            ) from error
-        part.insert(0, "model", name)
-        part.insert(1, "origin", stamp)
-        part.insert(part.columns.get_loc("predict_seconds"), "fit_seconds", fit_seconds)
-        # the step counts stamps after this origin
-        part["step"] -= origin
-        parts.append(part)
-        previous = origin
-    return parts
+@dataclass
+class _Job:
+    """One model, fitted at the first of some origins; its forecasts from each beside their truth.
+
+    ``columns`` are the quantiles asked for, by the names of their columns.
+    """
+
+    name: str
+    model: Any
+    data: Data
+    origins: list[int]
+    horizon: int
+    columns: dict[str, float]
+
+    def run(self) -> list[pd.DataFrame]:
+        data, model = self.data, clone(self.model)
+        parts: list[pd.DataFrame] = []
+        names = [] if data.y is not None else target_columns(model, data.frame, data.columns)
+        observed = ~np.isnan(data.values(names))
+        begun = [self._begun(observed, origin) for origin in self.origins]
+        tests = [self._test_rows(*pair) for pair in zip(begun, self.origins)]
+        given = np.zeros(len(data.time), dtype=bool)
+        for origin, mine, test in zip(self.origins, begun, tests):
+            try:
+                start, new = perf_counter(), mine & (data.time <= origin) & ~given
+                if not parts:
+                    model.fit(*data.rows(new))
+                elif new.any():
+                    update_model(model, *data.rows(new))
+                seconds, given = perf_counter() - start, given | new
+                # no series may begin later: it would be measured on rows after its first origin
+                plain = getattr(type(model), "predict", None) is BaseForecaster.predict
+                if plain and len(tests) > 1 and (begun[-1] == begun[0]).all():
+                    return self._at_once(model, mine, given, tests, seconds)
+                parts.append(self._one_origin(model, given, origin, test, seconds))
+            except Exception as error:
+                kind = DataError if isinstance(error, ValueError) else RNNForecastError
+                raise kind(
+                    f"{_OWNER}: model {self.name!r} at origin {data.stamps[origin]}: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+        return parts
+
+    def _begun(self, observed: np.ndarray, origin: int) -> np.ndarray:
+        """Mask of the rows of series whose every target was observed up to the origin."""
+        past = self.data.time <= origin
+        seen = pd.DataFrame(np.column_stack([past, observed & past[:, None]]))
+        return seen.groupby(self.data.series).transform("any").to_numpy().all(axis=1)
+
+    def _test_rows(self, begun: np.ndarray, origin: int) -> np.ndarray:
+        """Positions of the rows to forecast, by series and time."""
+        time = self.data.time
+        found = np.flatnonzero(begun & (time > origin) & (time <= origin + self.horizon))
+        if len(found) == 0:
+            raise DataError(
+                f"{_OWNER}: no series has rows both before and after origin "
+                f"{self.data.stamps[origin]}: use fewer origins"
+            )
+        return found[np.lexsort((time[found], self.data.series[found]))]
+
+    def _one_origin(
+        self, model: Any, given: np.ndarray, origin: int, test: np.ndarray, fit_seconds: float
+    ) -> pd.DataFrame:
+        """Forecasts through ``predict``, whatever the model is."""
+        (X, *y), train = self.data.rows(test), None
+        if not y:
+            X, train = hide_future(model, X, self.data.columns), self.data.frame[given]
+        start = perf_counter()
+        values = forecast_rows(model, X, sorted({*self.columns.values()}), train)
+        return self._frame(model, origin, test, values, fit_seconds, perf_counter() - start)
+
+    def _at_once(
+        self,
+        model: Any,
+        begun: np.ndarray,
+        given: np.ndarray,
+        tests: list[np.ndarray],
+        fit_seconds: float,
+    ) -> list[pd.DataFrame]:
+        """Forecasts from all origins in one pass, each of which knows the rows before it only."""
+        data, n_origins, start = self.data, len(tests), perf_counter()
+        used = begun & (data.time <= self.origins[-1] + self.horizon)
+        later = (*data.rows(used & ~given), None)[:2]
+        panel = model._extended(*later)
+        view = model._at(panel)
+        follow_seconds, start = perf_counter() - start, perf_counter()
+        keys = read_table(_OWNER, data.frame.iloc[used], *data.columns).keys
+        series, position = locate_rows(panel, keys, data.time[used])
+        until = rows_until(series, position, data.time[used], self.origins, panel.n_series)
+        which = np.repeat(np.arange(n_origins), [len(test) for test in tests])
+        rows = (np.cumsum(used) - 1)[np.concatenate(tests)]
+        series, position = series[rows], position[rows]
+        step = position - until[which, series]
+        pairs, place = np.unique(which * panel.n_series + series, return_inverse=True)
+        at, of = np.divmod(pairs, panel.n_series)
+        known = np.full((len(at), int(step.max()) + 1, panel.known.shape[1]), np.nan)
+        known[place, step] = panel.known[panel.indptr[series] + position]
+        forecast = view._forecast(panel, of, until[at, of], known.shape[1], known)[place, step]
+        levels = sorted({*self.columns.values()})
+        table = forecast.quantile(levels).unbind(-1) if levels else ()
+        values = np.stack([part.cpu().numpy() for part in (forecast.point, *table)])
+        seconds = (perf_counter() - start) / n_origins
+        fits = [fit_seconds] + [follow_seconds / (n_origins - 1)] * (n_origins - 1)
+        return [
+            self._frame(model, origin, test, values[:, which == k], fits[k], seconds)
+            for k, (origin, test) in enumerate(zip(self.origins, tests))
+        ]
+
+    def _frame(
+        self,
+        model: Any,
+        origin: int,
+        test: np.ndarray,
+        values: np.ndarray,
+        fit_seconds: float,
+        predict_seconds: float,
+    ) -> pd.DataFrame:
+        """Points and quantiles, (1 + n_levels, rows, targets): a row for each row and target."""
+        data, y = self.data, self.data.y
+        targets = raw_targets(model, data.frame.columns) if y is None else list(y.columns)
+        truth, series = data.values(targets, test), data.series[test]
+        _check("y_pred", values[0], truth.shape)
+        rows, levels = np.repeat(test, len(targets)), sorted({*self.columns.values()})
+        columns: dict[str, Any] = {
+            "model": self.name,
+            "origin": data.stamps.take(np.full(len(rows), origin)),
+            "series": data.keys.ids.to_flat_index().take(data.series[rows]),
+            "time": data.stamps.take(data.time[rows]),
+            "step": data.time[rows] - origin,
+            "target": np.tile(np.asarray(targets, dtype=object), len(test)),
+            "y_true": truth.ravel(),
+            "y_pred": values[0].ravel(),
+        }
+        for name, level in self.columns.items():
+            columns[name] = values[1 + levels.index(level)].ravel()
+            _check(name, columns[name], truth.ravel().shape)
+        columns |= {"fit_seconds": fit_seconds, "predict_seconds": predict_seconds}
+        if data.keys.series is None:
+            del columns["series"]
+        else:
+            columns["n_series"] = len(np.unique(series[~np.isnan(truth).all(axis=1)]))
+        return pd.DataFrame(columns)
 
 
-def _known(rows: Rows, origin: int) -> np.ndarray:
-    """Mask of the rows of series that have begun by the origin."""
-    if rows.series is None:
-        return np.ones(len(rows.time), dtype=bool)
-    begun = np.bincount(rows.series[rows.time <= origin], minlength=len(rows.ids)) > 0
-    return begun[rows.series]
+def locate_rows(panel: Panel, keys: Keys, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Series and position in a panel of rows that are in it."""
+    series, steps = panel.locate(_OWNER, keys)
+    counted = panel.calendar is None or not keys.has_time
+    return series, time if counted else panel.lengths[series] - 1 + steps
 
 
-def _test_rows(rows: Rows, known: np.ndarray, origin: int, horizon: int) -> np.ndarray:
-    """Positions of the rows to forecast, by series and time."""
-    found = np.flatnonzero(known & (rows.time > origin) & (rows.time <= origin + horizon))
-    if len(found) == 0:
-        raise DataError(
-            f"{_OWNER}: no series has rows both before and after origin {rows.stamps[origin]}: use "
-            f"fewer origins"
-        )
-    series = np.zeros(len(found)) if rows.series is None else rows.series[found]
-    return found[np.lexsort((rows.time[found], series))]
+def rows_until(
+    series: np.ndarray, position: np.ndarray, time: np.ndarray, origins: Any, n_series: int
+) -> np.ndarray:
+    """Rows of each series up to each origin, shape (n_origins, n_series)."""
+    counts = np.zeros((len(origins), n_series), dtype=np.int64)
+    for k, origin in enumerate(origins):
+        past = time <= origin
+        np.maximum.at(counts[k], series[past], position[past] + 1)
+    return counts
 
 
-def _forecast(
-    model: Any, data: Data, plan: Plan, train: np.ndarray, test: np.ndarray
-) -> pd.DataFrame:
-    """Forecasts of the test rows beside their truth, one row for each row and target."""
-    X, y = data.part(test)
-    if y is None:
-        targets = raw_targets(model, data.frame.columns)
-        values = X[targets].to_numpy(dtype=np.float64, na_value=np.nan)
-        X = hide_future(model, X, data.keys)
-    else:
-        values, targets, _ = read_targets(_OWNER, y, len(X))
-    start = perf_counter()
-    pred = np.asarray(model.predict(X), dtype=np.float64)
-    seconds = perf_counter() - start
-    columns: dict[str, np.ndarray] = {"y_pred": pred[:, None] if pred.ndim == 1 else pred}
-    _check_forecast("y_pred", columns["y_pred"], values.shape)
-    if plan.coverage is not None:
-        columns["lower"], columns["upper"] = interval_of(model, X, plan.coverage)
-    if plan.quantiles:
-        levels = quantiles_of(model, X, plan.quantiles)
-        columns |= {f"q{q:g}": levels[..., i] for i, q in enumerate(plan.quantiles)}
-    if y is None:
-        back = to_raw(model, data.frame[train], X, list(columns.values()))
-        columns = _ordered(dict(zip(columns, back)))
-    for column, found in columns.items():
-        _check_forecast(column, found, values.shape)
-    n_targets = len(targets)
-    rows = np.repeat(test, n_targets)
-    keys: dict[str, Any] = {}
-    if data.rows.series is not None:
-        keys["series"] = data.rows.ids.to_flat_index().take(data.rows.series[rows])
-    keys["time"] = data.rows.stamps.take(data.rows.time[rows])
-    keys["step"] = data.rows.time[rows]
-    keys["target"] = np.tile(np.asarray(targets, dtype=object), len(test))
-    keys["y_true"] = values.ravel()
-    frame = pd.DataFrame(keys | {name: found.ravel() for name, found in columns.items()})
-    frame["predict_seconds"] = seconds
-    return frame
-
-
-def _ordered(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Ends and quantiles in order again, should an inverse have turned them round."""
-    for names in (["lower", "upper"], [name for name in columns if name.startswith("q")]):
-        if names and names[0] in columns:
-            values = np.sort(np.stack([columns[name] for name in names]), axis=0)
-            columns |= dict(zip(names, values))
-    return columns
-
-
-def _check_forecast(name: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
+def _check(name: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
     if values.shape != shape:
         raise DataError(
             f"{name} should have shape {shape}, one row for each row of X. Got {values.shape}"

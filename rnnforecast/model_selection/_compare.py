@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 
 from rnnforecast._validation import check_int
-from rnnforecast.data.calendar import default_seasonality, infer_calendar
-from rnnforecast.data.frames import read_targets
+from rnnforecast.auto.judge import first_rows
+from rnnforecast.baselines import NaiveForecaster
+from rnnforecast.data.panel import Panel
+from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
-from rnnforecast.metrics._unwrap import innermost
-from rnnforecast.model_selection._backtest import Data, Plan, backtest, read_data, run
+from rnnforecast.metrics.wrappers import innermost
+from rnnforecast.model_selection._backtest import backtest, locate_rows, read_data, rows_until
 from rnnforecast.model_selection._diebold_mariano import dm_of_losses
 from rnnforecast.model_selection._models import key_columns, named_models
-from rnnforecast.model_selection._rows import Rows
 from rnnforecast.model_selection._scores import (
     metric_names,
     naive_scales,
@@ -25,10 +26,6 @@ from rnnforecast.model_selection._scores import (
 )
 
 __all__ = ["compare"]
-
-_SEASONAL_NAIVE = "seasonal naive"
-_HIDDEN = "_reference"  # marks rows of a model that is not listed
-_NAIVE_CLASS = "NaiveForecaster"
 
 
 def compare(
@@ -68,8 +65,9 @@ def compare(
         Name of the model that the others are tested against. None takes the best of the models from
         ``rnnforecast.baselines``, and a seasonal naive forecast if there is none.
     seasonality : int, default=None
-        Steps of a season for MASE, RMSSE and the seasonal naive forecast. None takes the usual one
-        of the calendar (24 for hours, 12 for months), or 1 if the data are shorter.
+        Steps of a season for MASE, RMSSE and the seasonal naive forecast. None takes that of the
+        rows up to the first origin by the rule that every forecaster follows
+        (`rnnforecast.data.seasonality.choose_seasonality`).
 
     Returns
     -------
@@ -80,7 +78,8 @@ def compare(
         than that of the naive forecast; ``dm_statistic`` and ``dm_pvalue`` of the Diebold-Mariano
         test against the baseline, negative where the model is better than it; ``fit_seconds`` and
         ``predict_seconds``, means over origins. ``attrs`` names the ``baseline``, the ``naive``
-        forecast, the ``seasonality`` and the number of origins.
+        forecast, the ``seasonality`` and the number of origins, and for a panel how many series
+        were scored from each of them (``n_series``).
 
     Raises
     ------
@@ -128,12 +127,11 @@ def compare(
     models: dict[str, Any] = {}
     if isinstance(forecasters, pd.DataFrame):
         results = forecasters
-        _check_results(results)
+    elif horizon is None:
+        raise DataError("compare: horizon is needed: the number of time stamps to forecast")
     else:
         models = named_models(forecasters)
         series_id, time = key_columns(models, series_id, time)
-        if horizon is None:
-            raise DataError("compare: horizon is needed: the number of time stamps to forecast")
         results = backtest(
             models,
             df,
@@ -149,48 +147,66 @@ def compare(
             n_jobs=n_jobs,
             verbose=verbose,
         )
-    _check_same_targets(results)
-    data = read_data(df, y, series_id, time)
-    plan = _plan_of(results, data.rows, horizon)
-    season = _seasonality(seasonality, data.rows, plan.origins[0], models)
-    results, naive, candidates = _with_reference(
-        results, data, plan, season, models, baseline, coverage
-    )
-    truth = _truth(data, list(dict.fromkeys(results["target"])))
-    scales = naive_scales(
-        truth.to_numpy(dtype=np.float64), list(truth.columns), data.rows, plan.origins, season
-    )
-    windows = score_windows(results, named, scales, coverage)
-    return _leaderboard(results, windows, naive, candidates, plan, season)
-
-
-def _with_reference(
-    results: pd.DataFrame,
-    data: Data,
-    plan: Plan,
-    season: int,
-    models: dict[str, Any],
-    baseline: str | None,
-    coverage: float | None,
-) -> tuple[pd.DataFrame, str, list[str]]:
-    """Results that hold a naive forecast, its name, and the baselines to choose from.
-
-    A seasonal naive forecast is added where none is among the models, or no baseline is.
-    """
+    targets = _check_results(results)
     names = list(dict.fromkeys(results["model"]))
     if baseline is not None and baseline not in names:
         raise DataError(f"compare: baseline must be one of {names}. Got {baseline!r}")
-    naive, candidates = _naive_of(models), [baseline] if baseline else _baselines_of(models)
-    if naive is not None and candidates:
-        return results, naive, candidates
-    truth = _truth(data, list(dict.fromkeys(results["target"])))
-    reference = _seasonal_naive(truth, plan, season, names, coverage)
-    name = str(reference["model"].iloc[0])
-    joined = pd.concat([results, reference.assign(**{_HIDDEN: True})], ignore_index=True)
-    return joined, naive or name, candidates or [name]
+    truth = _truth(df, y, targets, series_id, time)
+    data = read_data(truth, None, None, None)
+    origins = np.sort(data.stamps.get_indexer(pd.Index(results["origin"].unique())))
+    if origins[0] < 0:
+        raise DataError(
+            "compare: the backtest has origins that are not time stamps of df: pass the data that "
+            "it was made from, and series_id= and time= if they are columns"
+        )
+    freqs = (getattr(innermost(model), "freq", None) for model in models.values())
+    freq = next((freq for freq in freqs if freq is not None), None)
+    none = np.empty((len(truth), 0))
+    panel = Panel.build("compare", data.keys, data.values(targets), none, none, none, freq)
+    series, position = locate_rows(panel, data.keys, data.time)
+    counts = rows_until(series, position, data.time, origins, panel.n_series)
+    season = _season(seasonality, panel, counts[0], int(origins[0]))
+
+    step = int(np.diff(origins).min(initial=len(data.stamps)))
+    horizon = int(results["step"].max()) if horizon is None else horizon
+    naive = _first_naive(models)
+    candidates = [baseline] if baseline else _baselines(models)
+    hidden = None
+    if naive is None or not candidates:
+        hidden = "seasonal naive"
+        while hidden in names:
+            hidden += "'"
+        reference = backtest(
+            {hidden: NaiveForecaster(strategy="seasonal", seasonality=season)},
+            truth,
+            horizon=horizon,
+            n_origins=len(origins),
+            step=step,
+            coverage=coverage,
+            quantiles=[*quantile_columns(results).values()] or None,
+        )
+        results = pd.concat([results, reference], ignore_index=True)
+    scales = naive_scales(panel, targets, data.stamps[origins], counts, season)
+    windows = score_windows(results, named, scales, coverage)
+    # forecasts from origins less than a horizon apart share test stamps
+    lags = -(-horizon // step)
+    board, baseline = _leaderboard(windows, naive or hidden, candidates or [hidden], lags)
+    seconds = results.groupby(["model", "origin"])[["fit_seconds", "predict_seconds"]].first()
+    board = board.join(seconds.groupby(level="model").mean())
+    board = board[board.index != hidden].sort_values(windows.columns[0], kind="stable")
+    board.attrs = {
+        "baseline": baseline,
+        "naive": naive or hidden,
+        "seasonality": season,
+        "n_origins": len(origins),
+    }
+    if "n_series" in results:
+        board.attrs["n_series"] = results.groupby("origin")["n_series"].max().tolist()
+    return board
 
 
-def _check_results(results: pd.DataFrame) -> None:
+def _check_results(results: pd.DataFrame) -> list:
+    """The targets of a backtest, which must be the same for every model."""
     needed = ["model", "origin", "time", "step", "target", "y_true", "y_pred"]
     needed += ["fit_seconds", "predict_seconds"]
     missing = [name for name in needed if name not in results]
@@ -199,104 +215,58 @@ def _check_results(results: pd.DataFrame) -> None:
             f"compare: a DataFrame as forecasters must be what backtest returned; columns "
             f"{missing} are missing. Pass estimators, or that DataFrame"
         )
-
-
-def _check_same_targets(results: pd.DataFrame) -> None:
-    """Raise where errors of one model are of other quantities than those of the next."""
-    pairs = results[["model", "target"]].drop_duplicates()
-    targets = pairs.groupby("model", sort=False)["target"].agg(list)
-    for name, own in targets.items():
-        if set(own) != set(targets.iloc[0]):
+    groups = results.groupby("model", sort=False)["target"]
+    (first, targets), *rest = [(name, list(own.unique())) for name, own in groups]
+    for name, own in rest:
+        if set(own) != set(targets):
             raise DataError(
-                f"compare: models must forecast the same targets, but {targets.index[0]!r} "
-                f"forecasts {targets.iloc[0]} and {name!r} {own}: give all of them the same target="
+                f"compare: models must forecast the same targets, but {first!r} forecasts "
+                f"{targets} and {name!r} {own}: give all of them the same target="
             )
+    return targets
 
 
-def _plan_of(results: pd.DataFrame, rows: Rows, horizon: int | None) -> Plan:
-    """Origins as positions, and what was forecast from them."""
-    origins = rows.stamps.get_indexer(pd.Index(results["origin"].unique()))
-    if (origins < 0).any():
-        raise DataError(
-            "compare: the backtest has origins that are not time stamps of df: pass the data that "
-            "it was made from, and series_id= and time= if they are columns"
-        )
-    steps = int(results["step"].max()) if horizon is None else horizon
-    quantiles = tuple(sorted(quantile_columns(results).values()))
-    return Plan(sorted(int(origin) for origin in origins), steps, None, quantiles)
-
-
-def _freq_of(models: dict[str, Any]) -> Any:
-    found = (getattr(innermost(model), "freq", None) for model in models.values())
-    return next((freq for freq in found if freq is not None), None)
-
-
-def _seasonality(given: int | None, rows: Rows, first_origin: int, models: dict[str, Any]) -> int:
-    """Steps of a season: those given, else the calendar's, else 1."""
-    if given is not None:
-        if given > first_origin:
-            raise DataError(
-                f"compare: seasonality {given} needs at least {given + 1} training time stamps, "
-                f"the first origin has {first_origin + 1}: use a shorter one or fewer origins"
-            )
-        return given
-    season = default_seasonality(infer_calendar(rows.stamps, _freq_of(models)))
-    return season if season <= first_origin else 1
-
-
-def _truth(data: Data, targets: list) -> pd.DataFrame:
-    """Targets of all rows, row for row with the data, indexed by (series, time) or time."""
-    if data.y is None:
-        values = data.frame[targets].to_numpy(dtype=np.float64, na_value=np.nan)
-    else:
-        values, targets, _ = read_targets("compare", data.y, len(data.frame))
-    stamps = data.rows.stamps.take(data.rows.time)
-    if data.rows.series is not None:
-        ids = data.rows.ids.to_flat_index().take(data.rows.series)
+def _truth(df: Any, y: Any, targets: list, series_id: Any, time: Any) -> pd.DataFrame:
+    """Targets of all rows, series by series in order of time, indexed by (series, time) or time."""
+    data = read_data(df, y, series_id, time)
+    order = np.lexsort((data.time, data.series))
+    stamps = data.stamps.take(data.time[order])
+    if data.keys.series is not None:
+        ids = data.keys.ids.to_flat_index().take(data.series[order])
         stamps = pd.MultiIndex.from_arrays([ids, stamps], names=["series", "time"])
-    return pd.DataFrame(values, index=stamps, columns=targets)
+    return pd.DataFrame(data.values(targets, order), index=stamps, columns=targets)
 
 
-def _naive_of(models: dict[str, Any]) -> str | None:
+def _season(given: int | None, panel: Panel, lengths: np.ndarray, first_origin: int) -> int:
+    """Steps of a season: those given, else those of the rows up to the first origin."""
+    if given is None:
+        some = np.flatnonzero(lengths)
+        return choose_seasonality(first_rows(panel, some, lengths[some]))
+    if given > first_origin:
+        raise DataError(
+            f"compare: seasonality {given} needs at least {given + 1} training time stamps, "
+            f"the first origin has {first_origin + 1}: use a shorter one or fewer origins"
+        )
+    return given
+
+
+def _first_naive(models: dict[str, Any]) -> str | None:
     """Name of the naive forecast among the models: a seasonal one, else the first."""
-    naive = [
-        name for name, model in models.items() if type(innermost(model)).__name__ == _NAIVE_CLASS
-    ]
-    seasonal = [name for name in naive if innermost(models[name]).strategy == "seasonal"]
+    inner = {name: innermost(model) for name, model in models.items()}
+    naive = [name for name, model in inner.items() if isinstance(model, NaiveForecaster)]
+    seasonal = [name for name in naive if inner[name].strategy == "seasonal"]
     return next(iter(seasonal or naive), None)
 
 
-def _baselines_of(models: dict[str, Any]) -> list[str]:
-    return [
-        name
-        for name, model in models.items()
-        if type(innermost(model)).__module__.startswith("rnnforecast.baselines")
-    ]
-
-
-def _seasonal_naive(
-    truth: pd.DataFrame, plan: Plan, season: int, names: list[str], coverage: float | None
-) -> pd.DataFrame:
-    """Backtest of a seasonal naive forecast at the same origins, under a name of its own."""
-    from rnnforecast.baselines import NaiveForecaster
-
-    name = _SEASONAL_NAIVE
-    while name in names:
-        name += "'"
-    plan = Plan(plan.origins, plan.horizon, coverage, plan.quantiles)
-    data = read_data(truth.sort_index(), None, None, None)
-    return run({name: NaiveForecaster(strategy="seasonal", seasonality=season)}, data, plan)
+def _baselines(models: dict[str, Any]) -> list[str]:
+    kinds = {name: type(innermost(model)).__module__ for name, model in models.items()}
+    return [name for name, kind in kinds.items() if kind.startswith("rnnforecast.baselines")]
 
 
 def _leaderboard(
-    results: pd.DataFrame,
-    windows: pd.DataFrame,
-    naive: str,
-    candidates: list[str],
-    plan: Plan,
-    season: int,
-) -> pd.DataFrame:
-    """Means, spreads, wins, tests and seconds of every model, the best first."""
+    windows: pd.DataFrame, naive: Any, candidates: list, lags: int
+) -> tuple[pd.DataFrame, str]:
+    """Means, spreads, wins and tests of every model; the baseline that was tested against."""
     first = windows.columns[0]
     by_origin = windows.groupby(level=["model", "origin"], sort=False).mean()
     mean = by_origin.groupby(level="model", sort=False).mean()
@@ -304,44 +274,18 @@ def _leaderboard(
     board = pd.DataFrame(index=mean.index)
     for name in windows.columns:
         board[name], board[f"{name}_std"] = mean[name], spread[name]
-    board["wins"] = _wins(windows[first].unstack("model"), naive)
+    scores = windows[first].unstack("model")
+    both = scores.notna() & scores[[naive]].notna().to_numpy()
+    board["wins"] = (scores.lt(scores[naive], axis=0) & both).sum() / both.sum().replace(0, np.nan)
+    board.loc[naive, "wins"] = np.nan
     scored = mean.loc[candidates, first].dropna()
-    # nothing can be told apart where no baseline has a score, as on a constant series
+    # nothing can be compared where no baseline has a score, as on a constant series
     baseline = str(scored.idxmin()) if len(scored) else candidates[0]
     losses = by_origin[first].unstack("model").sort_index()
-    board[["dm_statistic", "dm_pvalue"]] = [
-        _test(losses[[model, baseline]], plan) for model in board.index
-    ]
-    board.loc[baseline, ["dm_statistic", "dm_pvalue"]] = np.nan
-    seconds = results.groupby(["model", "origin"])[["fit_seconds", "predict_seconds"]].first()
-    board = board.join(seconds.groupby(level="model").mean()).sort_values(first, kind="stable")
-    if _HIDDEN in results:
-        hidden = results.loc[results[_HIDDEN].notna(), "model"].unique()
-        board = board.drop(index=hidden)
-    board.attrs = {
-        "baseline": baseline,
-        "naive": naive,
-        "seasonality": season,
-        "n_origins": len(plan.origins),
-    }
-    return board
-
-
-def _wins(scores: pd.DataFrame, naive: str) -> pd.Series:
-    """Share of windows in which each model's score is lower than the naive one's."""
-    both = scores.notna() & scores[[naive]].notna().to_numpy()
-    lower = (scores.lt(scores[naive], axis=0) & both).sum() / both.sum().replace(0, np.nan)
-    lower[naive] = np.nan
-    return lower
-
-
-def _test(losses: pd.DataFrame, plan: Plan) -> tuple[float, float]:
-    """Diebold-Mariano over origins; NaN where they are too few."""
-    values = losses.dropna().to_numpy()
-    gaps = np.diff(plan.origins)
-    # forecasts from origins less than a horizon apart share test stamps
-    lags = int(np.ceil(plan.horizon / gaps.min())) if len(gaps) else 1
-    if len(values) <= lags:
-        return float("nan"), float("nan")
-    result = dm_of_losses(values, lags)
-    return result.statistic, result.pvalue
+    tests = []
+    for model in board.index:
+        pair = losses[[model, baseline]].dropna().to_numpy()
+        tested = model != baseline and len(pair) > lags
+        tests.append(dm_of_losses(pair, lags) if tested else (np.nan, np.nan))
+    board["dm_statistic"], board["dm_pvalue"] = np.array(tests).T
+    return board, baseline

@@ -125,19 +125,17 @@ def dm_of_losses(losses: np.ndarray, h: int, variance: str = "rectangular") -> D
     if np.abs(centred).max() <= rounding:
         return DieboldMariano(float("nan"), float("nan"))
     covariance = np.array([centred[k:] @ centred[: n - k] for k in range(h)]) / n
-    total = _long_run(covariance, variance == "bartlett")
+
+    def long_run(weights: np.ndarray) -> float:
+        return float(covariance[0] + 2 * weights[1:] @ covariance[1:])
+
+    falling = 1.0 - np.arange(h) / h
+    total = long_run(falling if variance == "bartlett" else np.ones(h))
     if total <= 0:
-        total = _long_run(covariance, True)
+        total = long_run(falling)
     # S1* of Harvey, Leybourne & Newbold 1997
     correction = np.sqrt((n + 1 - 2 * h + h * (h - 1) / n) / n)
     statistic = float(correction * mean / np.sqrt(total / n))
     from scipy.stats import t
 
     return DieboldMariano(statistic, float(2 * t.sf(abs(statistic), df=n - 1)))
-
-
-def _long_run(covariance: np.ndarray, bartlett: bool) -> float:
-    """Weighted sum of autocovariances at lags -(h - 1) to h - 1."""
-    h = len(covariance)
-    weights = 1.0 - np.arange(h) / h if bartlett else np.ones(h)
-    return float(covariance[0] + 2 * weights[1:] @ covariance[1:])

@@ -8,27 +8,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rnnforecast.auto.candidates import by_name
+from rnnforecast.data.roles import as_list
 from rnnforecast.exceptions import DataError
-from rnnforecast.metrics._unwrap import innermost, unwrap
+from rnnforecast.metrics.wrappers import Unwrapped, innermost, layers, quantiles_of
 
-__all__ = ["hide_future", "key_columns", "named_models", "raw_targets", "to_raw", "update_model"]
+__all__ = [
+    "forecast_rows",
+    "hide_future",
+    "key_columns",
+    "named_models",
+    "raw_targets",
+    "target_columns",
+    "update_model",
+]
 
 _PROBE = 64  # training rows on which the way through a pipeline and back is checked
 
 
 def named_models(forecasters: Any) -> dict[str, Any]:
-    """Estimators by name: a mapping's keys, else class names, numbered where they repeat."""
-    if isinstance(forecasters, Mapping):
-        models = {str(name): model for name, model in forecasters.items()}
-    else:
-        single = hasattr(forecasters, "fit") or not isinstance(forecasters, Sequence)
-        models = {}
-        for model in [forecasters] if single else forecasters:
-            base = name = type(innermost(model)).__name__
-            number = 2
-            while name in models:
-                name, number = f"{base}-{number}", number + 1
-            models[name] = model
+    """Estimators by name, checked."""
+    models = by_name(forecasters)
     if not models:
         raise DataError("backtest: no forecasters were given")
     for name, model in models.items():
@@ -56,31 +56,35 @@ def key_columns(models: Mapping[str, Any], series_id: Any, time: Any) -> tuple[A
     return found[0], found[1]
 
 
-def _find(name: Any, columns: pd.Index) -> Any:
-    """The raw column behind a name that ColumnTransformer may have prefixed; None if unknown."""
-    if name in columns:
-        return name
-    tail = name.split("__", 1)[-1] if isinstance(name, str) else None
-    return tail if tail is not None and tail in columns else None
+def _find(names: Any, columns: pd.Index) -> list:
+    """The raw columns behind names that ColumnTransformer may have prefixed; None if unknown."""
+    found = []
+    for name in as_list(names):
+        tails = [name, name.split("__", 1)[-1]] if isinstance(name, str) else [name]
+        found.append(next((tail for tail in tails if tail in columns), None))
+    return found
 
 
-def _names(value: Any) -> list:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, (list, tuple, set, pd.Index, np.ndarray)) else [value]
+def _numbers(frame: pd.DataFrame, columns: list) -> np.ndarray:
+    return frame[columns].to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def target_columns(model: Any, frame: pd.DataFrame, keys: Sequence[Any]) -> list:
+    """Columns that an unfitted model would forecast: those named, else all that have no role."""
+    forecaster, columns = innermost(model), frame.columns
+    named = _find(getattr(forecaster, "target", None), columns)
+    if named and None not in named:
+        return named
+    roles = [getattr(forecaster, role, None) for role in ("known", "static")]
+    others = {*keys, *(name for role in roles for name in _find(role, columns))}
+    return [c for c in columns if c not in others and pd.api.types.is_numeric_dtype(frame[c].dtype)]
 
 
 def raw_targets(model: Any, columns: pd.Index) -> list:
-    """Columns of the data that a fitted model forecasts.
-
-    Raises
-    ------
-    DataError
-        If a step of a pipeline made the target, so that no column of the data is its truth.
-    """
-    targets = _names(getattr(unwrap(model).forecaster, "target_names_", None))
-    found = [_find(name, columns) for name in targets]
-    if not targets or any(name is None for name in found):
+    """Columns of the data that a fitted model forecasts."""
+    targets = as_list(getattr(layers(model)[-1], "target_names_", None))
+    found = _find(targets, columns)
+    if not found or None in found:
         raise DataError(
             f"the targets {targets} are not columns of the data {list(columns)[:8]}: name them "
             f"with target=, or pass y"
@@ -92,16 +96,12 @@ def hide_future(model: Any, X: pd.DataFrame, keys: Sequence[Any]) -> pd.DataFram
     """Future rows with NaN for what is not known at the origin: targets and past-only covariates.
 
     Where a pipeline makes the known covariates from other columns, which columns those are cannot
-    be told, and only the targets are hidden.
+    be known, and only the targets are hidden.
     """
-    forecaster = unwrap(model).forecaster
-    targets = {_find(name, X.columns) for name in _names(forecaster.target_names_)} - {None}
-    given = [
-        _find(name, X.columns)
-        for role in ("known", "static")
-        for name in _names(getattr(forecaster, role, None))
-    ]
-    hidden = X.copy()
+    forecaster, hidden = layers(model)[-1], X.copy()
+    targets = _find(forecaster.target_names_, X.columns)
+    roles = [getattr(forecaster, role, None) for role in ("known", "static")]
+    given = [name for role in roles for name in _find(role, X.columns)]
     for column in X.columns:
         dtype = X[column].dtype
         if column in keys or not pd.api.types.is_numeric_dtype(dtype):
@@ -112,97 +112,74 @@ def hide_future(model: Any, X: pd.DataFrame, keys: Sequence[Any]) -> pd.DataFram
     return hidden
 
 
-def update_model(model: Any, X: Any, y: Any) -> None:
-    """Append observed rows to a fitted model's history, through the steps of its pipelines."""
-    if hasattr(model, "update"):
-        model.update(X, y)
-    elif hasattr(model, "steps"):
-        inner = X if len(model.steps) == 1 else model[:-1].transform(X)
-        update_model(model.steps[-1][1], inner, y)
-    elif hasattr(model, "best_estimator_"):
-        update_model(model.best_estimator_, X, y)
-    elif hasattr(model, "regressor_") and hasattr(model, "transformer_"):
+def update_model(model: Any, X: Any, y: Any = None) -> None:
+    """Append observed rows to a fitted model's history, through its pipelines and transformers."""
+    inside = Unwrapped(model, X)
+    if not hasattr(inside.forecaster, "update"):
+        raise DataError(
+            f"{type(inside.forecaster).__name__} has no update(): backtest it with refit=True"
+        )
+    for transformer in reversed(inside.transformers):
         values = np.asarray(y, dtype=np.float64)
-        inside = np.asarray(model.transformer_.transform(values.reshape(len(values), -1)))
-        update_model(model.regressor_, X, inside[:, 0] if values.ndim == 1 else inside)
-    else:
-        raise DataError(f"{type(model).__name__} has no update(): backtest it with refit=True")
+        y = np.asarray(transformer.transform(values.reshape(len(values), -1)))
+        y = y[:, 0] if values.ndim == 1 else y
+    inside.forecaster.update(inside.X, y)
 
 
-def to_raw(
+def forecast_rows(
+    model: Any, X: pd.DataFrame, levels: Sequence[float], train: pd.DataFrame | None
+) -> np.ndarray:
+    """Points and quantiles (at ascending levels) in the units of the data, (1 + n_levels, rows,
+    targets).
+
+    A pipeline fitted without y whose steps change the target column forecasts the changed target.
+    The forecasts are put into the transformed rows and sent back through ``inverse_transform`` of
+    every step; the last rows of ``train`` tell whether the target changes. None with y.
+    """
+    pred = np.asarray(model.predict(X), dtype=np.float64)
+    values = [pred.reshape(len(pred), -1)]
+    if levels:
+        values.extend(np.moveaxis(quantiles_of(model, X, levels), -1, 0))
+    if train is not None:
+        values = _to_raw(model, train, X, values)
+    # a decreasing inverse turns quantiles round
+    return np.stack([values[0], *np.sort(values[1:], axis=0)])
+
+
+def _to_raw(
     model: Any, train: pd.DataFrame, X: pd.DataFrame, forecasts: list[np.ndarray]
 ) -> list[np.ndarray]:
-    """Forecasts of a model fitted without y, in the units of the data.
-
-    A pipeline whose steps change the target column forecasts the changed target. The forecasts are
-    put into the transformed rows and sent back through ``inverse_transform`` of every step.
-
-    Parameters
-    ----------
-    model : fitted estimator
-    train : DataFrame
-        Rows that it was fitted on; the last few tell whether the target changes.
-    X : DataFrame
-        Rows that were forecast.
-    forecasts : list of ndarray, shape (rows, targets)
-
-    Returns
-    -------
-    list of ndarray, shape (rows, targets)
-
-    Raises
-    ------
-    DataError
-        If the target changes and a step cannot be inverted.
-    """
-    steps = _steps(model)
+    pipelines = [layer for layer in layers(model)[:-1] if hasattr(layer, "named_steps")]
+    steps = [step for pipeline in pipelines for _, step in pipeline.steps[:-1]]
+    steps = [step for step in steps if step is not None and step != "passthrough"]
     if not steps:
         return forecasts
-    names = _names(unwrap(model).forecaster.target_names_)
-    raw = raw_targets(model, train.columns)
-    probe = train.tail(_PROBE)
-    inside = _forward(steps, probe)
-    truth = probe[raw].to_numpy(dtype=np.float64, na_value=np.nan)
-    if _same(_columns(inside, names), truth):
+    names = as_list(layers(model)[-1].target_names_)
+    raw, probe = raw_targets(model, train.columns), train.tail(_PROBE)
+    inside, truth = _forward(steps, probe), _numbers(probe, raw)
+    if _same(_numbers(inside, names), truth):
         return forecasts
-    back = _backward(steps, inside, probe)
-    if not _same(_columns(back, raw), truth):
+    if not _same(_numbers(_backward(steps, inside), raw), truth):
         raise DataError(
             f"the pipeline changes the target {raw} and its inverse_transform does not restore it, "
             f"so its forecasts cannot be compared in the units of the data: give every step an "
             f"inverse, or transform the target with TransformedTargetRegressor and pass y"
         )
-    rows = _forward(steps, X)
-    return [
-        _columns(_backward(steps, _with_columns(rows, names, values), X), raw)
-        for values in forecasts
-    ]
-
-
-def _steps(model: Any) -> list[Any]:
-    """Fitted transformers on the way to the forecaster, outermost first."""
-    steps: list[Any] = []
-    while not hasattr(model, "target_names_"):
-        if hasattr(model, "steps"):
-            steps += [
-                step for _, step in model.steps[:-1] if step is not None and step != "passthrough"
-            ]
-            model = model.steps[-1][1]
-        elif hasattr(model, "best_estimator_"):
-            model = model.best_estimator_
-        else:
-            break
-    return steps
+    rows, found = _forward(steps, X).copy(), []
+    for values in forecasts:
+        rows[names] = values
+        found.append(_numbers(_backward(steps, rows), raw))
+    return found
 
 
 def _forward(steps: list[Any], X: pd.DataFrame) -> pd.DataFrame:
     index = X.index
     for step in steps:
         X = step.transform(X)
-    return _framed(X, index, None)
+    return X if isinstance(X, pd.DataFrame) else pd.DataFrame(X, index=index)
 
 
-def _backward(steps: list[Any], X: pd.DataFrame, like: pd.DataFrame) -> pd.DataFrame:
+def _backward(steps: list[Any], X: pd.DataFrame) -> pd.DataFrame:
     for step in reversed(steps):
         if not hasattr(step, "inverse_transform"):
             raise DataError(
@@ -211,25 +188,10 @@ def _backward(steps: list[Any], X: pd.DataFrame, like: pd.DataFrame) -> pd.DataF
             )
         names = getattr(step, "feature_names_in_", None)
         # a step fitted on an array is given one, to keep to what it saw
-        given = X if names is not None else X.to_numpy()
-        X = _framed(step.inverse_transform(given), like.index, names)
-    return X
-
-
-def _framed(X: Any, index: pd.Index, names: Any) -> pd.DataFrame:
-    if isinstance(X, pd.DataFrame):
-        return X
-    return pd.DataFrame(np.asarray(X), index=index, columns=None if names is None else list(names))
-
-
-def _columns(X: pd.DataFrame, names: list) -> np.ndarray:
-    return X[names].to_numpy(dtype=np.float64, na_value=np.nan)
-
-
-def _with_columns(X: pd.DataFrame, names: list, values: np.ndarray) -> pd.DataFrame:
-    X = X.copy()
-    for position, name in enumerate(names):
-        X[name] = values[:, position]
+        back = step.inverse_transform(X if names is not None else X.to_numpy())
+        if not isinstance(back, pd.DataFrame):
+            back = pd.DataFrame(np.asarray(back), index=X.index, columns=names)
+        X = back
     return X
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from joblib import effective_n_jobs, parallel_config
 from sklearn.model_selection import GridSearchCV
 
-from rnnforecast.forecasters._shared import sharing
-from rnnforecast.training.threads import allowed_threads, at_most_threads
+from rnnforecast.forecasters.sharing import sharing
+from rnnforecast.training import allowed_threads, at_most_threads
 
 __all__ = ["SharedGridSearchCV"]
 
@@ -17,7 +17,7 @@ class SharedGridSearchCV(GridSearchCV):
     """scikit-learn's ``GridSearchCV`` with the same results, for many cheap forecasters.
 
     Candidates that differ in what does not concern the data (learning rate, dropout, weight decay,
-    hidden size, seed) share, fold by fold, the rows read and checked, the windows, the units and
+    hidden size, seed) share, fold by fold, the rows read and checked, the windows, the scales and
     the scaled rows; others share what they have in common. Fits are spread over ``n_jobs`` threads
     instead of processes, so that no process has to import torch first. Torch's threads are divided
     among them and restored afterwards. What is shared is kept until the search ends: the rows of

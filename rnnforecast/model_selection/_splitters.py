@@ -7,15 +7,48 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import BaseCrossValidator
+from sklearn.utils.validation import _num_samples
 
 from rnnforecast._validation import check_int
+from rnnforecast.data.frames import Keys, read_table
 from rnnforecast.exceptions import DataError
-from rnnforecast.model_selection._rows import Rows, read_rows
 
-__all__ = ["PanelTimeSeriesSplit"]
+__all__ = ["PanelTimeSeriesSplit", "time_codes"]
 
 _OWNER = "PanelTimeSeriesSplit"
+
+
+def time_codes(keys: Keys) -> tuple[np.ndarray, pd.Index]:
+    """Position of each row's stamp among the sorted unique stamps of all series, and these.
+
+    Rows without time stamps are consecutive steps of their series.
+    """
+    if keys.has_time:
+        codes, stamps = pd.factorize(keys.stamps(np.arange(keys.n_rows)), sort=True)
+        return codes, pd.Index(stamps)
+    series = np.zeros(keys.n_rows) if keys.series is None else keys.series
+    codes = pd.Series(series).groupby(series).cumcount().to_numpy()
+    return codes, pd.RangeIndex(int(codes.max()) + 1)
+
+
+def _read(X: Any, series_id: Any, time: Any) -> tuple[np.ndarray, pd.Index, np.ndarray]:
+    """Time codes, stamps and series of rows; whatever has no keys is taken row by row."""
+    frame = X.to_frame("y") if isinstance(X, pd.Series) else X
+    keyed = series_id is not None or time is not None
+    if isinstance(frame, pd.DataFrame):
+        index = frame.index
+        dates = isinstance(index, (pd.DatetimeIndex, pd.PeriodIndex, pd.MultiIndex))
+        keyed = keyed or dates or pd.api.types.is_integer_dtype(index.dtype)
+        wanted = [name for name in (series_id, time) if name in frame.columns]
+        frame = frame[wanted].assign(**{"": 0})  # no other column plays a part
+    if not keyed:
+        n_rows = _num_samples(X)
+        return np.arange(n_rows), pd.RangeIndex(n_rows), np.zeros(n_rows, dtype=np.int64)
+    keys = read_table(_OWNER, frame, series_id, time).keys
+    series = np.zeros(keys.n_rows, dtype=np.int64) if keys.series is None else keys.series
+    return *time_codes(keys), series
 
 
 class PanelTimeSeriesSplit(BaseCrossValidator):
@@ -89,11 +122,6 @@ class PanelTimeSeriesSplit(BaseCrossValidator):
         Returns
         -------
         int
-
-        Raises
-        ------
-        DataError
-            If ``n_splits`` is not a positive integer.
         """
         check_int(_OWNER, "n_splits", self.n_splits)
         return int(self.n_splits)
@@ -124,12 +152,8 @@ class PanelTimeSeriesSplit(BaseCrossValidator):
         """
         if groups is not None:
             warnings.warn(f"the groups parameter is ignored by {_OWNER}", UserWarning, stacklevel=2)
-        rows = read_rows(_OWNER, X, self.series_id, self.time)
-        return self._folds(rows, *self._sizes(len(rows.stamps)))
-
-    def _sizes(self, n_stamps: int) -> tuple[int, int]:
-        """The number of folds and the stamps in a test set, checked."""
-        n_splits = self.get_n_splits()
+        time, stamps, series = _read(X, self.series_id, self.time)
+        n_splits, n_stamps = self.get_n_splits(), len(stamps)
         check_int(_OWNER, "max_train_size", self.max_train_size, none=True)
         check_int(_OWNER, "test_size", self.test_size, none=True)
         check_int(_OWNER, "gap", self.gap, minimum=0)
@@ -145,23 +169,21 @@ class PanelTimeSeriesSplit(BaseCrossValidator):
                 f"no training data in {n_stamps} time stamps: use fewer splits, a smaller "
                 f"test_size or a smaller gap"
             )
-        return n_splits, test_size
+        starts = range(n_stamps - n_splits * test_size, n_stamps, test_size)
+        return (self._fold(time, stamps, series, start, test_size) for start in starts)
 
-    def _folds(
-        self, rows: Rows, n_splits: int, test_size: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        n_stamps = len(rows.stamps)
-        for start in range(n_stamps - n_splits * test_size, n_stamps, test_size):
-            end = start - self.gap
-            first = 0 if self.max_train_size is None else max(0, end - self.max_train_size)
-            in_train = (rows.time >= first) & (rows.time < end)
-            in_test = (rows.time >= start) & (rows.time < start + test_size)
-            if rows.series is not None:
-                known = np.bincount(rows.series[in_train], minlength=len(rows.ids)) > 0
-                in_test &= known[rows.series]
-            if not in_train.any() or not in_test.any():
-                raise DataError(
-                    f"{_OWNER}: the fold that tests from {rows.stamps[start]} on has no series "
-                    f"with both training and test rows: use fewer splits or a larger test_size"
-                )
-            yield np.flatnonzero(in_train), np.flatnonzero(in_test)
+    def _fold(
+        self, time: np.ndarray, stamps: pd.Index, series: np.ndarray, start: int, test_size: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The fold that tests from the stamp at ``start`` on."""
+        end = start - self.gap
+        first = 0 if self.max_train_size is None else max(0, end - self.max_train_size)
+        in_train = (time >= first) & (time < end)
+        trained = np.bincount(series[in_train], minlength=series.max() + 1) > 0
+        in_test = (time >= start) & (time < start + test_size) & trained[series]
+        if not in_train.any() or not in_test.any():
+            raise DataError(
+                f"{_OWNER}: the fold that tests from {stamps[start]} on has no series with both "
+                f"training and test rows: use fewer splits or a larger test_size"
+            )
+        return np.flatnonzero(in_train), np.flatnonzero(in_test)

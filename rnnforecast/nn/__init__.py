@@ -1,6 +1,7 @@
-"""Networks: recurrent cells, stacks and the forecasting network. No pandas here."""
+"""Networks: recurrent cells, stacks and the forecasting networks. No pandas here."""
 
-from rnnforecast.nn.cells import CELLS, RecurrentLayer, make_layer, register_cell
+from rnnforecast.nn.cells import CELLS, Cell, cell_class, register_cell
+from rnnforecast.nn.covariates import CovariateEncoder
 from rnnforecast.nn.layers import (
     RecurrentStack,
     SeededDropout,
@@ -8,21 +9,22 @@ from rnnforecast.nn.layers import (
     set_generator,
     set_precision,
 )
-from rnnforecast.nn.network import ForecastNetwork, NetworkSpec, unfold
-from rnnforecast.nn.window import Inputs, Window, WindowNetwork
+from rnnforecast.nn.network import ForecastNetwork, NetworkSpec
+from rnnforecast.nn.window import Inputs, Window, WindowNetwork, unfold
 
 __all__ = [
     "CELLS",
+    "Cell",
+    "CovariateEncoder",
     "ForecastNetwork",
     "Inputs",
     "NetworkSpec",
-    "RecurrentLayer",
     "RecurrentStack",
     "SeededDropout",
     "Window",
     "WindowNetwork",
+    "cell_class",
     "initialise",
-    "make_layer",
     "register_cell",
     "set_generator",
     "set_precision",

@@ -6,6 +6,8 @@ much as the arithmetic done in it.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -48,16 +50,8 @@ class _Lease:
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """An uninitialised tensor on the CPU, in memory used before if it is large.
-
-    Parameters
-    ----------
-    shape : tuple of int
-    dtype : torch.dtype
-    """
-    n_bytes = dtype.itemsize
-    for size in shape:
-        n_bytes *= size
+    """An uninitialised tensor on the CPU, in memory used before if it is large."""
+    n_bytes = dtype.itemsize * math.prod(shape)
     if n_bytes < SMALL_BYTES:
         return torch.empty(shape, dtype=dtype, device="cpu")
     block = None

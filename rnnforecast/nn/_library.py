@@ -49,12 +49,6 @@ def library() -> ctypes.CDLL | None:
 
     Safe to call from several threads. ``RNNFORECAST_NO_NATIVE=1`` in the environment of the first
     call means None.
-
-    Examples
-    --------
-    >>> from rnnforecast.nn._library import library, status
-    >>> (library() is None) == (status().path == "torch")
-    True
     """
     return (_loaded or _load_once())[0]
 
@@ -64,8 +58,8 @@ def status() -> Status:
 
     Examples
     --------
-    >>> from rnnforecast.nn._library import status
-    >>> status().path in {"native", "torch"}
+    >>> from rnnforecast.nn._library import library, status
+    >>> (library() is None) == (status().path == "torch")
     True
     """
     return (_loaded or _load_once())[1]
@@ -98,11 +92,9 @@ def _checked(path: Path) -> ctypes.CDLL:
     if _is_cut_short(path):
         raise _Unusable(f"{path} is incomplete: install rnnforecast again")
     loaded = ctypes.CDLL(str(path))
-    loaded.rnnf_abi.restype = ctypes.c_int64
-    loaded.rnnf_isa.restype = ctypes.c_char_p
-    loaded.rnnf_sources.restype = ctypes.c_char_p
-    for function in (loaded.rnnf_abi, loaded.rnnf_isa, loaded.rnnf_sources):
-        function.argtypes = []
+    loaded.rnnf_abi.restype, loaded.rnnf_abi.argtypes = ctypes.c_int64, []
+    for function in (loaded.rnnf_isa, loaded.rnnf_sources):
+        function.restype, function.argtypes = ctypes.c_char_p, []
     if loaded.rnnf_abi() != ABI:
         raise _Unusable(
             f"{path} has interface {loaded.rnnf_abi()}, expected {ABI}: install rnnforecast again"
@@ -133,10 +125,7 @@ def _source_hash(folder: Path) -> str | None:
 
 
 def _is_cut_short(path: Path) -> bool:
-    """Whether a 64-bit ELF file ends before its section table does.
-
-    The loader of the operating system may crash on such a file instead of refusing it.
-    """
+    """Whether an ELF file ends before its section table: the system's loader may crash on it."""
     with path.open("rb") as file:
         header = file.read(64)
     if len(header) < 64:

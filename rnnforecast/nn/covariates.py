@@ -1,4 +1,4 @@
-"""What covariates known in the future do to a forecast."""
+"""Columns beside the targets: how a network reads them, and what those known ahead do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,75 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["CovariateEffect", "Interaction"]
+__all__ = ["CovariateEffect", "CovariateEncoder", "Interaction"]
+
+
+class CovariateEncoder(nn.Module):
+    """Columns as a network reads them: numbers with marks where they are missing, categories as
+    embeddings (Guo & Berkhahn 2016, arXiv:1604.06737).
+
+    Parameters
+    ----------
+    n_columns : int
+    levels : tuple of int, optional
+        Categories of each column, 0 for a number; all are numbers if empty. Codes count from 0;
+        any other code, and NaN, is an unknown category, which starts as the average of all.
+
+    Attributes
+    ----------
+    numbers : list of int
+        The columns that are numbers: they come first, in their order.
+    n_values, n_marks, size : int
+        Numbers and embeddings; missing marks; both.
+    """
+
+    def __init__(self, n_columns: int, levels: tuple[int, ...] = ()):
+        super().__init__()
+        levels = tuple(levels) or (0,) * n_columns
+        assert len(levels) == n_columns
+        self.numbers = [k for k, n in enumerate(levels) if not n]
+        self.categories = [k for k, n in enumerate(levels) if n]
+        self.tables = nn.ParameterList(
+            nn.Parameter(torch.empty(levels[k] + 1, min((levels[k] + 1) // 2, 8)))
+            for k in self.categories
+        )
+        self.n_marks = len(self.numbers)
+        self.n_values = self.n_marks + sum(table.shape[1] for table in self.tables)
+        self.size = self.n_values + self.n_marks
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Embeddings standard normal, like scaled numbers, and zero for the unknown."""
+        with torch.no_grad():
+            for table in self.tables:
+                table.normal_(generator=generator)
+                table[-1] = 0.0
+
+    def values(self, x: Tensor) -> Tensor:
+        """Numbers, zero where missing, then embeddings.
+
+        Parameters
+        ----------
+        x : Tensor of shape (..., n_columns)
+
+        Returns
+        -------
+        Tensor of shape (..., n_values)
+        """
+        numbers = x[..., self.numbers] if self.categories else x
+        numbers = torch.where(torch.isnan(numbers), 0.0, numbers)
+        if not self.categories:
+            return numbers
+        parts = [numbers]
+        for k, table in zip(self.categories, self.tables):
+            code, unknown = x[..., k], len(table) - 1
+            code = torch.where((code >= 0) & (code < unknown), code, unknown)
+            parts.append(functional.embedding(code.long(), table))
+        return torch.cat(parts, -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``values``, then missing marks of the numbers: (..., size)."""
+        numbers = x[..., self.numbers] if self.categories else x
+        return torch.cat([self.values(x), torch.isnan(numbers).to(x.dtype)], -1)
 
 
 class CovariateEffect(nn.Module):
@@ -14,11 +82,13 @@ class CovariateEffect(nn.Module):
     layer.
     """
 
-    def __init__(self, n_known: int, n_targets: int, hidden_size: int):
+    def __init__(
+        self, n_known: int, n_targets: int, hidden_size: int, levels: tuple[int, ...] = ()
+    ):
         super().__init__()
-        self.n_known = n_known
-        self.linear = nn.Linear(2 * n_known, n_targets)
-        self.hidden = nn.Linear(2 * n_known, hidden_size)
+        self.encoder = CovariateEncoder(n_known, levels)
+        self.linear = nn.Linear(self.encoder.size, n_targets)
+        self.hidden = nn.Linear(self.encoder.size, hidden_size)
         self.out = nn.Linear(hidden_size, n_targets, bias=False)
 
     def reset(self, generator: torch.Generator) -> None:
@@ -26,23 +96,22 @@ class CovariateEffect(nn.Module):
         with torch.no_grad():
             self.linear.weight.zero_()
             self.linear.bias.zero_()
-            self.hidden.weight[:, self.n_known :] = 0.0
+            self.hidden.weight[:, self.encoder.n_values :] = 0.0
             self.out.weight.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (batch, time, n_known), NaN where missing; returns (batch, time, n_targets)."""
-        missing = torch.isnan(x)
-        x = torch.cat([torch.where(missing, 0.0, x), missing.to(x.dtype)], dim=-1)
+        x = self.encoder(x)
         return self.linear(x) + self.out(functional.gelu(self.hidden(x)))
 
 
 class Interaction(nn.Module):
     """How the encoding changes what covariates do; exactly zero for covariates at their mean."""
 
-    def __init__(self, context_size: int, n_known: int, hidden_size: int, n_out: int):
+    def __init__(self, context_size: int, n_values: int, hidden_size: int, n_out: int):
         super().__init__()
         self.context = nn.Linear(context_size, hidden_size)
-        self.known = nn.Linear(n_known, hidden_size, bias=False)
+        self.known = nn.Linear(n_values, hidden_size, bias=False)
         self.out = nn.Linear(hidden_size, n_out, bias=False)
 
     def reset(self, generator: torch.Generator) -> None:
@@ -50,8 +119,9 @@ class Interaction(nn.Module):
         with torch.no_grad():
             self.out.weight.zero_()
 
-    def forward(self, context: Tensor, x: Tensor) -> Tensor:
-        """context: (batch, size); x: (batch, steps, n_known); returns (batch, steps, n_out)."""
+    def forward(self, context: Tensor, values: Tensor) -> Tensor:
+        """context: (batch, size); values: (batch, steps, n_values), as ``CovariateEncoder.values``
+        has them; returns (batch, steps, n_out).
+        """
         base = self.context(context)[:, None]
-        x = torch.where(torch.isnan(x), 0.0, x)
-        return self.out(functional.gelu(base + self.known(x)) - functional.gelu(base))
+        return self.out(functional.gelu(base + self.known(values)) - functional.gelu(base))

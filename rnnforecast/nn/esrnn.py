@@ -15,18 +15,16 @@ its own; ``stride=1`` with dilations ((1, 4), (24, 168)) is the network of the p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from rnnforecast.nn.covariates import CovariateEffect
-from rnnforecast.nn.dilated import DilatedResidualStack
-from rnnforecast.nn.layers import SeededDropout
-from rnnforecast.nn.smoothing import Smoothed, smooth
+from rnnforecast.nn.covariates import CovariateEffect, CovariateEncoder
+from rnnforecast.nn.layers import RecurrentStack, SeededDropout
+from rnnforecast.nn.smoothing import smooth
 
-__all__ = ["ESRNN", "ESRNNSpec", "Positions", "SeriesBatch"]
+__all__ = ["ESRNN", "ESRNNSpec", "SeriesBatch"]
 
 _SQUASH = 8.0  # seasonal naive errors up to which inputs are nearly linear, then logarithmic
 _RATE = 40.0  # how much faster smoothing coefficients learn than weights (Smyl's per-series rate)
@@ -47,121 +45,83 @@ class ESRNNSpec(NamedTuple):
     n_known: int
     n_past: int
     n_static: int
+    cell: Any = "lstm"  # a registered name, or a subclass of Cell
+    n_params: int = 1
+    past_levels: tuple[int, ...] = ()  # categories of each column, 0 for a number
+    known_levels: tuple[int, ...] = ()
+    static_levels: tuple[int, ...] = ()
 
 
 class SeriesBatch(NamedTuple):
-    """Whole series side by side, aligned at their ends.
+    """Whole series side by side, aligned at their ends."""
 
-    Attributes
-    ----------
-    series : (batch,), int64
-        Their numbers in the network.
-    start : (batch,), int64
-        Column of each series' first row; columns before it are NaN.
-    values : (batch, time)
-        In units of the series; NaN where unobserved.
-    known : (batch, time, n_known)
-    past : (batch, time, n_past)
-    static : (batch, n_static)
-    level : (batch,)
-        Level before the first row, as measured on the first rows.
-    seasons : tuple of (batch, period)
-        Seasons of the first ``period`` rows, as measured on the first rows.
-    """
-
-    series: Tensor
-    start: Tensor
-    values: Tensor
-    known: Tensor
-    past: Tensor
-    static: Tensor
-    level: Tensor
-    seasons: tuple[Tensor, ...]
-
-
-class Positions(NamedTuple):
-    """Positions that a network reads, phases stacked along the batch.
-
-    Attributes
-    ----------
-    features : (n_positions, batch, size)
-    base : (n_positions, batch, horizon)
-        Level plus season of the rows to come.
-    last : (n_phases, n_positions), int64
-        Column of the last row that was seen.
-    """
-
-    features: Tensor
-    base: Tensor
-    last: Tensor
+    series: Tensor  # (batch,), int64: series times targets
+    start: Tensor  # (batch,), int64: column of the first row; columns before it are NaN
+    values: Tensor  # (batch, time), in units of the series; NaN where unobserved
+    known: Tensor  # (batch, time, n_known)
+    past: Tensor  # (batch, time, n_past)
+    static: Tensor  # (batch, n_static)
+    able: Tensor  # (n_periods, batch), 1 where a series is long enough for a season, else 0
+    starts: tuple[Tensor, ...]  # (batch, 1) and (batch, period): level and seasons at first
 
 
 class ESRNN(nn.Module):
-    """Per-series smoothing and the shared network, for one :class:`ESRNNSpec`.
-
-    Parameters
-    ----------
-    spec : ESRNNSpec
-    """
-
-    seasonal: Tensor
-    effect: CovariateEffect
+    """Per-series smoothing and the shared network, for one :class:`ESRNNSpec`."""
 
     def __init__(self, spec: ESRNNSpec):
         super().__init__()
         self.spec = spec
-        n = len(spec.periods)
-        # coefficients are sigmoid(_RATE * parameter)
-        self.alpha_logit = nn.Parameter(torch.zeros(spec.n_series))
-        self.gamma_logit = nn.Parameter(torch.zeros(n, spec.n_series))
-        self.trust_logit = nn.Parameter(torch.zeros(n, spec.n_series))
-        # whether a series is long enough for a season
-        self.register_buffer("seasonal", torch.ones(n, spec.n_series))
-        size = spec.window + spec.n_past * 2 + spec.n_static
+        # for every series, each sigmoid(_RATE * logit): alpha, the seasons' gammas, and half of the
+        # factor on the seasons as measured on the first rows
+        self.logits = nn.Parameter(torch.zeros(1 + 2 * len(spec.periods), spec.n_series))
+        self.past_columns = CovariateEncoder(spec.n_past, spec.past_levels)
+        self.static_columns = CovariateEncoder(spec.n_static, spec.static_levels)
+        size = spec.window + self.past_columns.size + self.static_columns.n_values
         self.dropout = SeededDropout(spec.dropout)
-        self.stack = DilatedResidualStack(size, spec.hidden_size, spec.dilations)
+        self.stack = RecurrentStack(
+            spec.cell, size, spec.hidden_size, residual=True, dilations=spec.dilations
+        )
         self.adapter = nn.Linear(spec.hidden_size, spec.hidden_size)
-        self.head = nn.Linear(spec.hidden_size, spec.horizon)
+        self.head = nn.Linear(spec.hidden_size, spec.horizon * spec.n_params)
         self.skip = nn.Linear(spec.window, spec.horizon, bias=False)
         if spec.n_known:
-            self.effect = CovariateEffect(spec.n_known, spec.n_targets, min(spec.hidden_size, 16))
+            hidden = min(spec.hidden_size, 16)
+            self.effect = CovariateEffect(spec.n_known, spec.n_targets, hidden, spec.known_levels)
 
     def reset(self, generator: torch.Generator) -> None:
         """Start close to the forecast of the smoothing alone."""
         with torch.no_grad():
-            self.alpha_logit.fill_(-1.0 / _RATE)
-            self.gamma_logit.fill_(-1.5 / _RATE)
-            self.trust_logit[:1] = 0.0  # the first season as measured,
-            self.trust_logit[1:] = -1.1 / _RATE  # the second, from two or so of each phase, half
-            self.seasonal.fill_(1.0)
+            n = len(self.spec.periods)
+            # alpha and gammas; the first season as measured, the second, from two or so of each
+            # phase, half
+            first = [-1.0, *[-1.5] * n, *[0.0, -1.1][:n]]
+            self.logits.copy_(torch.tensor(first)[:, None].expand_as(self.logits) / _RATE)
             self.head.weight.mul_(0.1)
             self.head.bias.zero_()
             self.skip.weight.zero_()
 
-    # -- smoothing ---------------------------------------------------------------------------------
-
-    def coefficients(self, series: Tensor) -> tuple[Tensor, Tensor]:
+    def coefficients(self, series: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Smoothing coefficients of some series.
 
         Parameters
         ----------
         series : (batch,), int64
+            Series times targets. A negative number, ``target - n_targets``, is a series that was
+            not there in training: it takes the mean of those of its target.
 
         Returns
         -------
         alpha : (batch,)
-        gammas : (n_periods, batch)
-            0 for a season that the series is too short for.
+        gammas, trusts : (n_periods, batch)
+            Of the seasons; and a factor between 0 and 2 on each season as measured on first rows.
         """
-        alpha = torch.sigmoid(_RATE * self.alpha_logit[series])
-        gammas = torch.sigmoid(_RATE * self.gamma_logit[:, series]) * self.seasonal[:, series]
-        return alpha, gammas
-
-    def trust(self, series: Tensor) -> Tensor:
-        """Factor between 0 and 2 on the seasons as measured on the first rows, chosen by training:
-        (n_periods, batch).
-        """
-        return 2 * torch.sigmoid(_RATE * self.trust_logit[:, series])
+        n, logits = len(self.spec.periods), self.logits
+        mean = logits.unflatten(-1, (-1, self.spec.n_targets)).mean(-2)
+        own = torch.where(
+            series < 0, mean[:, series % self.spec.n_targets], logits[:, series.clamp(min=0)]
+        )
+        found = torch.sigmoid(_RATE * own)
+        return found[0], found[1 : 1 + n], 2 * found[1 + n :]
 
     def covariates(self, series: Tensor, known: Tensor) -> Tensor | float:
         """What known covariates ``(batch, time, n_known)`` add to their own rows: (batch, time)."""
@@ -171,72 +131,78 @@ class ESRNN(nn.Module):
         added = self.effect(known)
         return added.gather(2, target.expand(-1, added.shape[1], 1))[..., 0]
 
-    def smooth(self, batch: SeriesBatch, plain: Tensor) -> Smoothed:
-        """Level and seasons of whole series from their first rows on; ``plain: (batch, time)`` is
-        their values less the effect of covariates.
+    def smooth(self, batch: SeriesBatch, plain: Tensor) -> tuple[Tensor, ...]:
+        """Level and seasons of whole series from their first rows on, see
+        :func:`~rnnforecast.nn.smoothing.smooth`; ``plain: (batch, time)`` is their values less the
+        effect of covariates.
         """
-        alpha, gammas = self.coefficients(batch.series)
-        seasons = []
-        for trust, first in zip(self.trust(batch.series), batch.seasons):
-            period = first.shape[1]
-            own = torch.arange(period, device=plain.device) - batch.start[:, None]
-            seasons.append((trust[:, None] * first).gather(1, own % period))
-        return smooth(plain, alpha, list(gammas), batch.level, seasons)
+        alpha, gammas, trusts = self.coefficients(batch.series)
+        gains, starts = [alpha, *((1 - alpha) * gammas * batch.able)], [batch.starts[0]]
+        for trust, first in zip(trusts, batch.starts[1:]):
+            own = torch.arange(first.shape[1], device=plain.device) - batch.start[:, None]
+            starts.append((trust[:, None] * first).gather(1, own % first.shape[1]))
+        return smooth(plain, gains, starts)
 
-    # -- the network -------------------------------------------------------------------------------
+    def read(
+        self, batch: SeriesBatch, plain: Tensor, terms: tuple[Tensor, ...], end: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs at positions one stride apart, the last of which has seen column ``end``, at least
+        ``window - 1``; ``terms`` of :meth:`smooth`.
 
-    def positions(
-        self, batch: SeriesBatch, plain: Tensor, smoothed: Smoothed, ends: Iterable[int]
-    ) -> Positions:
-        """Inputs at positions one stride apart, the last of them at each of ``ends``.
-
-        Parameters
-        ----------
-        batch : SeriesBatch
-        plain : (batch, time)
-        smoothed : Smoothed
-        ends : iterable of int
-            Column of the last row that a phase sees, at least ``window - 1``. All phases get as
-            many positions as the one with the fewest.
+        Returns
+        -------
+        features : (batch, n_positions, size)
+        base : (batch, n_positions, horizon)
+            Level plus season of the rows to come.
+        last : (n_positions,), int64
+            Column of the last row that was seen.
         """
-        parts = [self._phase(batch, plain, smoothed, end) for end in ends]
-        fewest = min(len(part.last) for part in parts)
-        return Positions(
-            torch.cat([part.features[-fewest:] for part in parts], 1),
-            torch.cat([part.base[-fewest:] for part in parts], 1),
-            torch.stack([part.last[-fewest:] for part in parts]),
-        )
-
-    def _phase(self, batch: SeriesBatch, plain: Tensor, smoothed: Smoothed, end: int) -> Positions:
-        spec, n_steps = self.spec, plain.shape[1]
+        spec, n_steps, device = self.spec, plain.shape[1], plain.device
         first = (end - (spec.window - 1)) % spec.stride
-        last = torch.arange(first + spec.window - 1, end + 1, spec.stride, device=plain.device)
-        level = smoothed.level[:, last, None]  # (batch, positions, 1)
-        season: Tensor | float = 0.0
-        ahead: Tensor | float = 0.0
-        for term, period in zip(smoothed.seasons, spec.periods):
-            season = season + term[:, :n_steps]
-            # of rows beyond one period, the latest that is known of their phase
-            steps = 1 + torch.arange(spec.horizon, device=plain.device) % period
-            ahead = ahead + term[:, last[:, None] + steps]
+        last = torch.arange(first + spec.window - 1, end + 1, spec.stride, device=device)
+        level = terms[0][:, last + 1, None]  # (batch, positions, 1)
+        season = sum(term[:, :n_steps] for term in terms[1:])
+        # of rows beyond one period, the latest that is known of their phase
+        steps = torch.arange(spec.horizon, device=device)
+        base = sum(
+            term[:, last[:, None] + 1 + steps % period]
+            for term, period in zip(terms, (1, *spec.periods))
+        )
         residual = (plain - season)[:, first : end + 1].unfold(1, spec.window, spec.stride)
         # what was not observed is what the smoothing expects
         parts = [_SQUASH * torch.asinh(torch.nan_to_num(residual - level) / _SQUASH)]
         shape = (*level.shape[:2], -1)
         if spec.n_past:
-            past = batch.past[:, last]
-            parts += [torch.nan_to_num(past), torch.isnan(past).to(plain.dtype)]
+            parts.append(self.past_columns(batch.past[:, last]))
         if spec.n_static:
-            parts.append(torch.nan_to_num(batch.static)[:, None].expand(shape))
+            parts.append(self.static_columns.values(batch.static)[:, None].expand(shape))
         # a position before the series' first row says nothing, whatever the batch pads
-        begun = (last >= batch.start[:, None])[..., None]
-        features = torch.where(begun, torch.cat(parts, -1), 0.0)
-        base = (level + ahead).expand(*shape[:2], spec.horizon)
-        return Positions(features.transpose(0, 1), base.transpose(0, 1), last)
+        inside = (last >= batch.start[:, None])[..., None]
+        features = torch.where(inside, torch.cat(parts, -1), 0.0)
+        return features, base, last
 
-    def forward(self, positions: Positions) -> Tensor:
-        """Forecasts without the effect of covariates: (n_positions, batch, horizon)."""
-        features = positions.features
-        states = self.stack(self.dropout(features))
-        out = self.head(torch.tanh(self.adapter(states)))
-        return positions.base + out + self.skip(features[..., : self.spec.window])
+    def forward(
+        self, batch: SeriesBatch, plain: Tensor, terms: tuple[Tensor, ...], ends: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Raw numbers and where they stand, without the effect of covariates, for phases of
+        positions that end at each of ``ends``; all have as many as the one with the fewest.
+
+        Returns
+        -------
+        raw : (n_phases, batch, n_positions, horizon, n_params)
+        location : (n_phases, batch, n_positions, horizon)
+        last : (n_phases, n_positions)
+        """
+        spec = self.spec
+        phases = [self.read(batch, plain, terms, end) for end in ends]
+        n = min(len(last) for *_, last in phases)
+        features, base, last = (
+            torch.stack([x[..., -n:, :] for x in part])
+            for part in zip(*((f, b, last[:, None]) for f, b, last in phases))
+        )
+        states = self.stack(self.dropout(features.flatten(0, 1)))[0].unflatten(
+            0, features.shape[:2]
+        )
+        raw = self.head(torch.tanh(self.adapter(states)))
+        location = base + self.skip(features[..., : spec.window])
+        return raw.unflatten(-1, (spec.horizon, spec.n_params)), location, last[..., 0]

@@ -1,15 +1,17 @@
-"""Stacks of recurrent layers, dropout and initialisation from a private generator."""
+"""Stacks of recurrent layers, dropout, and initialisation from a private generator."""
 
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rnnforecast.nn.cells import make_layer
+from rnnforecast.nn._kernels import flatten, run
+from rnnforecast.nn.cells import Cell, FusedCell, State, cell_class, is_fused, last_step
 
 __all__ = ["RecurrentStack", "SeededDropout", "initialise", "set_generator", "set_precision"]
 
@@ -20,7 +22,7 @@ class SeededDropout(nn.Module):
     Parameters
     ----------
     p : float
-        Probability that a unit is dropped, in [0, 1).
+        Probability that a number is dropped, in [0, 1).
     """
 
     def __init__(self, p: float):
@@ -36,87 +38,256 @@ class SeededDropout(nn.Module):
         return x * keep / (1 - self.p)
 
 
+class _BothDirections(nn.Module):
+    """Two cells, one from the first step to the last and one from the last to the first."""
+
+    ahead: Any
+    back: Any
+
+    def __init__(self, ahead: Cell, back: Cell):
+        super().__init__()
+        self.ahead, self.back = ahead, back
+
+    def _apply(self, *args: Any, **kwargs: Any) -> _BothDirections:
+        super()._apply(*args, **kwargs)
+        ahead, back = self.ahead, self.back
+        if isinstance(ahead, FusedCell) and not ahead.peepholes:
+            flatten(ahead.kernel, (*ahead.weights()[:4], *back.weights()[:4]), True)
+        return self
+
+    def scan(
+        self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """As ``Cell.scan``; outputs and states of both, those of the second behind."""
+        ahead, back = self.ahead, self.back
+        if lengths is None and is_fused(ahead):  # in one call
+            weights = (*ahead.weights(), *back.weights())
+            return run(type(ahead), x, state, weights, (False, True))
+        half = len(state or ()) // 2
+        first, second = (None, None) if state is None else (state[:half], state[half:])
+        out, one = ahead.scan(x, first, lengths)
+        other_out, other = back.scan(_turned(x, lengths), second, lengths)
+        return torch.cat([out, _turned(other_out, lengths)], -1), (*one, *other)
+
+
+def _turned(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """The steps that each row has, the last one first."""
+    if lengths is None:
+        return x.flip(1)
+    steps = torch.arange(x.shape[1], device=x.device)
+    at = torch.as_tensor(lengths, device=x.device)[:, None] - 1 - steps
+    return x.gather(1, torch.where(at < 0, steps, at)[..., None].expand_as(x))
+
+
+class _Dilated(Cell):
+    """A cell whose state at step t comes from step t - dilation (Chang et al. 2017, eq. 3).
+
+    A state holds those of the next ``dilation`` steps: (batch, dilation, ...).
+    """
+
+    def __init__(self, cell: Cell, dilation: int):
+        super().__init__(cell.input_size, cell.hidden_size)
+        self.cell, self.dilation = cell, dilation
+
+    def start(self, batch: int) -> State:
+        state = self.cell.start(batch)
+        return tuple(s[:, None].repeat_interleave(self.dilation, 1) for s in state)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        out, new = self.cell.step(x, tuple(s[:, 0] for s in state))
+        return out, tuple(torch.cat([s[:, 1:], n[:, None]], 1) for s, n in zip(state, new))
+
+    def scan(
+        self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Interleaved sequences never meet: they run side by side as a larger batch."""
+        batch, time, _ = x.shape
+        if lengths is not None or not time:
+            return super().scan(x, state, lengths)
+        state = self.first(x) if state is None else state
+        outputs = []
+        d = self.dilation
+        # whole rounds of all sequences, then one more step of the first few
+        for part in x.split([time - time % d, time % d], 1):
+            if part.shape[1]:
+                used = min(d, part.shape[1])
+                n = part.shape[1] // used
+                rows = part.unflatten(1, (n, used)).transpose(1, 2).reshape(batch * used, n, -1)
+                out, new = self.cell.scan(rows, tuple(s[:, :used].flatten(0, 1) for s in state))
+                outputs.append(out.unflatten(0, (batch, used)).transpose(1, 2).flatten(1, 2))
+                state = tuple(
+                    torch.cat([old[:, used:], last.unflatten(0, (batch, used))], 1)
+                    for old, last in zip(state, new)
+                )
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), state
+
+
 class RecurrentStack(nn.Module):
-    """Layers on top of one another.
+    """Layers of recurrent cells on top of one another.
 
     Parameters
     ----------
-    cell : str
-        Name in ``CELLS``.
-    input_size, hidden_size, n_layers : int
+    cell : str or type[Cell]
+        A registered name, or a class.
+    input_size, hidden_size : int
+    n_layers : int, default 1
     bidirectional : bool, default False
-        Each layer reads the look-back in both directions.
+        Each layer reads the sequence in both directions.
     residual : bool, default False
-        Each layer above the first adds its input to its output (He et al. 2016, eq. 1).
+        Each block above the first adds its input to its output (He et al. 2016, eq. 1).
     dropout : float, default 0.0
         Between layers and after the last.
+    dilations : sequence of sequences of int, optional
+        One inner sequence a block, with the dilation of each of its layers (Chang et al. 2017; Smyl
+        2020, figure 3), in place of ``n_layers`` blocks of one plain layer.
 
     Attributes
     ----------
+    layers : ModuleList
+        Cells, or pairs of them.
+    dilations : tuple of tuple of int
+    output_size : int
     precision : torch.dtype or None
         Type of its matrix products where that is not the weights'; see :func:`set_precision`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> stack = RecurrentStack("gru", 3, 8, n_layers=2)
+    >>> x = torch.ones(4, 6, 3)
+    >>> outputs, last = stack(x)
+    >>> first, state = stack.scan(x[:, :2])
+    >>> rest, state = stack.scan(x[:, 2:], state)
+    >>> bool(torch.allclose(torch.cat([first, rest], 1), outputs, atol=1e-6))
+    True
     """
 
     precision: torch.dtype | None = None
 
     def __init__(
         self,
-        cell: str,
+        cell: str | type[Cell],
         input_size: int,
         hidden_size: int,
-        n_layers: int,
+        n_layers: int = 1,
         bidirectional: bool = False,
         residual: bool = False,
         dropout: float = 0.0,
+        dilations: Sequence[Sequence[int]] | None = None,
     ):
         super().__init__()
-        sizes = [input_size, *[hidden_size * (2 if bidirectional else 1)] * (n_layers - 1)]
-        self.layers = nn.ModuleList(
-            [make_layer(cell, size, hidden_size, bidirectional) for size in sizes]
-        )
-        self.dropout = SeededDropout(dropout)
-        self.residual = residual
-        self.output_size = hidden_size * (2 if bidirectional else 1)
+        kind = cell_class(cell)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x: (batch, time, input_size).
+        def make(size: int, dilation: int) -> Cell:
+            one = kind(size, hidden_size)
+            return one if dilation == 1 else _Dilated(one, dilation)
+
+        self.bidirectional, self.residual = bidirectional, residual
+        self.output_size = int(hidden_size) * (2 if bidirectional else 1)
+        self.layers = nn.ModuleList()
+        self._block_ends = []  # whether a layer is the last of its block
+        blocks = [(1,)] * int(n_layers) if dilations is None else dilations
+        self.dilations = tuple(tuple(map(int, block)) for block in blocks)
+        size = input_size
+        for block in self.dilations:
+            for k, dilation in enumerate(block, 1):
+                cells = [make(size, dilation) for _ in range(2 if bidirectional else 1)]
+                self.layers.append(_BothDirections(*cells) if bidirectional else cells[0])
+                self._block_ends.append(k == len(block))
+                size = self.output_size
+        self.dropout = SeededDropout(dropout)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Read whole sequences.
+
+        Parameters
+        ----------
+        x : Tensor of shape (batch, time, input_size)
+        lengths : int64 Tensor of shape (batch,), optional
+            Steps that each row has; outputs after them are zero.
 
         Returns
         -------
-        outputs : (batch, time, output_size)
-        last : (batch, output_size)
+        outputs : Tensor of shape (batch, time, output_size)
+        last : Tensor of shape (batch, output_size)
+            The output after the last step that each direction reads.
         """
-        kind, last = x.dtype, x[:, -1]
         with self._mixed(x):
-            for depth, layer in enumerate(self.layers):
-                out, new_last = layer(x)
-                if self.residual and depth > 0:
-                    out, new_last = out + x, new_last + _ends(x, layer)
-                x, last = self.dropout(out), new_last
-            return x.to(kind), self.dropout(last).to(kind)
+            outputs, _, last = self._run(x, None, lengths, True)
+            return outputs.to(x.dtype), self.dropout(last).to(x.dtype)
 
-    def _mixed(self, x: Tensor) -> AbstractContextManager:
+    def scan(
+        self, x: Tensor, state: Sequence[State] | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, list[State]]:
+        """Read on from a state.
+
+        Parameters
+        ----------
+        x : Tensor of shape (batch, time, input_size)
+        state : sequence of tuple of Tensor, optional
+            That of each layer.
+        lengths : int64 Tensor of shape (batch,), optional
+
+        Returns
+        -------
+        outputs : Tensor of shape (batch, time, output_size)
+        state : list of tuple of Tensor
+        """
+        with self._mixed(x):
+            outputs, states, _ = self._run(x, state, lengths, False)
+        if self.precision is not None:
+            states = [tuple(s.to(x.dtype) if s.is_floating_point() else s for s in layer)
+                      for layer in states]  # fmt: skip
+        return outputs.to(x.dtype), states
+
+    def _run(self, x: Any, state: Any, lengths: Tensor | None, want_last: bool) -> Any:
+        states, last, skip = [], None, None
+        for depth, layer in enumerate(self.layers):
+            given = None if state is None else state[depth]
+            out, new = layer.scan(x, given, lengths)  # type: ignore[operator]
+            states.append(new)
+            ends_block = self._block_ends[depth]
+            if want_last and depth == len(self.layers) - 1:
+                last = self._last(layer, out, new, lengths)
+                if skip is not None:
+                    last = last + self._ends(skip, lengths)
+            if ends_block and skip is not None:
+                out = out + skip
+            x = self.dropout(out)
+            if ends_block and self.residual:
+                skip = x
+        return x, states, last
+
+    def _last(self, layer: Any, outputs: Tensor, state: State, lengths: Tensor | None) -> Tensor:
+        """The last output of each direction: taken from the state where that has it, since the
+        gradient of a slice of all outputs is as large as they are.
+        """
+        if not self.bidirectional and is_fused(layer):
+            return state[0]
+        if self.bidirectional and is_fused(layer.ahead):
+            return torch.cat([state[0], state[len(state) // 2]], -1)
+        return self._ends(outputs, lengths)
+
+    def _ends(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """What each direction reads last of ``x: (batch, time, output_size)``."""
+        last = last_step(x, lengths)
+        if not self.bidirectional:
+            return last
+        half = x.shape[2] // 2
+        return torch.cat([last[:, :half], x[:, 0, half:]], -1)
+
+    def _mixed(self, x: Tensor) -> Any:
         if self.precision is None:
             return nullcontext()
         return torch.autocast(x.device.type, dtype=self.precision)
 
 
-def _ends(x: Tensor, layer: Any) -> Tensor:
-    """What a skip adds to the last states: each direction's own end of ``x: (batch, time,
-    size)``.
-    """
-    if not layer.bidirectional:
-        return x[:, -1]
-    half = layer.hidden_size
-    return torch.cat([x[:, -1, :half], x[:, 0, half:]], dim=-1)
-
-
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
     """Fill all parameters from ``generator``, as torch's defaults do from the global one.
 
-    Recurrent weights and biases and linear weights: uniform within ±1/sqrt(hidden size or inputs).
-    The modules may then adjust their own through ``reset(generator)``; a module with parameters of
-    another kind must fill them there.
+    Uniform within ±1/sqrt(hidden size) for all that a cell has, within ±1/sqrt(inputs) for linear
+    layers elsewhere; normalisations start as the identity. The modules may then adjust their own
+    through ``reset(generator)``; a module with parameters of another kind must fill them there.
 
     Raises
     ------
@@ -125,19 +296,19 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
     """
     tensors = [*network.named_parameters(), *network.named_buffers()]
     floating = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
+    cells = [module for module in network.modules() if isinstance(module, Cell)]
+    sizes: Any = {part: cell.hidden_size for cell in cells for part in cell.modules()}
     with torch.no_grad():
         for _, tensor in floating:
             tensor.fill_(torch.nan)  # on an empty tensor, what nobody fills would be chance
-    for module in network.modules():
-        if isinstance(module, nn.RNNBase):
-            bound = 1 / math.sqrt(module.hidden_size)
-        elif isinstance(module, nn.Linear):
-            bound = 1 / math.sqrt(max(module.in_features, 1))
-        else:
-            continue
-        for parameter in module.parameters(recurse=False):
-            with torch.no_grad():
-                parameter.uniform_(-bound, bound, generator=generator)
+        for module in network.modules():
+            if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+                module.reset_parameters()
+            elif module in sizes or isinstance(module, nn.Linear):
+                size: Any = sizes.get(module) or module.in_features
+                bound = 1 / math.sqrt(max(size, 1))
+                for parameter in module.parameters(recurse=False):
+                    parameter.uniform_(-bound, bound, generator=generator)
     for module in network.modules():
         reset = getattr(module, "reset", None)
         if callable(reset):

@@ -10,7 +10,7 @@ to which the decoded deviation is added, and an interaction of x_h with the enco
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from rnnforecast.nn.covariates import Interaction
 from rnnforecast.nn.layers import RecurrentStack
-from rnnforecast.nn.window import Inputs, Window, WindowNetwork
+from rnnforecast.nn.window import Inputs, Window, WindowNetwork, by_target, fold, unfold
 
-__all__ = ["ForecastNetwork", "NetworkSpec", "unfold"]
+__all__ = ["ForecastNetwork", "NetworkSpec"]
 
 
 class NetworkSpec(NamedTuple):
@@ -34,7 +34,7 @@ class NetworkSpec(NamedTuple):
     horizon: int
     season: int
     n_params: int
-    cell: str
+    cell: Any  # a registered name, or a subclass of Cell
     hidden_size: int
     n_layers: int
     bidirectional: bool
@@ -43,6 +43,9 @@ class NetworkSpec(NamedTuple):
     normalise: bool
     segment: int = 1
     independent: bool = False
+    past_levels: tuple[int, ...] = ()  # categories of each column, 0 for a number
+    known_levels: tuple[int, ...] = ()
+    static_levels: tuple[int, ...] = ()
 
     @property
     def joint(self) -> int:
@@ -58,10 +61,10 @@ class ForecastNetwork(WindowNetwork):
         joint = spec.joint
         seasonal = joint if spec.season > 1 else 0
         # values, seasonal differences, missing marks; past covariates and their marks
-        size = 2 * joint + seasonal + 2 * spec.n_past
+        size = 2 * joint + seasonal + self.past_columns.size
         marks = [
             *range(joint + seasonal, 2 * joint + seasonal),
-            *range(size - spec.n_past, size),
+            *range(size - self.past_columns.n_marks, size),
         ]
         self._marks = [step * size + mark for step in range(spec.segment) for mark in marks]
         self.encoder = RecurrentStack(
@@ -73,13 +76,13 @@ class ForecastNetwork(WindowNetwork):
             spec.residual,
             spec.dropout,
         )
-        context = self.encoder.output_size + spec.n_static
+        context = self.encoder.output_size + self.static_columns.n_values
         self.head = nn.Linear(context, spec.horizon * joint * spec.n_params)
         self.skip = nn.Linear(spec.lookback, spec.horizon, bias=False)
         self.anchor_logits = nn.Parameter(torch.zeros(spec.horizon, 3))
         if spec.n_known:
             self.interaction = Interaction(
-                context, spec.n_known, spec.hidden_size, joint * spec.n_params
+                context, self.effect.encoder.n_values, spec.hidden_size, joint * spec.n_params
             )
 
     def reset(self, generator: torch.Generator) -> None:
@@ -106,27 +109,20 @@ class ForecastNetwork(WindowNetwork):
         self.anchor_logits[torch.arange(len(best)), best] = 4.0
 
     def encode(self, values: Tensor, observed: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the encoder over normalised steps.
+        """Outputs (rows, steps // segment, size) and last output (rows, size) of the encoder.
 
-        Parameters
-        ----------
-        values, observed : (batch, steps, n_targets)
-        past : (batch, steps, n_past)
-
-        Returns
-        -------
-        outputs : (rows, steps // segment, encoder output size)
-            One row an element of the batch, or one a target of it if these are independent.
-        last : (rows, encoder output size)
+        ``values, observed: (batch, steps, n_targets)``, normalised. One row is one of the batch, or
+        one target of it if these are independent.
         """
-        return self.encoder(self._fold(self.features(values, observed, past)))
+        return self.encoder(fold(self.features(values, observed, past), self.spec.segment))
 
     def features(self, values: Tensor, observed: Tensor, past: Tensor) -> Tensor:
         """What the encoder reads of each step: (rows, steps, size).
 
         Values, seasonal differences, missing marks; past covariates and their marks.
         """
-        values, observed, past = self._apart(values), self._apart(observed), self._for_each(past)
+        if self.spec.independent:
+            values, observed = by_target(values), by_target(observed)
         parts = [values]
         season = self.spec.season
         if season > 1:
@@ -135,15 +131,8 @@ class ForecastNetwork(WindowNetwork):
             parts.append(functional.pad(step, (0, 0, min(season, values.shape[1]), 0)))
         parts.append((~observed).to(values.dtype))
         if self.spec.n_past:
-            missing = torch.isnan(past)
-            parts += [torch.where(missing, 0.0, past), missing.to(values.dtype)]
+            parts.append(self._for_each(self.past_columns(past)))
         return torch.cat(parts, dim=-1)
-
-    def _apart(self, x: Tensor) -> Tensor:
-        """Independent targets as rows of their own: (batch * n_targets, steps, 1)."""
-        if not self.spec.independent:
-            return x
-        return x.transpose(1, 2).reshape(-1, x.shape[1], 1)
 
     def _for_each(self, x: Tensor) -> Tensor:
         """What all targets of a window share, once for each row of the encoder."""
@@ -154,16 +143,6 @@ class ForecastNetwork(WindowNetwork):
         spec = self.spec
         raw = raw.reshape(-1, spec.n_targets // spec.joint, raw.shape[1], spec.joint, spec.n_params)
         return raw.transpose(1, 2).flatten(2, 3)
-
-    def _fold(self, x: Tensor) -> Tensor:
-        """Neighbouring steps side by side, the oldest left over: (batch, segments, segment *
-        size).
-        """
-        segment = self.spec.segment
-        if segment == 1:
-            return x
-        n = x.shape[1] // segment
-        return x[:, x.shape[1] - n * segment :].reshape(len(x), n, segment * x.shape[2])
 
     def decode(self, window: Window, context: Tensor) -> tuple[Tensor, Tensor]:
         """Anchor: a mixture of the naive forecasts, plus a linear map of the window shared by all
@@ -180,7 +159,8 @@ class ForecastNetwork(WindowNetwork):
         """Raw deviations with the interaction of the steps' own covariates, same shape."""
         if not self.spec.n_known:
             return raw
-        return raw + self._together(self.interaction(context, self._for_each(future_known)))
+        known = self.effect.encoder.values(future_known)
+        return raw + self._together(self.interaction(context, self._for_each(known)))
 
     def context(self, window: Window, inputs: Inputs) -> Tensor:
         """Encoding with the static covariates beside it."""
@@ -192,6 +172,7 @@ class ForecastNetwork(WindowNetwork):
         """What the decoder reads: encodings with the static covariates beside them."""
         if not self.spec.n_static:
             return encoded
+        static = self.static_columns.values(static)
         return torch.cat([encoded, self._for_each(static)], dim=-1)
 
     def forward_dense(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
@@ -219,8 +200,8 @@ class ForecastNetwork(WindowNetwork):
         window = self.normalise(windows)
         first = self.normalise(residual[:, : spec.lookback])
         observed = ~torch.isnan(residual)
-        unit = (torch.where(observed, residual, 0.0) - first.centre) / first.scale
-        outputs = self.encode(torch.where(observed, unit, 0.0), observed, inputs.past)[0]
+        unit = (torch.where(observed, residual, first.centre) - first.centre) / first.scale
+        outputs = self.encode(unit, observed, inputs.past)[0]
         encoded = self._rows(outputs[:, -n:])
         context = self.with_static(encoded, inputs.static)
         future = unfold(inputs.future_known, spec.horizon, spec.segment)
@@ -234,20 +215,3 @@ class ForecastNetwork(WindowNetwork):
         _, n, size = outputs.shape
         each = self.spec.n_targets // self.spec.joint
         return outputs.view(-1, each, n, size).transpose(1, 2).reshape(-1, size)
-
-
-def unfold(x: Tensor, size: int, step: int) -> Tensor:
-    """Sliding stretches of ``size`` rows every ``step`` rows.
-
-    Parameters
-    ----------
-    x : (batch, time, features)
-    size, step : int
-
-    Returns
-    -------
-    (batch * n, size, features)
-        The n stretches of one row of the batch together.
-    """
-    n = (x.shape[1] - size) // step + 1
-    return x.unfold(1, size, step).transpose(2, 3).reshape(len(x) * n, size, x.shape[2])

@@ -14,15 +14,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from rnnforecast.nn.cells import is_fused
 from rnnforecast.nn.layers import RecurrentStack, SeededDropout
-from rnnforecast.nn.window import Inputs, Window, WindowNetwork, last_observed
+from rnnforecast.nn.window import Inputs, Window, WindowNetwork, by_target, fold, last_observed
 
-__all__ = ["SEGMENT_CELLS", "SegmentNetwork", "SegmentSpec"]
-
-# cells that can take a step from any state: their weights are laid out as torch has them
-SEGMENT_CELLS = ("gru", "lstm", "rnn")
+__all__ = ["SegmentNetwork", "SegmentSpec"]
 
 
 class SegmentSpec(NamedTuple):
@@ -35,12 +32,15 @@ class SegmentSpec(NamedTuple):
     lookback: int
     horizon: int
     n_params: int
-    cell: str
+    cell: Any  # a registered name, or a subclass of Cell
     hidden_size: int
     dropout: float
     shift: str  # what is taken off a window: "last", "mean" or "none"
     segment: int
     pull: bool  # start between last value and mean
+    past_levels: tuple[int, ...] = ()  # categories of each column, 0 for a number
+    known_levels: tuple[int, ...] = ()
+    static_levels: tuple[int, ...] = ()
 
     @property
     def season(self) -> int:
@@ -62,9 +62,9 @@ class SegmentNetwork(WindowNetwork):
         self.n_out = math.ceil(spec.horizon / size)
         self.embed = nn.Linear(2 * size, hidden)  # values and missing marks
         if spec.n_past:
-            self.past = nn.Linear(2 * size * spec.n_past, hidden, bias=False)
+            self.past = nn.Linear(size * self.past_columns.size, hidden, bias=False)
         if spec.n_static:
-            self.static = nn.Linear(spec.n_static, hidden, bias=False)
+            self.static = nn.Linear(self.static_columns.n_values, hidden, bias=False)
         self.encoder = RecurrentStack(spec.cell, hidden, hidden, 1)
         half = hidden // 2
         self.position = nn.Parameter(torch.empty(self.n_out, half))
@@ -122,47 +122,29 @@ class SegmentNetwork(WindowNetwork):
         anchors = torch.stack([last, mean], dim=-1)
         return Window(values, observed, anchors, last, torch.ones_like(last))
 
-    def context(self, window: Window, inputs: Inputs) -> Tensor:
-        """Last state of every target, and the static effect: (batch, n_targets, n_states, hidden).
-
-        States are h for "rnn" and "gru", h and c for "lstm".
-        """
-        x = torch.cat([self._fold(window.values), self._fold(~window.observed)], -1)
-        x = self.embed(x)  # (batch, n_targets, n_segments, hidden)
-        if self.spec.n_past:
-            missing = torch.isnan(inputs.past)
-            past = torch.cat([torch.where(missing, 0.0, inputs.past), missing.to(x.dtype)], -1)
-            x = x + self.past(self._fold(past).transpose(1, 2).flatten(2))[:, None]
-        x = torch.relu(x)
-        batch, channels, segments, hidden = x.shape
-        x = x.reshape(batch * channels, segments, hidden)
-        # a layer gives h alone, and the decoder of an LSTM starts from c too
-        states = self._layer(x)[1] if self.spec.cell == "lstm" else (self.encoder(x)[1],)
-        parts = [s.view(batch, channels, hidden) for s in states]
-        if self.spec.n_static:
-            parts.append(self.static(inputs.static)[:, None].expand(-1, channels, -1))
-        return torch.stack(parts, 2)
-
-    @property
-    def _layer(self) -> Any:
-        """The recurrent layer, with weights named as torch names them."""
-        layer: Any = self.encoder.layers[0]
-        return layer.rnn
-
-    def _fold(self, x: Tensor) -> Tensor:
-        """(batch, lookback, size) to (batch, size, segments, segment); the oldest rest is left
-        out.
+    def context(self, window: Window, inputs: Inputs) -> tuple[Tensor | None, ...]:
+        """The static effect, (batch, hidden) or None, and the last state of every target, each
+        tensor (batch * n_targets, ...).
         """
         size = self.spec.segment
-        n = x.shape[1] // size
-        x = x[:, x.shape[1] - n * size :].transpose(1, 2)
-        return x.reshape(*x.shape[:2], n, size).to(self.embed.weight.dtype)
+        values, observed = (
+            fold(by_target(window.values), size),
+            fold(by_target(window.observed), size),
+        )
+        x = self.embed(torch.cat([values, (~observed).to(values.dtype)], -1))
+        if self.spec.n_past:
+            past = self.past(fold(self.past_columns(inputs.past), size))
+            x = x + past.repeat_interleave(self.spec.n_targets, 0)
+        state = self.encoder.scan(torch.relu(x))[1][0]
+        static = None
+        if self.spec.n_static:
+            static = self.static(self.static_columns.values(inputs.static))
+        return static, *state
 
-    def decode(self, window: Window, context: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, window: Window, context: Any) -> tuple[Tensor, Tensor]:
         """One step of the recurrent layer for every segment of the horizon (eq. 7-9)."""
         spec = self.spec
-        states = self._step(context)  # (batch, n_targets, n_out, hidden)
-        out = self.head(self.dropout(states))
+        out = self.head(self.dropout(self._step(*context)))
         out = out.view(*out.shape[:2], self.n_out * spec.segment, spec.n_params)
         raw = out[:, :, : spec.horizon].transpose(1, 2)
         anchor = window.centre.expand(-1, spec.horizon, -1)
@@ -170,29 +152,18 @@ class SegmentNetwork(WindowNetwork):
             anchor = anchor + self.pull[:, None] * (window.anchors[..., 1] - anchor)
         return raw, anchor
 
-    def _step(self, context: Tensor) -> Tensor:
-        """The step on the embeddings. Their part of the gates is the same for every window, and
-        the state's part for every segment, so that each is computed once.
-        """
-        rnn, spec = self._layer, self.spec
-        embedded = torch.cat(
-            [
-                self.position.expand(spec.n_targets, -1, -1),
-                self.channel[:, None].expand(-1, self.n_out, -1),
-            ],
-            -1,
-        )
-        given = functional.linear(embedded, rnn.weight_ih_l0, rnn.bias_ih_l0)[None]
-        if spec.n_static:
-            given = given + functional.linear(context[:, :, -1:], rnn.weight_ih_l0)
-        state = context[:, :, :1]  # (batch, n_targets, 1, hidden)
-        carried = functional.linear(state, rnn.weight_hh_l0, rnn.bias_hh_l0)
-        if spec.cell == "rnn":
-            return torch.tanh(given + carried)
-        if spec.cell == "gru":
-            a, b = given.chunk(3, -1), carried.chunk(3, -1)
-            reset, update = torch.sigmoid(a[0] + b[0]), torch.sigmoid(a[1] + b[1])
-            return torch.lerp(torch.tanh(a[2] + reset * b[2]), state, update)
-        i, f, g, o = (given + carried).chunk(4, -1)
-        cell = torch.sigmoid(f) * context[:, :, 1:2] + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(cell)
+    def _step(self, static: Tensor | None, *state: Tensor) -> Tensor:
+        """One step from the last states on the embeddings: (batch, n_targets, n_out, hidden)."""
+        cell: Any = self.encoder.layers[0]
+        n, n_out, hidden = self.spec.n_targets, self.n_out, self.spec.hidden_size
+        x = torch.cat(
+            [self.position.expand(n, -1, -1), self.channel[:, None].expand(-1, n_out, -1)], -1
+        )[None]
+        if static is not None:
+            x = x + static[:, None, None]
+        if is_fused(cell):  # its products are the same for all windows, or for all segments
+            return cell.step(x, tuple(s.view(-1, n, 1, hidden) for s in state))[0]
+        x = x.expand(len(state[0]) // n, -1, -1, -1)
+        state = tuple(s.repeat_interleave(n_out, 0) for s in state)
+        out, _ = cell.step(x.reshape(-1, hidden), state)
+        return out.view(-1, n, n_out, hidden)

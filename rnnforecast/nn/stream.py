@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 from typing import Any
 
 import numpy as np
 import torch
 
-from rnnforecast.nn.covariates import CovariateEffect
 from rnnforecast.nn.network import ForecastNetwork
 from rnnforecast.nn.step import StackStep, can_step
 from rnnforecast.nn.window import Inputs
@@ -24,98 +24,6 @@ class _Push(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("capacity", "size", "share", "at", "before")),
         *((name, ctypes.c_void_p) for name in ("targets", "past", "centre", "scale", "features")),
     ]
-
-
-class _RowFeatures:
-    """What the encoder reads of one new row, as ``ForecastNetwork.features`` has it of a window.
-
-    Parameters
-    ----------
-    features : ndarray, shape (n_rows, capacity, size)
-        Buffer to fill.
-    n_past, season : int
-    centre, scale : ndarray of float64, shape (n_rows, n_targets)
-    share : int, default 1
-        So many neighbouring rows read the same past covariates.
-
-    Attributes
-    ----------
-    targets : ndarray of float64, shape (n_rows, n_targets)
-        The new row in series units less the covariates' effect; written by the caller.
-    past : ndarray of float64, shape (n_rows / share, n_past)
-        Likewise.
-    """
-
-    def __init__(
-        self,
-        features: np.ndarray,
-        n_past: int,
-        season: int,
-        centre: np.ndarray,
-        scale: np.ndarray,
-        share: int = 1,
-    ):
-        self.features = features
-        self.season = season
-        self.centre = np.array(centre, np.float64, order="C")
-        self.scale = np.array(scale, np.float64, order="C")
-        self.share = share
-        self.targets = np.zeros_like(self.centre)
-        self.past = np.zeros((len(features) // share, n_past))
-        self._bind()
-
-    def _bind(self) -> None:
-        n_rows, capacity, size = self.features.shape
-        self.struct = _Push(
-            n_rows=n_rows,
-            n_targets=self.targets.shape[1],
-            n_past=self.past.shape[1],
-            season=self.season,
-            capacity=capacity,
-            size=size,
-            share=self.share,
-            targets=self.targets.ctypes.data,
-            past=self.past.ctypes.data,
-            centre=self.centre.ctypes.data,
-            scale=self.scale.ctypes.data,
-            features=self.features.ctypes.data,
-        )
-        self.struct_at = ctypes.c_void_p(ctypes.addressof(self.struct))
-
-    def share_buffer(self, features: np.ndarray) -> None:
-        self.features = features
-        for name in ("centre", "scale", "targets", "past"):  # writable, and aligned
-            setattr(self, name, np.array(getattr(self, name), order="C"))
-        self._bind()
-
-    def fill(self, at: int, before: int) -> None:
-        """The features of the new row at position ``at``, ``before`` rows being before it."""
-        n = self.targets.shape[1]
-        now = self.features[:, at]
-        missing = np.isnan(self.targets)
-        now[:, :n] = np.where(missing, 0.0, (self.targets - self.centre) / self.scale)
-        place = n
-        if self.season > 1:
-            now[:, n : 2 * n] = 0.0
-            if before >= self.season:
-                then = self.features[:, at - self.season]
-                both = ~missing & (then[:, 2 * n : 3 * n] == 0)
-                now[:, n : 2 * n] = np.where(both, now[:, :n] - then[:, :n], 0.0)
-            place = 2 * n
-        now[:, place : place + n] = missing
-        place += n
-        if self.past.shape[1]:
-            past = np.repeat(self.past, self.share, axis=0)
-            unknown = np.isnan(past)
-            now[:, place : place + unknown.shape[1]] = np.where(unknown, 0.0, past)
-            now[:, place + unknown.shape[1] :] = unknown
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if not k.startswith("struct")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._bind()
 
 
 def can_stream(network: Any) -> bool:
@@ -139,7 +47,7 @@ class StreamEncoder:
     dtype : {"float64", "float32"}, default "float64"
         Of the arithmetic.
     native : bool, optional
-        False keeps to NumPy.
+        False keeps to torch.
     """
 
     def __init__(
@@ -150,28 +58,45 @@ class StreamEncoder:
         native: bool | None = None,
     ):
         spec = network.spec
-        self._effect = _Effect(network.effect) if spec.n_known else None
-        features, centre, scale = _open(network, inputs)
+        self._effect = _frozen(network.effect) if spec.n_known else None
+        self._columns = _frozen(network.past_columns)
+        features, self._centre, self._scale = _open(network, inputs)
         n_rows, count, size = features.shape
+        self._segment, self._season = spec.segment, spec.season
         self._keep = max(spec.segment, spec.season)  # rows that a new one looks back on
         buffer = np.zeros((n_rows, max(count, self._keep) + self._keep, size), dtype)
         buffer[:, :count] = features
         self._at = self._count = count
         self._n_series = len(inputs.targets)
-        self._row = _RowFeatures(
-            buffer, spec.n_past, spec.season, centre, scale, n_rows // len(inputs.targets)
-        )
+        # the new row in series units, targets less the covariates' effect
+        self._targets = np.zeros_like(self._centre)
+        self._past = np.zeros((self._n_series, spec.n_past))
         self._step = StackStep(network.encoder, buffer, spec.segment, spec.segment, native)
-        self._buffer = buffer
-        self._segment = spec.segment
         self._bind()
         for ahead in range(1, spec.segment + 1):  # the phase of the whole window is the last
             phase = (count + ahead) % spec.segment
             self._step.advance(phase, phase, (count - phase) // spec.segment)
 
     def _bind(self) -> None:
-        self._compiled = self._step.compiled
-        self._targets = self._row.targets.reshape(self._n_series, -1)
+        self._buffer = self._step.features
+        n_rows, capacity, size = self._buffer.shape
+        self._push = _Push(
+            n_rows=n_rows,
+            n_targets=self._targets.shape[1],
+            n_past=self._past.shape[1],
+            season=self._season,
+            capacity=capacity,
+            size=size,
+            share=n_rows // self._n_series,
+            targets=self._targets.ctypes.data,
+            past=self._past.ctypes.data,
+            centre=self._centre.ctypes.data,
+            scale=self._scale.ctypes.data,
+            features=self._buffer.ctypes.data,
+        )
+        self._push_at = ctypes.c_void_p(ctypes.addressof(self._push))
+        self._compiled = self._step.compiled and not self._columns.categories
+        self._new_targets = self._targets.reshape(self._n_series, -1)
 
     def push(self, targets: Any, past: Any, known: Any) -> None:
         """Advance by one row.
@@ -184,10 +109,10 @@ class StreamEncoder:
         known : ndarray, shape (n, n_known), or None
         """
         if self._effect is not None:
-            targets = targets - self._effect(known)
-        self._targets[...] = targets
+            targets = targets - self._effect(torch.from_numpy(known)[None])[0].numpy()
+        self._new_targets[...] = targets
         if past is not None:
-            self._row.past[...] = past
+            self._past[...] = past
         at, count = self._at, self._count
         if at == self._buffer.shape[1]:
             self._buffer[:, : self._keep] = self._buffer[:, at - self._keep :]
@@ -195,13 +120,30 @@ class StreamEncoder:
         self._at, self._count = at + 1, count + 1
         start, phase = at + 1 - self._segment, (count + 1) % self._segment
         if self._compiled:
-            struct = self._row.struct
-            struct.at = at
-            struct.before = count
-            self._step.push(self._row.struct_at, start, phase)
+            self._push.at, self._push.before = at, count
+            self._step.push(self._push_at, start, phase)
         else:
-            self._row.fill(at, count)
+            self._fill(at, count)
             self._step.advance(start, phase)
+
+    def _fill(self, at: int, before: int) -> None:
+        """As ``push`` of native/step.cpp: the features of the row at position ``at``."""
+        n = self._targets.shape[1]
+        missing = np.isnan(self._targets)
+        values = np.where(missing, 0.0, (self._targets - self._centre) / self._scale)
+        parts = [values]
+        if self._season > 1:
+            step = np.zeros_like(values)
+            if before >= self._season:
+                then = self._buffer[:, at - self._season]
+                both = ~missing & (then[:, 2 * n : 3 * n] == 0)
+                step = np.where(both, values.astype(then.dtype) - then[:, :n], 0.0)
+            parts.append(step)
+        parts.append(missing)
+        if self._past.shape[1]:
+            past = self._columns(torch.from_numpy(self._past)).numpy()
+            parts.append(np.repeat(past, len(values) // self._n_series, axis=0))
+        self._buffer[:, at] = np.concatenate(parts, axis=1)
 
     @property
     def encoded(self) -> np.ndarray:
@@ -217,37 +159,21 @@ class StreamEncoder:
         return state[..., : self._step.hidden_size]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: v for name, v in vars(self).items() if name != "_targets"}
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("_push", "_push_at", "_buffer", "_new_targets")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        # joblib does not keep two names of one array together, and may map it read-only
-        self._buffer = np.array(self._buffer, order="C")
-        self._row.share_buffer(self._buffer)
-        self._step.share_buffer(self._buffer)
+        for name in ("_centre", "_scale", "_targets", "_past"):  # joblib may map them read-only
+            setattr(self, name, np.array(getattr(self, name), order="C"))
         self._bind()
 
 
-class _Effect:
-    """``CovariateEffect`` of one row in NumPy: torch's calls would outweigh the step."""
-
-    def __init__(self, effect: CovariateEffect):
-        def array(weight: torch.Tensor) -> np.ndarray:
-            return np.ascontiguousarray(weight.detach().cpu().double().numpy().T)
-
-        self._linear, self._bias = array(effect.linear.weight), array(effect.linear.bias)
-        self._hidden, self._shift = array(effect.hidden.weight), array(effect.hidden.bias)
-        self._out = array(effect.out.weight)
-
-    def __call__(self, known: np.ndarray) -> np.ndarray:
-        """known: (n, n_known), NaN where missing; returns (n, n_targets)."""
-        from scipy.special import ndtr
-
-        missing = np.isnan(known)
-        x = np.concatenate([np.where(missing, 0.0, known), missing], axis=1)
-        hidden = x @ self._hidden + self._shift
-        # GELU: x times the normal distribution function (Hendrycks & Gimpel 2016)
-        return x @ self._linear + self._bias + (hidden * ndtr(hidden)) @ self._out
+def _frozen(module: Any) -> Any:
+    return copy.deepcopy(module).cpu().double().requires_grad_(False)
 
 
 @torch.inference_mode()
@@ -260,6 +186,6 @@ def _open(network: ForecastNetwork, inputs: Inputs) -> tuple[np.ndarray, np.ndar
     rows = len(features)
     return (
         features.cpu().double().numpy(),
-        window.centre.cpu().double().numpy().reshape(rows, -1),
-        window.scale.cpu().double().numpy().reshape(rows, -1),
+        window.centre.cpu().double().numpy().reshape(rows, -1).copy(),
+        window.scale.cpu().double().numpy().reshape(rows, -1).copy(),
     )

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rnnforecast.nn.covariates import CovariateEffect
+from rnnforecast.nn.covariates import CovariateEffect, CovariateEncoder
 
-__all__ = ["Inputs", "Window", "WindowNetwork", "last_observed"]
+__all__ = ["Inputs", "Window", "WindowNetwork", "by_target", "fold", "last_observed", "unfold"]
 
 
 class Inputs(NamedTuple):
-    """One batch in series units; NaN marks what was not observed.
+    """One batch: numbers in series units, categories as codes; NaN marks what was not observed.
 
     Attributes
     ----------
@@ -74,21 +74,26 @@ class WindowNetwork(nn.Module, ABC):
     ----------
     spec : NamedTuple
         Plain numbers and names that fix the shape: at least ``n_targets, n_past, n_known, n_static,
-        lookback, horizon, season, n_params, hidden_size, normalise``.
+        lookback, horizon, season, n_params, hidden_size, normalise, past_levels, known_levels,
+        static_levels``.
     """
 
     def __init__(self, spec: Any):
         super().__init__()
         self.spec = spec
         if spec.n_known:
-            self.effect = CovariateEffect(spec.n_known, spec.n_targets, spec.hidden_size)
+            self.effect = CovariateEffect(
+                spec.n_known, spec.n_targets, spec.hidden_size, spec.known_levels
+            )
+        self.past_columns = CovariateEncoder(spec.n_past, spec.past_levels)
+        self.static_columns = CovariateEncoder(spec.n_static, spec.static_levels)
 
     @abstractmethod
-    def context(self, window: Window, inputs: Inputs) -> Tensor:
-        """Encoding of a window, ``(batch, ...)``."""
+    def context(self, window: Window, inputs: Inputs) -> Any:
+        """Encoding of a window, handed on to ``decode`` and ``add_known``."""
 
     @abstractmethod
-    def decode(self, window: Window, context: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, window: Window, context: Any) -> tuple[Tensor, Tensor]:
         """Raw deviations without covariates, and where they start from.
 
         Returns
@@ -97,7 +102,7 @@ class WindowNetwork(nn.Module, ABC):
         anchor : (batch, horizon, n_targets)
         """
 
-    def add_known(self, raw: Tensor, context: Tensor, future_known: Tensor) -> Tensor:
+    def add_known(self, raw: Tensor, context: Any, future_known: Tensor) -> Tensor:
         """Raw deviations with what the steps' own covariates change in them, same shape."""
         return raw
 
@@ -115,26 +120,20 @@ class WindowNetwork(nn.Module, ABC):
     def normalise(self, residual: Tensor) -> Window:
         """Statistics of a window; ``residual: (batch, lookback, n_targets)``."""
         observed = ~torch.isnan(residual)
-        values = torch.where(observed, residual, torch.zeros_like(residual))
+        values = torch.where(observed, residual, 0.0)
         count = observed.sum(1, keepdim=True)
         mean = values.sum(1, keepdim=True) / count.clamp(min=1)
         last = last_observed(values, observed, mean)
-        anchors = torch.stack(
-            [
-                last.expand(-1, self.spec.horizon, -1),
-                mean.expand(-1, self.spec.horizon, -1),
-                self._last_season(values, observed, mean),
-            ],
-            dim=-1,
-        )
-        deviation = torch.where(observed, (values - mean).abs(), torch.zeros_like(values))
+        constants = (one.expand(-1, self.spec.horizon, -1) for one in (last, mean))
+        anchors = torch.stack([*constants, self._last_season(values, observed, mean)], dim=-1)
+        deviation = torch.where(observed, (values - mean).abs(), 0.0)
         scale = deviation.sum(1, keepdim=True) / count.clamp(min=1)
-        scale = torch.where(count > 1, scale, torch.ones_like(scale)).clamp(min=_SCALE_FLOOR)
+        scale = torch.where(count > 1, scale, 1.0).clamp(min=_SCALE_FLOOR)
         if not self.spec.normalise:
             scale = torch.ones_like(scale)
         centre = mean if self.spec.normalise else torch.zeros_like(mean)
-        # NaN was replaced before the division: behind it, 0 * NaN would reach the gradient
-        unit = torch.where(observed, (values - centre) / scale, torch.zeros_like(values))
+        # NaN is replaced before the division: behind it, 0 * NaN would reach the gradient
+        unit = torch.where(observed, (values - centre) / scale, 0.0)
         return Window(unit, observed, anchors, centre, scale)
 
     def _last_season(self, values: Tensor, observed: Tensor, mean: Tensor) -> Tensor:
@@ -164,7 +163,7 @@ class WindowNetwork(nn.Module, ABC):
         return self._locate(window, self.context(window, inputs), inputs.future_known)
 
     def _locate(
-        self, window: Window, context: Tensor, future_known: Tensor
+        self, window: Window, context: Any, future_known: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         raw, anchor = self.decode(window, context)
         steps = future_known.shape[1]
@@ -183,3 +182,24 @@ def last_observed(values: Tensor, observed: Tensor, otherwise: Tensor) -> Tensor
     latest = torch.where(observed, steps, 0).amax(1, keepdim=True)
     found = values.gather(1, (latest - 1).clamp(min=0))
     return torch.where(latest > 0, found, otherwise)
+
+
+def by_target(x: Tensor) -> Tensor:
+    """(batch, steps, n_targets) to (batch * n_targets, steps, 1)."""
+    return x.transpose(1, 2).reshape(-1, x.shape[1], 1)
+
+
+def fold(x: Tensor, segment: int) -> Tensor:
+    """Neighbouring steps side by side, the oldest left over: (batch, segments, segment * size)."""
+    if segment == 1:
+        return x
+    n = x.shape[1] // segment
+    return x[:, x.shape[1] - n * segment :].reshape(len(x), n, segment * x.shape[2])
+
+
+def unfold(x: Tensor, size: int, step: int) -> Tensor:
+    """Stretches of ``size`` rows every ``step`` rows of ``x: (batch, time, features)``: (batch *
+    n, size, features), those of one row of the batch together.
+    """
+    n = (x.shape[1] - size) // step + 1
+    return x.unfold(1, size, step).transpose(2, 3).reshape(len(x) * n, size, x.shape[2])

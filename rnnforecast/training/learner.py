@@ -48,8 +48,8 @@ def resolve_device(owner: str, device: str) -> torch.device:
         raise DataError(
             f"{owner}: device must be 'auto', 'cpu', 'cuda' or 'mps'. Got {device!r}"
         ) from error
-    there = {"cpu": lambda: True, "cuda": torch.cuda.is_available, "mps": mps}
-    if not there.get(chosen.type, lambda: False)():
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": mps()}
+    if not there.get(chosen.type, False):
         raise DataError(f"{owner}: device {device!r} is not available here: use device='auto'")
     return chosen
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -12,176 +11,153 @@ from torch import Tensor
 
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.phases import CalendarPhases
+from rnnforecast.data.scale import Scale
 from rnnforecast.data.windows import WindowBatch, WindowIndex, gather
 from rnnforecast.nn import Inputs
-from rnnforecast.training._rows import ScaledRows, scaled_rows
 
-__all__ = ["Batch", "Units", "WindowSource", "measure_units", "to_inputs"]
+__all__ = ["Batch", "WindowSource", "static_inputs", "to_inputs"]
+
+_MOST_BYTES = 1 << 24  # on a CPU: larger data are scaled batch by batch, memory stays the data's
+_SHARE = 0.25  # of a GPU's free memory
+_CHUNK = 1 << 18  # rows scaled at once
 
 
 class Batch(NamedTuple):
-    """Inputs and truth of one step, in series units."""
+    """Inputs and truth of one step, on the scale of each series."""
 
     inputs: Inputs
     truth: Tensor  # (batch, horizon, n_targets)
 
 
-@dataclass(frozen=True)
-class Units:
-    """Shift and scale of every column, from the training rows.
-
-    Attributes
-    ----------
-    target_loc, target_scale : ndarray, shape (n_series, n_targets)
-    past_loc, past_scale, known_loc, known_scale, static_loc, static_scale : ndarray, shape
-    (n_columns,)
-    phases : CalendarPhases or None
-        What the time stamp of a window's origin tells beside the static covariates.
-    """
-
-    target_loc: np.ndarray
-    target_scale: np.ndarray
-    past_loc: np.ndarray
-    past_scale: np.ndarray
-    known_loc: np.ndarray
-    known_scale: np.ndarray
-    static_loc: np.ndarray
-    static_scale: np.ndarray
-    phases: CalendarPhases | None = None
-
-    def constants(self, panel: Panel, series: np.ndarray, origins: np.ndarray) -> np.ndarray:
-        """Static covariates in units, with the phases of the origins beside them.
-
-        Parameters
-        ----------
-        panel : Panel
-        series, origins : ndarray of int, shape (n,)
-
-        Returns
-        -------
-        ndarray, shape (n, n_static + number of phases)
-        """
-        static = (panel.static[series] - self.static_loc) / self.static_scale
-        if self.phases is None:
-            return static
-        return np.concatenate([static, self.phases.at(series, origins)], axis=1)
-
-    def known(self, values: np.ndarray) -> np.ndarray:
-        """Known covariates in units, any shape (..., n_known)."""
-        return (values - self.known_loc) / self.known_scale
-
-    def restore(self, values: np.ndarray, series: np.ndarray) -> np.ndarray:
-        """Back to the data's unit; values: (n_series, n_steps, n_targets[, n_levels])."""
-        loc, scale = self.target_loc[series][:, None], self.target_scale[series][:, None]
-        if values.ndim == 4:
-            loc, scale = loc[..., None], scale[..., None]
-        return values * scale + loc
-
-
-def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation by column, NaN left out; 0 and 1 where nothing is there to see.
-
-    Column by column, so that the same values give the same bits in any memory layout.
-    """
-    means, spreads = np.zeros(values.shape[1]), np.ones(values.shape[1])
-    for j, column in enumerate(values.T):
-        seen = column[~np.isnan(column)].astype(np.float64, copy=False)
-        if len(seen) == 0:
-            continue
-        means[j] = seen.mean()
-        seen -= means[j]
-        # in units of the largest, whose square neither overflows nor vanishes
-        largest = np.abs(seen).max()
-        if not 1e-140 < largest < 1e140:
-            seen /= largest or 1.0
-        else:
-            largest = 1.0
-        spread = largest * np.sqrt(np.square(seen, out=seen).mean())
-        # a constant column: rounding alone must not become its unit
-        if spread > 1e-12 * max(abs(means[j]), 1e-300):
-            spreads[j] = spread
-    return means, spreads
-
-
-def measure_units(
-    panel: Panel, per_series: bool = True, phases: CalendarPhases | None = None
-) -> Units:
-    """Units of a panel: each series by its own mean and deviation, covariates over all rows.
+def static_inputs(
+    panel: Panel,
+    scale: Scale,
+    phases: CalendarPhases | None,
+    series: np.ndarray,
+    origins: np.ndarray,
+) -> np.ndarray:
+    """Static covariates, with the calendar's phases at the origins beside them.
 
     Parameters
     ----------
     panel : Panel
-        Rows of ``fit`` only.
-    per_series : bool, default True
-        False leaves the targets as they are (shift 0, scale 1).
-    phases : CalendarPhases, optional
+    scale : Scale
+    phases : CalendarPhases or None
+    series, origins : ndarray of int, shape (n,)
+
+    Returns
+    -------
+    ndarray, shape (n, n_static + number of phases)
     """
-    shape = (panel.n_series, panel.targets.shape[1])
-    loc, scale = np.zeros(shape), np.ones(shape)
-    if per_series:
-        for i in range(panel.n_series):
-            loc[i], scale[i] = _moments(panel.targets[panel.series(i)])
-    covariates = (*_moments(panel.past), *_moments(panel.known), *_moments(panel.static))
-    return Units(loc, scale, *covariates, phases)
+    static = scale.static(panel.static[series])
+    if phases is None:
+        return static
+    return np.concatenate([static, phases.at(panel, series, origins)], axis=1)
 
 
 def to_inputs(
-    batch: WindowBatch,
-    units: Units,
-    constants: np.ndarray,
-    device: torch.device,
-    dtype: torch.dtype,
+    batch: WindowBatch, scale: Scale, static: np.ndarray, device: torch.device, dtype: torch.dtype
 ) -> Batch:
-    """Scale gathered windows and make tensors of them; ``constants`` are those of ``Units``."""
-    loc = units.target_loc[batch.series][:, None]
-    scale = units.target_scale[batch.series][:, None]
+    """Scale gathered windows and make tensors of them; ``static`` is of :func:`static_inputs`."""
+    loc = scale.target_loc[batch.series][:, None]
+    size = scale.target_scale[batch.series][:, None]
 
-    def tensor(values: np.ndarray, loc: np.ndarray, scale: np.ndarray) -> Tensor:
-        if not values.size:
-            return torch.empty(values.shape, dtype=dtype, device=device)
+    def tensor(values: np.ndarray) -> Tensor:
         # first the type: not every device has float64
-        scaled = torch.from_numpy((values - loc) / scale).to(dtype)
+        scaled = torch.from_numpy(np.ascontiguousarray(values)).to(dtype)
         if device.type == "cuda":
             return scaled.pin_memory().to(device, non_blocking=True)
         return scaled.to(device)
 
     inputs = Inputs(
-        targets=tensor(batch.targets, loc, scale),
-        past=tensor(batch.past, units.past_loc, units.past_scale),
-        known=tensor(batch.known, units.known_loc, units.known_scale),
-        future_known=tensor(batch.future_known, units.known_loc, units.known_scale),
-        static=torch.as_tensor(constants).to(dtype).to(device),
+        targets=tensor((batch.targets - loc) / size),
+        past=tensor(scale.past(batch.past)),
+        known=tensor(scale.known(batch.known)),
+        future_known=tensor(scale.known(batch.future_known)),
+        static=torch.as_tensor(static).to(dtype).to(device),
     )
-    return Batch(inputs, tensor(batch.future_targets, loc, scale))
+    return Batch(inputs, tensor((batch.future_targets - loc) / size))
+
+
+class _ScaledRows:
+    """All rows of a panel, scaled, as float32 on the device that trains.
+
+    A window is a stretch of rows, so that a batch of windows is some rows of an overlapping view of
+    the data, ``view[p] = rows[p : p + steps]``: no index of every row is made. Rows without a value
+    stand before the first one, for windows that begin before it.
+    """
+
+    def __init__(self, panel: Panel, scale: Scale, device: torch.device, before: int):
+        self.before = before
+
+        def columns(values: np.ndarray, scaled) -> Tensor:
+            n, width = values.shape
+            out = torch.full((before + n, width), torch.nan, dtype=torch.float32, device=device)
+            for start in range(0, n if width else 0, _CHUNK):
+                stop = min(start + _CHUNK, n)
+                part = scaled(values[start:stop], start, stop).astype(np.float32)
+                out[before + start : before + stop] = torch.from_numpy(part)
+            return out
+
+        def targets(values: np.ndarray, start: int, stop: int) -> np.ndarray:
+            own = np.searchsorted(panel.indptr[1:], np.arange(start, stop), side="right")
+            return (values - scale.target_loc[own]) / scale.target_scale[own]
+
+        self.targets = columns(panel.targets, targets)
+        self.past = columns(panel.past, lambda values, *_: scale.past(values))
+        self.known = columns(panel.known, lambda values, *_: scale.known(values))
+
+    def stretches(self, name: str, starts: Tensor, steps: int) -> Tensor:
+        """Rows ``starts[k] .. starts[k] + steps - 1`` of a kind of column: (batch, steps,
+        columns).
+        """
+        rows = getattr(self, name)
+        n, width = rows.shape
+        if width == 0:
+            return rows.new_empty((len(starts), steps, 0))
+        view = rows.as_strided((n - steps + 1, steps, width), (width, width, 1))
+        return view.index_select(0, starts + self.before)
+
+
+def _fits(panel: Panel, device: torch.device) -> bool:
+    """Whether all rows, scaled, are small beside the memory of the device."""
+    n_bytes = 4 * sum(array.size for array in (panel.targets, panel.past, panel.known))
+    if device.type == "cuda":
+        return n_bytes <= int(_SHARE * torch.cuda.mem_get_info(device)[0])
+    return device.type == "cpu" and n_bytes <= _MOST_BYTES
 
 
 class WindowSource:
     """Random batches of windows; an epoch is one pass, or ``max_steps`` batches if that is less.
 
     Where the data are small beside the device's memory, all rows are scaled once and stand on it,
-    and a batch is gathered there; else each batch is gathered from the panel and scaled.
+    and a batch is gathered there; else each batch is gathered from the panel and scaled. What a
+    window would read before the first row of its series is NaN.
 
     Parameters
     ----------
     panel : Panel
     windows : WindowIndex
-    units : Units
+        Their forecast rows lie within the series.
+    scale : Scale
+    phases : CalendarPhases or None
     lookback, horizon, batch_size : int
     max_steps : int
         Most batches of an epoch.
     device : torch.device
     like : WindowSource, optional
-        Another source of the same panel, units and device, whose scaled rows this one shares.
+        Another source of the same panel, scale and device, whose scaled rows this one shares.
     offsets : ndarray of int, optional
-        Origins of several windows in one stretch, counted from its last one's; the constants of a
-        batch then have one row for each.
+        Origins of several windows in one stretch, counted from its last one's; the static inputs of
+        a batch then have one row for each.
     """
 
     def __init__(
         self,
         panel: Panel,
         windows: WindowIndex,
-        units: Units,
+        scale: Scale,
+        phases: CalendarPhases | None,
         lookback: int,
         horizon: int,
         batch_size: int,
@@ -192,24 +168,21 @@ class WindowSource:
     ):
         self.panel = panel
         self.windows = windows
-        self.units = units
+        self.scale = scale
+        self.phases = phases
         self.lookback = lookback
         self.horizon = horizon
         self.batch_size = min(batch_size, len(windows))
         self.max_steps = max_steps
         self.device = device
         self._offsets = np.zeros(1, dtype=np.int64) if offsets is None else offsets
-        self._rows: ScaledRows | None
-        self._rows = scaled_rows(panel, units, device) if like is None else like._rows
-        self._complete = self._all_inside()
-
-    def _all_inside(self) -> bool:
-        """Whether every window lies within its series."""
-        some = self.windows.counts > 0
-        first = self.windows.first[some]
-        last = first + (self.windows.counts[some] - 1) * self.windows.stride
-        ends = self.panel.lengths[some]
-        return bool((first >= self.lookback).all() and (last + self.horizon <= ends).all())
+        self._rows: _ScaledRows | None
+        if like is not None:
+            self._rows = like._rows
+        else:
+            self._rows = (
+                _ScaledRows(panel, scale, device, lookback) if _fits(panel, device) else None
+            )
 
     def __len__(self) -> int:
         return min(-(-len(self.windows) // self.batch_size), self.max_steps)
@@ -237,32 +210,47 @@ class WindowSource:
         """Windows in the order of their numbers, ``size`` at a time."""
         series, origins = self.windows[numbers]
         n = len(self._offsets)
-        constants = self.units.constants(
-            self.panel, np.repeat(series, n), (origins[:, None] + self._offsets).ravel()
+        static = static_inputs(
+            self.panel,
+            self.scale,
+            self.phases,
+            np.repeat(series, n),
+            (origins[:, None] + self._offsets).ravel(),
         )
         parts = [slice(start, start + size) for start in range(0, len(numbers), size)]
-        if self._rows is None or not self._complete:
-            for k, part in enumerate(parts):
+        of_part = [static[k * size * n : (k + 1) * size * n] for k in range(len(parts))]
+        rows = self._rows
+        if rows is None:
+            for part, some in zip(parts, of_part, strict=True):
                 gathered = gather(
                     self.panel, series[part], origins[part], self.lookback, self.horizon
                 )
-                some = constants[k * size * n : (k + 1) * size * n]
-                yield to_inputs(gathered, self.units, some, self.device, torch.float32)
+                yield to_inputs(gathered, self.scale, some, self.device, torch.float32)
             return
         # all numbers of an epoch go to the device at once: no step waits for a copy
         starts = self.panel.indptr[series] + origins - self.lookback
         at = torch.from_numpy(starts).to(self.device)
-        static = torch.from_numpy(constants.astype(np.float32)).to(self.device)
+        outside = torch.from_numpy(self.lookback - origins).to(self.device)
+        begins = bool((origins < self.lookback).any())
+        on_device = torch.from_numpy(static.astype(np.float32)).to(self.device)
         for k, part in enumerate(parts):
-            yield self._gathered(self._rows, at[part], static[k * size * n : (k + 1) * size * n])
+            own = on_device[k * size * n : (k + 1) * size * n]
+            yield self._gathered(rows, at[part], own, outside[part] if begins else None)
 
-    def _gathered(self, rows: ScaledRows, starts: Tensor, static: Tensor) -> Batch:
+    def _gathered(
+        self, rows: _ScaledRows, starts: Tensor, static: Tensor, outside: Tensor | None
+    ) -> Batch:
         lookback, steps = self.lookback, self.lookback + self.horizon
         targets = rows.stretches("targets", starts, steps)
+        past = rows.stretches("past", starts, lookback)
         known = rows.stretches("known", starts, steps)
+        if outside is not None:  # rows of the series before
+            ahead = torch.arange(steps, device=starts.device)[None, :, None]
+            for part in (targets, past, known):
+                part.masked_fill_(ahead[:, : part.shape[1]] < outside[:, None, None], torch.nan)
         inputs = Inputs(
             targets=targets[:, :lookback],
-            past=rows.stretches("past", starts, lookback),
+            past=past,
             known=known[:, :lookback],
             future_known=known[:, lookback:],
             static=static,

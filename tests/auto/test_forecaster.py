@@ -21,6 +21,7 @@ from rnnforecast import (
     backtest,
     metrics,
 )
+from rnnforecast.auto.candidates import Candidate
 from rnnforecast.exceptions import DataError
 
 
@@ -173,11 +174,9 @@ def test_the_forecast_is_the_weighted_mean_of_its_members():
 def test_members_of_logs_forecast_raw_values():
     df = frame()[["y"]]
     df["y"] = np.exp(0.05 * np.arange(len(df)))  # a straight line in logs, nothing else is near
-    from rnnforecast.auto import _candidates
-
-    row = _candidates.Candidate("logs", lambda facts: NaiveForecaster(strategy="drift"), log=True)
+    row = Candidate("logs", NaiveForecaster(strategy="drift"), log=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_candidates, "TABLE", (row,))
+        patch.setattr("rnnforecast.auto.forecaster.table", lambda *args: [row])
         fc = AutoForecaster(horizon=6, random_state=0).fit(df)
     assert [member.name for member in fc.members_] == ["logs"]
     truth = np.exp(0.05 * np.arange(len(df), len(df) + 6))
@@ -244,6 +243,38 @@ def test_an_update_moves_every_member_and_the_old_ones_stay():
     pd.testing.assert_frame_equal(old, before)
 
 
+def test_other_rows_and_series_never_seen():
+    """As the members forecast them, each with the scale of its own rows."""
+    df = panel()[["y"]]
+    fc = auto({"theta": ThetaForecaster(), "net": network()}, refit=False).fit(df)
+    before = fc.forecast()
+    other = pd.concat({"new": frame(50, 9)[["y"]] * 10.0, "a": df.loc["a"][:60]}, names=["id"])
+    found = fc.forecast(history=other, quantiles=[0.1, 0.5, 0.9])
+    expected = sum(m.weight * m.forecaster.forecast(history=other) for m in fc.members_)
+    pd.testing.assert_frame_equal(fc.forecast(history=other), expected)
+    width = (found["y"][0.9] - found["y"][0.1]).groupby(level="id").mean()
+    rows = fc.conformal_.offsets(6, [0.1, 0.9])[:, 0]
+    for name, each in other.groupby(level="id"):
+        scale = metrics.naive_scale(each["y"].to_numpy(), seasonality=7)[0]
+        assert width[name] == pytest.approx(scale * (rows[:, 1] - rows[:, 0]).mean())
+    pd.testing.assert_frame_equal(fc.forecast(), before)
+    new = pd.concat({"new": frame(50, 9)[["y"]]}, names=["id"])
+    fc.update(new)
+    assert fc.forecast().loc["new"].shape == (6, 1)
+    pd.testing.assert_frame_equal(fc.forecast().loc[before.index], before)
+
+
+def test_members_take_y_apart_as_the_ensemble_does():
+    df = frame(100)
+    fc = auto({"net": network()}, target=None).fit(df[["x"]][:80], df["y"][:80])
+    later = df[80:]
+    expected = sum(m.weight * m.forecaster.predict(later[["x"]]) for m in fc.members_)
+    np.testing.assert_allclose(fc.predict(later[["x"]]), expected)
+    for member in fc.members_:
+        assert member.forecaster.feature_names_in_.tolist() == ["x"]
+        member.forecaster.update(later[["x"]], later["y"])
+
+
 def test_rows_with_stamps_may_come_in_any_order_and_in_parts():
     df = frame()[["y"]]
     fc = auto().fit(df[:60])
@@ -275,7 +306,7 @@ def test_intervals_come_from_the_errors_at_the_rolling_origins():
         errors = errors + weight * (found["y_true"] - found["y_pred"]).to_numpy()
     scale = metrics.naive_scale(df["y"], seasonality=7)[0]
     np.testing.assert_allclose(fc.conformal_.errors[..., 0], errors.reshape(5, 6) / scale)
-    assert fc.conformal_.scale[0, 0] == pytest.approx(scale)
+    assert fc.error_scale_[0, 0] == pytest.approx(scale)
 
 
 def test_intervals_cover_what_they_promise():

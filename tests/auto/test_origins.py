@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from rnnforecast import NaiveForecaster
-from rnnforecast.auto._origins import cut, pick, plan_origins
+from rnnforecast.auto.judge import first_rows, plan_origins
 
 
 def fitted(lengths, freq="D", gap=False, **options):
@@ -35,20 +37,19 @@ def fitted(lengths, freq="D", gap=False, **options):
     ],
 )
 def test_how_many_origins(lengths, horizon, given, expected):
-    origins = plan_origins(fitted(lengths).panel_, horizon, given)
-    assert (origins.n_origins, origins.n_steps) == expected
-    assert origins.series.tolist() == list(range(len(lengths)))
+    windows = plan_origins(fitted(lengths).panel_, horizon, given)
+    n_origins, n_steps = expected
+    assert windows.counts.tolist() == [n_origins] * len(lengths) and windows.stride == n_steps
+    assert windows.first.tolist() == [n - n_origins * n_steps for n in lengths]
 
 
-def test_short_and_empty_series_are_not_judged_but_stay_whole():
-    fc = fitted([60, 60, 9, 60])
-    targets = fc.panel_.targets.copy()
-    targets[-10:] = np.nan  # nothing observed to judge by
+def test_short_and_empty_series_are_not_judged():
     panel = fitted([60, 60, 9, 60]).panel_
-    object.__setattr__(panel, "targets", targets)
-    origins = plan_origins(panel, 6, 1)
-    assert origins.series.tolist() == [0, 1]
-    assert origins.panel(panel, 0).lengths.tolist() == [54, 54, 9, 60]
+    targets = panel.targets.copy()
+    targets[-10:] = np.nan  # nothing observed to judge by
+    windows = plan_origins(replace(panel, targets=targets), 6, 1)
+    assert windows.counts.tolist() == [1, 1, 0, 0]
+    assert windows.first[:2].tolist() == [54, 54]
 
 
 @pytest.mark.parametrize("gap", [False, True])
@@ -57,7 +58,7 @@ def test_a_cut_panel_is_the_panel_of_the_rows_before(freq, gap):
     fc = fitted([30, 25], freq=freq, gap=gap)
     panel = fc.panel_
     ends = panel.lengths - [4, 7]
-    short = cut(panel, ends)
+    short = first_rows(panel, np.arange(2), ends)
     frame = fc.history().assign(x=panel.known[: len(fc.history())])
     head = pd.concat(
         frame[frame.index.get_level_values(0) == name].loc[
@@ -75,22 +76,9 @@ def test_a_cut_panel_is_the_panel_of_the_rows_before(freq, gap):
         )
 
 
-def test_blocks_are_the_rows_after_each_origin():
-    panel = fitted([60, 80]).panel_
-    origins = plan_origins(panel, 5, 2)
-    blocks = origins.blocks(panel, panel.targets)
-    assert blocks.shape == (2, 2, 5, 1)
-    for s in range(2):
-        for k in range(2):
-            before = origins.panel(panel, k)
-            end = int(before.lengths[s])
-            rows = panel.targets[panel.series(s)][end : end + 5]
-            np.testing.assert_array_equal(blocks[s, k], rows)
-
-
 def test_picked_series_keep_their_names_and_rows():
     panel = fitted([10, 12, 14]).panel_
-    few = pick(panel, np.array([2, 0]), np.array([5, 3]))
+    few = first_rows(panel, np.array([2, 0]), np.array([5, 3]))
     assert few.ids.tolist() == ["s2", "s0"]
     np.testing.assert_array_equal(few.targets[:, 0], [200, 201, 202, 203, 204, 0, 1, 2])
     assert few.time_index(0)[0] == panel.time_index(2)[0]

@@ -7,10 +7,12 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from rnnforecast import AutoForecaster, ETSForecaster, NaiveForecaster
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters.base import BaseForecaster
+from rnnforecast.forecasters import BaseForecaster
+from rnnforecast.outputs import PointForecast
 
 
 class Clock:
@@ -28,6 +30,7 @@ class Stub(BaseForecaster):
 
     clock = Clock()
     fits: list = []
+    asked: list = []
 
     def __init__(
         self,
@@ -65,24 +68,16 @@ class Stub(BaseForecaster):
         Stub.fits.append((self.bias, self.max_epochs, len(panel.targets)))
         return {"n_rows_": len(panel.targets), "seed_": self.random_state}
 
-    def _predict_future(self, series, n_steps, known):
-        last = self.panel_.targets[self.panel_.indptr[series + 1] - 1]
-        return np.repeat((last + self.bias)[:, None], n_steps, axis=1)
-
-    def _predict_in_sample(self, series, positions, known):
-        rows = self.panel_.indptr[series] + np.maximum(positions - 1, 0)
-        return self.panel_.targets[rows] + self.bias
-
-    def _quantiles_future(self, series, n_steps, known, levels):
-        raise NotImplementedError
-
-    def _quantiles_in_sample(self, series, positions, known, levels):
-        raise NotImplementedError
+    def _forecast(self, history, series, origins, n_steps, known):
+        Stub.asked.append(np.column_stack([series, origins]).tolist())
+        last = history.targets[history.indptr[series] + np.maximum(origins - 1, 0)]
+        return PointForecast(torch.from_numpy(np.repeat((last + self.bias)[:, None], n_steps, 1)))
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-    Stub.clock, Stub.fits = Clock(), []
+    Stub.clock, Stub.fits, Stub.asked = Clock(), [], []
+    monkeypatch.setattr("rnnforecast.auto._search.monotonic", Stub.clock)
     monkeypatch.setattr("rnnforecast.auto.forecaster.monotonic", Stub.clock)
     return Stub.clock
 
@@ -115,6 +110,13 @@ def test_a_stub_without_bias_is_the_naive_forecast():
     assert fc.leaderboard_["weight"].sum() == pytest.approx(1.0)
 
 
+def test_a_candidate_is_judged_from_all_origins_by_one_call():
+    fc = auto({"same": Stub()}, n_origins=3).fit(frame(80, n_series=2))
+    origins = [65, 70, 75]  # the last three horizons of each series
+    assert Stub.asked[0] == [[series, origin] for series in (0, 1) for origin in origins]
+    assert fc.conformal_.errors.shape == (6, 5, 1)
+
+
 @pytest.mark.parametrize(
     "error", [DataError("too short"), ArithmeticError("diverged"), RuntimeError("two\nlines")]
 )
@@ -142,8 +144,8 @@ def test_an_interrupt_goes_through_and_leaves_nothing_half_fitted():
 
 
 class NotFinite(Stub):
-    def _predict_future(self, series, n_steps, known):
-        return np.full((len(series), n_steps, 1), np.inf)
+    def _forecast(self, history, series, origins, n_steps, known):
+        return PointForecast(torch.full((len(series), n_steps, 1), torch.inf))
 
 
 def test_forecasts_that_are_not_finite_are_a_failure():

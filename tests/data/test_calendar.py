@@ -339,4 +339,106 @@ def test_stamps_after_carry_the_frequency_that_pandas_infers(every, tz):
     stamps = pd.date_range("2024-03-08", periods=9, freq=every, tz=tz)
     later = infer_calendar(stamps[:5].as_unit("us")).after(stamps[4], 4)
     assert later.equals(stamps[5:])
-    assert later.freqstr == pd.infer_freq(later)
+    assert later.freq == pd.DatetimeIndex(list(later), freq="infer").freq
+
+
+# -- many series at once, against one at a time ----------------------------------------------------
+
+
+def literal_steps(calendar, origins, stamps):
+    return [calendar.steps(a, stamps[[k]])[0] for k, a in enumerate(origins)]
+
+
+def literal_shift(calendar, origins, steps):
+    return [calendar.after(a, n)[-1] if n else a for a, n in zip(origins, steps)]
+
+
+@pytest.mark.parametrize("name", GRIDS)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_steps_and_stamps_of_many_series_are_those_of_each(name, seed):
+    stamps = GRIDS[name][0]
+    calendar = infer_calendar(past_of(name))
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, len(stamps), (2, 12))
+    if not GRIDS[name][3]:
+        a, b = np.minimum(a, b), np.maximum(a, b)
+    found = calendar.steps(stamps[a], stamps[b])
+    np.testing.assert_array_equal(found, literal_steps(calendar, stamps[a], stamps[b]))
+    np.testing.assert_array_equal(found, b - a)  # as pandas' own range counts
+    # one origin for all of them
+    np.testing.assert_array_equal(
+        calendar.steps(stamps[a[0]], stamps[b]),
+        [calendar.steps(stamps[a[0]], stamps[[k]])[0] for k in b],
+    )
+    ahead = rng.integers(0, 20, 12)
+    later = calendar.shift(stamps[a], ahead)
+    assert list(later) == literal_shift(calendar, stamps[a], ahead)
+    inside = a + ahead < len(stamps)
+    assert list(later[inside]) == list(stamps[(a + ahead)[inside]])
+    assert list(calendar.shift(stamps[a[0]], ahead)) == literal_shift(
+        calendar, stamps[a[[0] * 12]], ahead
+    )
+
+
+def day_of_month(day, hour=0):
+    return pd.DatetimeIndex(
+        [pd.Timestamp(2020 + k // 12, k % 12 + 1, day, hour) for k in range(40)]
+    )
+
+
+MIXED = {  # series whose grids differ, on one offset
+    "months at several hours": ("MS", [day_of_month(1, 0), day_of_month(1, 6)]),
+    "two months, of either parity": ("2MS", [day_of_month(1)[::2], day_of_month(1)[1::2]]),
+    "any day of the month": (
+        pd.DateOffset(months=1),
+        [day_of_month(3), day_of_month(17, 8), day_of_month(28)],
+    ),
+    "business days at several hours": (
+        "B",
+        [pd.bdate_range("2024-01-01 09:30", periods=40), pd.bdate_range("2024-01-03", periods=40)],
+    ),
+    "business hours": ("bh", [pd.date_range("2024-01-02 09:00", periods=40, freq="bh")]),
+    "two business days": ("2B", [pd.date_range("2024-01-02", periods=40, freq="2B")]),
+    "hours from any minute": (
+        "h",
+        [pd.date_range(f"2024-01-01 00:{m}", periods=40, freq="h") for m in (10, 25)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_series_on_grids_of_their_own(name, seed):
+    freq, grids = MIXED[name]
+    calendar = infer_calendar(grids[0], freq)
+    rng = np.random.default_rng(seed)
+    which, a = rng.integers(0, len(grids), 12), rng.integers(0, 10, 12)
+    b = a + rng.integers(0, 10, 12)
+    origins = pd.DatetimeIndex([grids[g][k] for g, k in zip(which, a)])
+    stamps = pd.DatetimeIndex([grids[g][k] for g, k in zip(which, b)])
+    np.testing.assert_array_equal(calendar.steps(origins, stamps), b - a)
+    np.testing.assert_array_equal(literal_steps(calendar, origins, stamps), b - a)
+    assert list(calendar.shift(origins, b - a)) == list(stamps)
+    if len(grids) > 1 and not calendar.own_grid:
+        other = pd.DatetimeIndex([grids[1 - min(which[5], 1)][19]])
+        with pytest.raises(DataError, match=f"{other[0]} is not on the grid") as caught:
+            calendar.steps(origins, stamps[:5].append(other).append(stamps[6:]))
+        assert caught.value.row == 5
+
+
+@pytest.mark.parametrize("freq", ["B", HOLIDAYS, None])
+def test_weekend_sessions_of_many_series(freq):
+    days = pd.bdate_range("2024-01-02", periods=60).delete([9, 33])
+    calendar = infer_calendar(days, freq)
+    every = pd.date_range("2024-01-20", periods=40)
+    a, b = np.divmod(np.arange(40 * 40), 40)
+    a, b = a[a <= b], b[a <= b]
+    found = calendar.steps(every[a], every[b])
+    np.testing.assert_array_equal(found, literal_steps(calendar, every[a], every[b]))
+    assert (found[b > a] > 0).all()
+    later = calendar.shift(every.repeat(5), np.tile(np.arange(1, 6), 40))
+    for k, day in enumerate(every):
+        assert list(later[5 * k : 5 * k + 5]) == list(calendar.after(day, 5))
+        np.testing.assert_array_equal(calendar.steps(day, later[5 * k : 5 * k + 5]), range(1, 6))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
+
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 
-from rnnforecast.data.building import build_panel
 from rnnforecast.data.frames import numeric, read_table, read_targets
+from rnnforecast.data.panel import Panel
+from rnnforecast.data.reading import read_fit, read_history
 from rnnforecast.data.roles import resolve_roles
 from rnnforecast.exceptions import DataError
 
@@ -23,7 +29,7 @@ def panel_of(
     table = read_table(OWNER, X, series_id, time)
     targets = list(table.frame.columns) if targets is None else targets
     parts = [numeric(OWNER, table.frame, list(c)) for c in (targets, past, known, static)]
-    return build_panel(OWNER, table.keys, *parts, freq)
+    return Panel.build(OWNER, table.keys, *parts, freq)
 
 
 def long_frame(lengths, freq="h", seed=0):
@@ -122,7 +128,7 @@ def test_three_levels_are_series_of_pairs():
     frame = long_frame([20, 25]).assign(site=["a"] * 20 + ["b"] * 25)
     panel = panel_of(frame.set_index(["site", "id", "when"]), **ROLES)
     assert list(panel.ids) == [("a", "s0"), ("b", "s1")]
-    future = panel.join_index([panel.future_index(i, 2) for i in range(2)], range(2))
+    future = panel.future_frame_index(2)
     assert future.names == ["site", "id", "when"]
     assert future[0][:2] == ("a", "s0")
     assert future[0][2] == frame["when"].iloc[19] + pd.Timedelta(1, "h")
@@ -295,7 +301,7 @@ def test_static_columns_must_be_constant_and_there():
     for value in (3.0, np.nan):
         broken = frame.copy()
         broken.loc[30, "area"] = value
-        with pytest.raises(DataError, match="static column of series 's1'"):
+        with pytest.raises(DataError, match="series 's1': a static column is missing or changes"):
             panel_of(broken, **ROLES, series_id="id", time="when")
 
 
@@ -430,6 +436,361 @@ def test_series_of_different_frequencies_are_refused():
     empty = np.empty((len(panel), 0))
     arrays = (panel.to_numpy(), empty, empty, empty)
     with pytest.raises(DataError, match=r"series 'd' has a row every 24 steps or more of the grid"):
-        build_panel("Someone", table.keys, *arrays)
-    on_purpose = build_panel("Someone", table.keys, *arrays, freq="h")
+        Panel.build("Someone", table.keys, *arrays)
+    on_purpose = Panel.build("Someone", table.keys, *arrays, freq="h")
     np.testing.assert_array_equal(on_purpose.lengths, [200, 8 * 24 + 1])
+
+
+# -- many series at once, against one at a time ----------------------------------------------------
+
+
+def bdays(n, start="2024-01-02"):
+    return pd.bdate_range(start, periods=n + 3).delete([9, 17, 18])[:n]
+
+
+CALENDARS = {  # the whole stretch of stamps, whether rows may be left out
+    "hours": (pd.date_range("2024-01-01", periods=60, freq="h"), True),
+    "hours in a zone": (pd.date_range("2024-03-08", periods=60, freq="h", tz="Europe/Rome"), True),
+    "months": (pd.date_range("2015-01-31", periods=60, freq="ME"), True),
+    "periods": (pd.period_range("2015-01", periods=60, freq="M"), True),
+    "integers": (pd.Index(np.arange(100, 280, 3)), True),
+    "trading days": (bdays(60), False),
+    "irregular": (
+        pd.DatetimeIndex(np.random.default_rng(0).integers(0, 10**15, 60)).sort_values(),
+        False,
+    ),
+}
+
+
+def ragged(name, seed, n_series=4, gaps=True):
+    """A long frame of series that begin and end anywhere on the calendar, rows left out of some."""
+    stamps, regular = CALENDARS[name]
+    rng = np.random.default_rng(seed)
+    parts = []
+    for k in range(n_series):
+        begin = 0 if k == 0 else int(rng.integers(0, 40))
+        end = 55 if k == 0 else int(rng.integers(begin + 3, 60))
+        rows = np.arange(begin, end)
+        if gaps and regular and k:
+            rows = rows[(rng.random(len(rows)) < 0.8) | (rows == begin) | (rows == end - 1)]
+        n = len(rows)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "id": f"s{(7 * k) % 5}",
+                    "when": stamps[rows],
+                    "y": rng.normal(size=n),
+                    "x": rng.normal(size=n),
+                    "area": float(k),
+                    "kind": "ab"[k % 2],
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+KEYS = {"series_id": "id", "time": "when"}
+GIVEN = {"target": "y", "known": ["x"], "static": ["area", "kind"], **KEYS}
+
+
+@pytest.mark.parametrize("name", CALENDARS)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_every_index_is_that_of_each_series(name, seed):
+    frame = ragged(name, seed)
+    panel = read_fit(OWNER, frame, **GIVEN).panel
+    if CALENDARS[name][1]:
+        check_against_grid(panel, frame, CALENDARS[name][0])
+    else:
+        check_against(dataclasses.replace(panel, static=panel.static[:, :1]), frame)
+    for i, of_one in enumerate(panel.ids):
+        expected = [(of_one, stamp) for stamp in panel.time_index(i)]
+        rows = panel.row_index()[panel.series(i)]
+        assert list(rows) == expected
+        ahead = panel.future_index(i, 3)
+        assert list(panel.future_frame_index(3)[3 * i : 3 * i + 3]) == [(of_one, s) for s in ahead]
+        assert panel.lasts()[i] == panel.last(i) == panel.time_index(i)[-1]
+        both = panel.time_index(i).append(ahead)
+        some = np.random.default_rng(seed).permutation(len(both))
+        assert list(panel.stamps_at(np.full(len(some), i), some)) == list(both[some])
+    assert panel.row_index().dtypes.iloc[-1] == frame["when"].dtype
+    assert panel.row_index().names == ["id", "when"]
+
+
+def check_against_grid(panel, frame, stamps):
+    for i, name in enumerate(panel.ids):
+        own = frame[frame["id"] == name].set_index("when")
+        grid = stamps[(stamps >= own.index[0]) & (stamps <= own.index[-1])]
+        np.testing.assert_array_equal(panel.targets[panel.series(i), 0], own["y"].reindex(grid))
+        np.testing.assert_array_equal(panel.known[panel.series(i), 0], own["x"].reindex(grid))
+        assert list(panel.time_index(i)) == list(grid)
+        absent = ~grid.isin(own.index)
+        found = np.zeros(len(grid), bool) if panel.absent is None else panel.absent[panel.series(i)]
+        np.testing.assert_array_equal(found, absent)
+
+
+@pytest.mark.parametrize("name", CALENDARS)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_rows_are_located_as_in_each_series(name, seed):
+    frame = ragged(name, seed)
+    panel = read_fit(OWNER, frame, **GIVEN).panel
+    rng = np.random.default_rng(seed)
+    ahead = panel.future_frame_index(4)[rng.random(4 * panel.n_series) < 0.7].to_frame(index=False)
+    asked = pd.concat([frame[["id", "when"]], ahead], ignore_index=True)
+    asked = asked.iloc[rng.permutation(len(asked))]
+    series, steps = panel.locate(OWNER, read_table(OWNER, asked.assign(z=0), "id", "when").keys)
+    assert list(panel.ids[series]) == list(asked["id"])
+    for i in range(panel.n_series):
+        both = panel.time_index(i).append(panel.future_index(i, 4))
+        own = asked["when"][series == i]
+        expected = both.get_indexer(pd.Index(own)) - (panel.lengths[i] - 1)
+        np.testing.assert_array_equal(steps[series == i], expected)
+    # a row before the first one, and one in a gap
+    early = CALENDARS[name][0][:1]
+    for i in np.flatnonzero(panel.starts > early[0]):
+        row = pd.DataFrame({"id": panel.ids[[i]], "when": early, "z": 0.0})
+        with pytest.raises(DataError, match=f"{panel.ids[i]}.*before the training range"):
+            panel.locate(OWNER, read_table(OWNER, row, "id", "when").keys)
+    if panel.absent is not None:
+        gap = panel.row_index()[panel.absent][:1]
+        with pytest.raises(DataError, match=f"{gap[0][0]}.*inside the training range"):
+            panel.locate(OWNER, read_table(OWNER, pd.DataFrame({"z": 0.0}, index=gap)).keys)
+
+
+def same_panels(one, two):
+    for field in dataclasses.fields(Panel):
+        a, b = getattr(one, field.name), getattr(two, field.name)
+        if isinstance(a, np.ndarray):
+            np.testing.assert_array_equal(a, b, err_msg=field.name)
+        elif isinstance(a, pd.Index):
+            assert list(a) == list(b), field.name
+            assert (a.dtype, a.names) == (b.dtype, b.names), field.name
+        elif field.name != "calendar":
+            assert a == b, field.name
+
+
+@pytest.mark.parametrize("name", CALENDARS)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_appended_rows_of_old_and_new_series_are_as_if_read_at_once(name, seed):
+    frame = ragged(name, seed, n_series=5)
+    rng = np.random.default_rng(seed)
+    sizes = frame.groupby("id", sort=False).size()
+    # the first series is there from the start, the last one is new, of the others some rows are
+    cut = {name: int(rng.integers(0, n + 1)) for name, n in sizes.items()}
+    cut[sizes.index[0]], cut[sizes.index[-1]] = 40, 0
+    old = frame.groupby("id").cumcount() < frame["id"].map(cut)
+    freq = None
+    if name in ("hours", "hours in a zone", "months"):  # however few rows are left
+        freq = {"months": "ME"}.get(name, "h")
+    first = read_fit(OWNER, frame[old], **GIVEN, freq=freq)
+    whole = pd.concat([frame[old], frame[~old]])
+    whole = whole.iloc[np.argsort(pd.factorize(whole["id"])[0], kind="stable")]
+    expected = read_history(
+        OWNER, read_table(OWNER, whole, "id", "when"), None, first.roles, first.panel
+    )
+    later = frame[~old].iloc[rng.permutation(int((~old).sum()))]
+    later = later.iloc[np.argsort(CALENDARS[name][0].get_indexer(later["when"]), kind="stable")]
+    order = list(expected.ids)
+    table = read_table(OWNER, later, "id", "when")
+    grown = first.panel.append(OWNER, table)
+    # new series stand in the order in which their rows come
+    assert sorted(grown.ids) == sorted(order)
+    if list(grown.ids) == order:
+        same_panels(grown, expected)
+    for i, of_one in enumerate(grown.ids):
+        j = order.index(of_one)
+        np.testing.assert_array_equal(
+            grown.targets[grown.series(i)], expected.targets[expected.series(j)]
+        )
+        assert list(grown.time_index(i)) == list(expected.time_index(j))
+        np.testing.assert_array_equal(grown.static[i], expected.static[j])
+    np.testing.assert_array_equal(
+        grown.targets[: first.panel.lengths[0], 0], first.panel.targets[first.panel.series(0), 0]
+    )
+
+
+@pytest.mark.parametrize("name", CALENDARS)
+def test_rows_without_stamps_follow_on(name):
+    frame = ragged(name, 3, n_series=1)
+    panel = read_fit(
+        OWNER,
+        frame.drop(columns=["id"]),
+        target="y",
+        known="x",
+        time="when",
+        static=["area", "kind"],
+    ).panel
+    table = read_table(OWNER, pd.DataFrame({"y": [1.0, 2.0], "x": [3.0, 4.0]}).to_numpy())
+    table = dataclasses.replace(table, frame=table.frame.set_axis(["y", "x"], axis=1))
+    grown = panel.append(OWNER, table)
+    assert list(grown.time_index(0)[-2:]) == list(panel.future_index(0, 2))
+    np.testing.assert_array_equal(grown.targets[-2:, 0], [1.0, 2.0])
+
+
+def test_what_cannot_be_appended_is_named():
+    frame = ragged("hours", 0, gaps=False)
+    first = read_fit(OWNER, frame, **GIVEN).panel
+    ahead = first.future_frame_index(3).to_frame(index=False)
+    rows = ahead.assign(y=1.0, x=2.0)
+
+    def append(frame):
+        return first.append(OWNER, read_table(OWNER, frame, "id", "when"))
+
+    assert append(rows).n_series == 4
+    with pytest.raises(DataError, match=r"series 's2': time stamps are not sorted"):
+        append(rows.iloc[[0, 1, 5, 3]])
+    with pytest.raises(DataError, match=r"series 's2': time stamp .* appears more than once"):
+        append(rows.iloc[[0, 3, 3]])
+    old = rows.assign(
+        when=rows["when"].where(rows["id"] != "s2", rows["when"] - pd.Timedelta("3h"))
+    )
+    with pytest.raises(DataError, match=r"is not after the cutoff of series 's2'.*pass new rows"):
+        append(old)
+    off = rows.assign(
+        when=rows["when"].where(rows["id"] != "s2", rows["when"] + pd.Timedelta("3min"))
+    )
+    with pytest.raises(DataError, match=r"series 's2': time stamp .* is not on the grid"):
+        append(off)
+    with pytest.raises(
+        DataError, match=r"static column 'area' is missing from X, and series 'new' is new"
+    ):
+        append(rows.replace({"id": {"s2": "new"}}))
+    counted = read_table(OWNER, pd.DataFrame({"id": ["new"], "y": [1.0], "x": [1.0]}), "id")
+    with pytest.raises(DataError, match=r"series 'new' is new, and its rows have no time stamps"):
+        first.append(OWNER, counted)
+
+
+# -- categories ------------------------------------------------------------------------------------
+
+
+def shops(**columns):
+    index = pd.MultiIndex.from_product(
+        [["a", "b"], pd.date_range("2024-01-01", periods=4, freq="D")], names=["id", "time"]
+    )
+    return pd.DataFrame({"y": np.arange(8.0), **columns}, index=index)
+
+
+SIZES = pd.CategoricalDtype(["small", "large", "huge"])  # in an order of its own
+ROLES_OF_SHOPS = {"target": "y", "known": "promo", "static": "size"}
+
+
+def test_text_and_categories_are_read_as_codes():
+    df = shops(
+        promo=["sale", "none", None, "sale", "none", "none", "sale", "sale"],
+        size=pd.array(["large"] * 4 + ["small"] * 4, dtype=SIZES),
+        weather=[True, False] * 4,
+    )
+    panel = read_fit(OWNER, df, **ROLES_OF_SHOPS).panel
+    named = {column.name: column for column in panel.columns}
+    assert [(c.name, c.role, c.kind) for c in panel.columns] == [
+        ("y", "target", "number"),
+        ("weather", "past", "number"),
+        ("promo", "known", "category"),
+        ("size", "static", "category"),
+    ]
+    assert named["promo"].categories == ("none", "sale")
+    assert named["size"].categories == ("small", "large", "huge")
+    np.testing.assert_array_equal(panel.known[:, 0], [1, 0, np.nan, 1, 0, 0, 1, 1])
+    np.testing.assert_array_equal(panel.static, [[1], [0]])
+    np.testing.assert_array_equal(panel.past[:, 0], [1, 0] * 4)
+
+
+@pytest.mark.parametrize("kind", ["object", "category", "string", "polars"])
+def test_every_kind_of_text_is_a_category(kind):
+    df = shops(promo=["sale", "none"] * 4, size=["large"] * 4 + ["small"] * 4)
+    if kind == "polars":
+        X, keys = pl.from_pandas(df.reset_index()), {"series_id": "id", "time": "time"}
+    else:
+        X, keys = df.astype({"promo": kind, "size": kind}), {}
+    panel = read_fit(OWNER, X, **ROLES_OF_SHOPS, **keys).panel
+    assert [c.categories for c in panel.columns] == [(), ("none", "sale"), ("large", "small")]
+    np.testing.assert_array_equal(panel.known[:, 0], [1, 0] * 4)
+
+
+def test_later_rows_have_the_codes_of_fit_and_a_new_category_is_missing():
+    df = shops(promo=["sale", "none"] * 4, size=["large"] * 4 + ["small"] * 4)
+    fitted = read_fit(OWNER, df, **ROLES_OF_SHOPS)
+    later = shops(promo=["gift", "sale"] * 4, size=["tiny"] * 4 + ["small"] * 4)
+    later.index = later.index.set_levels(
+        [["b", "new"], later.index.levels[1] + pd.Timedelta(4, "D")]
+    )
+    grown = fitted.panel.append(OWNER, read_table(OWNER, later))
+    np.testing.assert_array_equal(grown.known[8:, 0], [np.nan, 1] * 4)
+    np.testing.assert_array_equal(grown.static, [[0], [1], [1]])  # that of "b" is the one of fit
+    fresh = read_history(OWNER, read_table(OWNER, later), None, fitted.roles, fitted.panel)
+    assert list(fresh.ids) == ["b", "new"]
+    np.testing.assert_array_equal(fresh.static, [[np.nan], [1]])
+    np.testing.assert_array_equal(fresh.known[:, 0], [np.nan, 1] * 4)
+    assert fresh.calendar is fitted.panel.calendar
+
+
+def test_targets_are_numbers_and_so_is_a_column_that_was_one_in_fit():
+    df = shops(promo=["sale", "none"] * 4, size=1.0)
+    with pytest.raises(DataError, match=r"column 'promo' has dtype (object|str).*expected numbers"):
+        read_fit(OWNER, df)
+    fitted = read_fit(OWNER, df, **ROLES_OF_SHOPS)
+    with pytest.raises(DataError, match=r"column 'size' has dtype (object|str).*expected numbers"):
+        read_history(
+            OWNER, read_table(OWNER, df.assign(size="big")), None, fitted.roles, fitted.panel
+        )
+    with pytest.raises(DataError, match="series 'a': a static column is missing or changes"):
+        read_fit(OWNER, df.assign(size=["s", "l"] * 4), **ROLES_OF_SHOPS)
+    unknown = read_fit(OWNER, df.assign(size=["s"] * 4 + [None] * 4), **ROLES_OF_SHOPS)
+    np.testing.assert_array_equal(unknown.panel.static, [[0], [np.nan]])
+    with pytest.raises(DataError, match="'promo' has dtype datetime64"):
+        read_fit(OWNER, df.assign(promo=pd.Timestamp("2024")), **ROLES_OF_SHOPS)
+
+
+# -- histories, observations, the memo -------------------------------------------------------------
+
+
+def test_a_history_is_a_panel_of_its_own_on_the_calendar_of_fit():
+    hours = pd.date_range("2024-01-01", periods=40, freq="h")
+    fitted = read_fit(OWNER, pd.DataFrame({"y": np.arange(40.0)}, index=hours))
+    other = pd.DataFrame({"y": [1.0, 2.0, 3.0]}, index=hours[[3, 5, 6]] + pd.Timedelta(9, "D"))
+    fresh = read_history(OWNER, read_table(OWNER, other), None, fitted.roles, fitted.panel)
+    np.testing.assert_array_equal(fresh.targets[:, 0], [1, np.nan, 2, 3])
+    one = read_history(OWNER, read_table(OWNER, other[:1]), None, fitted.roles, fitted.panel)
+    assert one.future_index(0, 1)[0] == other.index[0] + pd.Timedelta(1, "h")
+    many = pd.concat({"p": other, "q": other}, names=["id", "time"])
+    assert read_history(OWNER, read_table(OWNER, many), None, fitted.roles, fitted.panel).is_panel
+    with pytest.raises(DataError, match="kind seen in fit"):
+        read_history(
+            OWNER, read_table(OWNER, other.reset_index(drop=True)), None, fitted.roles, fitted.panel
+        )
+    with pytest.raises(DataError, match="series 'q': target 'y' has no observed value"):
+        empty = pd.concat({"p": other, "q": other * np.nan}, names=["id", "time"])
+        read_history(OWNER, read_table(OWNER, empty), None, fitted.roles, fitted.panel)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5), seed=st.integers(0, 10**6))
+def test_observed_is_a_loop_over_series(lengths, seed):
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame({"id": np.repeat(np.arange(len(lengths)), lengths)})
+    values = np.where(rng.random((len(frame), 2)) < 0.6, np.nan, 1.0)
+    panel = panel_of(frame.assign(y=values[:, 0], z=values[:, 1]), series_id="id")
+    low = rng.integers(0, panel.lengths + 1)
+    high = rng.integers(0, panel.lengths + 1)
+    found = panel.observed(low, high)
+    for i in range(panel.n_series):
+        own = panel.mask[panel.series(i)][low[i] : high[i]]
+        np.testing.assert_array_equal(found[i], own.any(axis=0))
+
+
+def test_the_memo_is_of_one_object_and_goes_by_value():
+    panel = panel_of(long_frame([30, 30]), **ROLES, series_id="id", time="when")
+    calls = []
+
+    def make():
+        calls.append(1)
+        return len(calls)
+
+    assert panel.cached(("a", 1), make) == panel.cached(("a", 1), make) == 1
+    assert panel.cached(("a", 2), make) == 2
+    again = pickle.loads(pickle.dumps(panel))  # noqa: S301
+    for other in (dataclasses.replace(panel), panel.owned(), again):
+        assert other.cached(("a", 1), make) > 2
+    assert panel.cached(("a", 1), make) == 1

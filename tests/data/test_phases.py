@@ -14,7 +14,7 @@ def hourly(weeks=8, weekend=4.0, tz=None, seed=0):
     index = pd.date_range("2024-01-03 05:00", periods=168 * weeks, freq="h", tz=tz)
     noise = np.random.default_rng(seed).normal(scale=0.3, size=len(index))
     daily = 3 * np.sin(2 * np.pi * index.hour / 24)
-    return pd.DataFrame({"y": daily - weekend * (index.dayofweek >= 5) + noise}, index=index)
+    return pd.DataFrame({"y": daily - weekend * (index.day_of_week >= 5) + noise}, index=index)
 
 
 def panel_of(df):
@@ -24,23 +24,25 @@ def panel_of(df):
 @pytest.mark.parametrize("tz", [None, "Asia/Tokyo"])
 def test_the_phase_of_the_week_is_that_of_the_local_clock(tz):
     df = hourly(tz=tz)
-    phases = choose_phases(panel_of(df), 24)
+    panel = panel_of(df)
+    phases = choose_phases(panel, 24)
     later = df.index.union(pd.date_range(df.index[-1], periods=50, freq="h"))
-    share = (later.dayofweek + later.hour / 24) / 7
+    share = (later.day_of_week + later.hour / 24) / 7
     angles = 2 * np.pi * np.outer(share, np.arange(1, 13))
     expected = np.stack([np.sin(angles), np.cos(angles)], 2).reshape(len(later), 24)
-    found = phases.at(np.zeros(len(later), dtype=int), np.arange(len(later)))
+    found = phases.at(panel, np.zeros(len(later), dtype=int), np.arange(len(later)))
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 def test_the_phase_of_the_year():
     index = pd.date_range("2019-05-01", periods=3 * 365, freq="D")
-    y = np.cos(2 * np.pi * index.dayofyear / 365) + 0.1 * np.sin(np.arange(len(index)))
-    phases = choose_phases(panel_of(pd.DataFrame({"y": y}, index=index)), 7)
+    y = np.cos(2 * np.pi * index.day_of_year / 365) + 0.1 * np.sin(np.arange(len(index)))
+    panel = panel_of(pd.DataFrame({"y": y}, index=index))
+    phases = choose_phases(panel, 7)
     assert [round(length / 86_400e9) for length, _ in phases.cycles] == [365]
-    found = phases.at(np.zeros(2, dtype=int), np.array([0, 365]))
+    found = phases.at(panel, np.zeros(2, dtype=int), np.array([0, 365]))
     np.testing.assert_allclose(found[0], found[1], atol=0.02)  # the year has a quarter day more
-    assert abs(found[0] - phases.at(np.zeros(1, int), np.array([180]))[0]).max() > 1
+    assert abs(found[0] - phases.at(panel, np.zeros(1, int), np.array([180]))[0]).max() > 1
 
 
 @pytest.mark.parametrize(
@@ -60,8 +62,9 @@ def test_no_phases_where_they_tell_nothing(df, season):
 def test_every_series_has_its_own_phase():
     a, b = hourly(), hourly(seed=1)
     b.index = b.index + pd.Timedelta(hours=31)
-    phases = choose_phases(panel_of(pd.concat({"a": a, "b": b}, names=["id", "time"])), 24)
-    both = phases.at(np.array([0, 1]), np.array([31, 0]))
+    panel = panel_of(pd.concat({"a": a, "b": b}, names=["id", "time"]))
+    phases = choose_phases(panel, 24)
+    both = phases.at(panel, np.array([0, 1]), np.array([31, 0]))
     np.testing.assert_allclose(both[0], both[1], atol=1e-9)
 
 
@@ -100,6 +103,6 @@ def test_beyond_the_horizon_each_block_has_its_own_phase():
 
 def test_days_have_as_many_harmonics_as_tell_them_apart():
     index = pd.date_range("2023-01-01", periods=70, freq="D")
-    df = pd.DataFrame({"y": 1.0 * (index.dayofweek >= 5)}, index=index)
+    df = pd.DataFrame({"y": 1.0 * (index.day_of_week >= 5)}, index=index)
     (cycle,) = choose_phases(panel_of(df), 1).cycles
     assert cycle[1] == 3

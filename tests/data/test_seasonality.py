@@ -7,15 +7,15 @@ import pandas as pd
 import pytest
 from statsmodels.tsa.stattools import acf
 
-from rnnforecast.data.building import build_panel
 from rnnforecast.data.frames import numeric, read_table
+from rnnforecast.data.panel import Panel
 from rnnforecast.data.seasonality import autocorrelation, choose_lookback, choose_seasonality
 
 
 def panel_of(X):
     table = read_table("Someone", X)
     parts = [numeric("Someone", table.frame, c) for c in (list(table.frame.columns), [], [], [])]
-    return build_panel("Someone", table.keys, *parts)
+    return Panel.build("Someone", table.keys, *parts)
 
 
 @pytest.mark.parametrize("lag", [1, 4, 12])
@@ -80,3 +80,30 @@ def test_the_calendar_says_it_first_unless_the_series_is_too_short():
 )
 def test_look_back_rule(n, horizon, season, expected):
     assert choose_lookback(panel_of(np.arange(float(n))[:, None]), horizon, season) == expected
+
+
+def months(lengths, index=None, seed=0):
+    """Series with a period of twelve, of several lengths, with dates or counted."""
+    rng = np.random.default_rng(seed)
+    parts = {}
+    for k, n in enumerate(lengths):
+        values = 3 * np.sin(2 * np.pi * (np.arange(n) + k) / 12) + 0.3 * rng.normal(size=n)
+        parts[f"s{k}"] = pd.DataFrame({"y": values}, index=index if index is None else index[:n])
+    return panel_of(pd.concat(parts, names=["id", "time"]))
+
+
+@pytest.mark.parametrize("lengths", [[96] * 5, [96, 96, 15, 96, 4], [2, 96, 96]])
+def test_the_typical_series_says_the_season_and_the_look_back(lengths):
+    counted = months(lengths)
+    dated = months(lengths, pd.date_range("2015-01-01", periods=96, freq="MS"))
+    for panel in (counted, dated):
+        assert choose_seasonality(panel) == 12
+        assert choose_lookback(panel, 6, 12) == (96 - 6) // 2
+    # most series decide, not the longest
+    assert choose_seasonality(months([15, 15, 15, 96])) == 1
+
+
+def test_an_array_is_one_series_that_is_counted():
+    values = months([96]).targets
+    assert choose_seasonality(values) == choose_seasonality(values[:, 0]) == 12
+    assert choose_seasonality(values[:20]) == 1

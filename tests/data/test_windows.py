@@ -127,3 +127,28 @@ def test_memory_is_one_batch_whatever_the_look_back():
     one_batch = batch_size * (lookback + 24) * 8
     assert peak < 6 * one_batch  # positions, rows and values; all windows would be 143,000 KiB
     assert peak < panel.targets.nbytes
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    held=st.integers(0, 6),
+    lookback=st.integers(1, 12),
+    horizon=st.integers(1, 6),
+)
+def test_training_windows_of_long_and_of_short_series(lengths, held, lookback, horizon):
+    held = np.minimum(held, lengths)
+    windows = WindowIndex.training(lengths, held, lookback, horizon)
+    plain = WindowIndex.between(
+        np.full(len(lengths), lookback), np.subtract(lengths, held), horizon
+    )
+    for i, n in enumerate(np.subtract(lengths, held)):
+        origins = windows.first[i] + np.arange(windows.counts[i])
+        if n >= lookback + horizon:
+            assert (windows.first[i], windows.counts[i]) == (plain.first[i], plain.counts[i])
+        elif n > horizon:  # at least half of the rows that can be looked back on, and one
+            assert origins[0] == max((n - horizon) // 2, 1)
+            assert origins[-1] == n - horizon
+            assert origins[0] < lookback or lookback == 1
+        else:
+            assert len(origins) == 0

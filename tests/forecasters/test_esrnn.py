@@ -322,10 +322,7 @@ def test_choices_are_kept():
     fc = ESRNNForecaster(horizon=3, **TINY).fit(wave(400))
     assert (fc.seasonality_, fc.lookback_, fc.stride_) == ((24, 168), 168, 24)
     paper = tiny(stride=1, dilations=((1, 4), (24, 168)), max_epochs=1).fit(wave())
-    assert [[layer.dilation for layer in b] for b in paper.networks_[0].stack.blocks] == [
-        [1, 4],
-        [24, 168],
-    ]
+    assert paper.networks_[0].stack.dilations == ((1, 4), (24, 168))
 
 
 # -- parts -----------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def test_a_rolled_forecast_feeds_back_no_covariate():
     whole = fc.forecast(future, horizon=11)["y"].to_numpy()
 
     def tensor(values):
-        return torch.as_tensor(np.asarray(values, dtype=np.float64))[None]
+        return torch.tensor(np.asarray(values, dtype=np.float64))[None]
 
     y = (df[["y"]][51:60] - units.target_loc) / units.target_scale
     x = (df[["x"]] - units.known_loc) / units.known_scale
@@ -115,7 +115,7 @@ def test_a_forecast_is_the_network_in_the_unit_of_the_series():
         past = np.zeros((9, 1))  # none left: y, x and kind have their roles
         past = (own[["z", "past"]][-9:] - df[["z", "past"]].mean()) / df[["z", "past"]].std(ddof=0)
         parts = (y, past, *scaled, np.array([static]))
-        inputs = Inputs(*(torch.as_tensor(np.asarray(p, dtype=float))[None] for p in parts))
+        inputs = Inputs(*(torch.tensor(np.asarray(p, dtype=float))[None] for p in parts))
         with torch.no_grad():
             raw, location, scale = fc.network_(inputs)
         expected = (raw[..., 0] * scale + location)[0, :, 0].numpy()

@@ -19,6 +19,8 @@ from rnnforecast.nn import step as step_module
 from rnnforecast.nn.network import ForecastNetwork, NetworkSpec
 from rnnforecast.nn.stream import StreamEncoder
 
+pytestmark = pytest.mark.machine
+
 COMMON = {"horizon": 4, "max_epochs": 1, "hidden_size": 8, "random_state": 0}
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from numpy.testing import assert_allclose
 from pandas.testing import assert_frame_equal
 from scipy.stats import norm
@@ -18,7 +19,9 @@ from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardSca
 
 from rnnforecast.baselines import NaiveForecaster
 from rnnforecast.exceptions import DataError, RNNForecastError
+from rnnforecast.forecasters import BaseForecaster
 from rnnforecast.model_selection import backtest
+from rnnforecast.outputs import NormalForecast
 
 VALUES = ["origin", "time", "step", "target", "y_true", "y_pred"]
 
@@ -182,9 +185,8 @@ def test_panel_written_out(panel, refit):
                 )
     columns = ["origin", "series", "time", "step", "y_true", "y_pred"]
     wanted = pd.DataFrame(expected, columns=columns)
-    if not refit:  # a series that begins after the only fit is not known
-        wanted = wanted[wanted["series"] != "late"].reset_index(drop=True)
     assert_frame_equal(result[columns], wanted, check_dtype=False, rtol=1e-6)
+    assert list(result.groupby("origin")["n_series"].first()) == [2, 3]  # "late" has begun
     indexed = backtest(
         NaiveForecaster(target="y"),
         panel.set_index(["id", "when"]),
@@ -400,3 +402,98 @@ def test_bad_models_and_data_are_named(df, panel):
         )
     with pytest.raises(DataError, match="different indices"):
         backtest(LinearRegression(), df, df["y"].shift(freq="D"), horizon=3)
+
+
+# -- ragged panels, and weights that stay ----------------------------------------------------------
+
+
+class Walk(BaseForecaster):
+    """The last observed value, moved by a known covariate; counts how often it is asked."""
+
+    asked: list = []
+
+    def _fit_panel(self, panel):
+        return {"shift_": float(np.nanmean(panel.targets))}
+
+    def _forecast(self, history, series, origins, n_steps, known):
+        Walk.asked.append(len(series))
+        values = np.empty((len(series), n_steps, history.targets.shape[1]))
+        for k, (i, origin) in enumerate(zip(series, origins)):
+            past = history.targets[history.series(i)][:origin]
+            seen = past[~np.isnan(past).any(axis=1)]
+            values[k] = (seen[-1] if len(seen) else 0.0) + self.shift_
+            age = origin - len(seen)
+            values[k] += 0.01 * age
+        values += np.nan_to_num(known).sum(-1, keepdims=True)
+        spread = np.sqrt(np.arange(1.0, n_steps + 1))[:, None]
+        return NormalForecast(torch.from_numpy(values), torch.from_numpy(values * 0 + spread))
+
+
+class Clipped(Walk):
+    def predict(self, X=None):
+        return np.maximum(super().predict(X), 0.5)
+
+
+def ragged(seed=0):
+    """Series with other starts and ends, rows missing, values missing; "b" ends early."""
+    rng = np.random.default_rng(seed)
+    parts = {}
+    for name, start, end in (("a", 0, 60), ("b", 0, 48), ("c", 7, 60), ("d", 30, 57)):
+        index = pd.date_range("2024-01-01", periods=60, freq="D")[start:end]
+        columns = {"y": rng.normal(size=len(index)), "x": rng.normal(size=len(index))}
+        parts[name] = pd.DataFrame(columns, index=index)
+    frame = pd.concat(parts, names=["id", "time"])
+    frame.iloc[[3, 50, 52, 110], 0] = np.nan
+    return frame.drop(frame.index[[20, 51, 54, 130, 150]])
+
+
+OPTIONS = {"horizon": 5, "n_origins": 4, "step": 3, "coverage": 0.8, "quantiles": [0.3, 0.9]}
+
+
+@pytest.mark.parametrize("options", [{}, {"known": "x"}], ids=["alone", "known"])
+def test_all_origins_in_one_pass_are_the_loop_of_updates(options):
+    df = ragged() if options else ragged()[["y"]]
+    model = Walk(target="y", **options)
+    Walk.asked = []
+    once = backtest(model, df, refit=False, **OPTIONS)
+    assert len(Walk.asked) == 1
+    each = backtest(make_pipeline(model), df, refit=False, **OPTIONS).assign(model="Walk")
+    assert len(Walk.asked) > 4
+    assert_frame_equal(once.drop(columns=SECONDS), each.drop(columns=SECONDS))
+    assert (once[SECONDS] > 0).all().all()
+    arrays = {"horizon": 3, "n_origins": 3, "refit": False}
+    y = ragged().loc["a", "y"].to_numpy()[:40]
+    plain, piped = (backtest(m, y[:, None], **arrays) for m in (Walk(), make_pipeline(Walk())))
+    assert_frame_equal(plain.drop(columns=SECONDS), piped.drop(columns=SECONDS))
+    X = np.arange(40.0)[:, None]
+    plain, piped = (backtest(m, X, y, **arrays) for m in (Walk(), make_pipeline(Walk())))
+    assert_frame_equal(plain.drop(columns=SECONDS), piped.drop(columns=SECONDS))
+
+
+def test_a_predict_of_its_own_is_asked_origin_by_origin():
+    result = backtest(Clipped(target="y"), ragged()[["y"]], horizon=5, n_origins=4, refit=False)
+    assert (result["y_pred"] >= 0.5).all()
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_a_late_series_is_forecast_from_one_observed_row_on(refit):
+    """A store that is opened while the others go on, with empty rows before."""
+    df = ragged()[["y"]].fillna(0.0)
+    new = pd.DataFrame({"y": np.nan}, index=pd.date_range("2024-01-11", periods=50, freq="D"))
+    new.iloc[41:] = np.arange(9.0)[:, None]  # from 21 February on, the second origin
+    df = pd.concat([df, pd.concat({"new": new}, names=["id"])])
+    result = backtest(Walk(target="y"), df, horizon=4, n_origins=4, step=2, refit=refit)
+    first = result[result["series"] == "new"].groupby("origin")["y_pred"].first()
+    assert list(first.index) == list(pd.date_range("2024-02-21", periods=3, freq="2D"))
+    scored = result.groupby(["origin", "series"]).size().groupby("origin").size()
+    assert list(result.groupby("origin")["n_series"].first()) == list(scored) == [3, 4, 4, 4]
+    assert "b" not in set(result["series"])  # it had ended
+    others = backtest(Walk(target="y"), df.drop("new"), horizon=4, n_origins=1, refit=refit)
+    assert set(others["series"]) == {"a", "c", "d"} and (others["n_series"] == 3).all()
+
+
+def test_unobserved_truths_are_not_counted_as_scored():
+    df = ragged()[["y"]].fillna(0.0)
+    df.loc[("c", slice("2024-02-26", None)), "y"] = np.nan
+    result = backtest(Walk(target="y"), df, horizon=4, n_origins=1)
+    assert set(result["series"]) == {"a", "c", "d"} and (result["n_series"] == 2).all()

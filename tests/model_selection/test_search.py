@@ -12,9 +12,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rnnforecast import DeepGRUForecaster
+from rnnforecast.data import reading
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters import _rows, _shared
-from rnnforecast.forecasters._shared import derived, of_rows, sharing
+from rnnforecast.forecasters.sharing import of_rows, sharing
 from rnnforecast.model_selection import PanelTimeSeriesSplit, SharedGridSearchCV
 
 GRID = {
@@ -33,6 +33,10 @@ def panel(n=70):
         [["a", "b"], pd.date_range("2024-01-01", periods=n, freq="D")], names=["series", "time"]
     )
     return pd.DataFrame({"y": rng.normal(size=2 * n), "x": rng.normal(size=2 * n)}, index=index)
+
+
+def nothing_is_kept():
+    return [of_rows((1,), lambda k=k: k) for k in range(2)] == [0, 1]
 
 
 CV = PanelTimeSeriesSplit(n_splits=2, test_size=4)
@@ -84,15 +88,15 @@ def test_candidates_that_see_the_data_differently_are_kept_apart():
 
 
 def test_rows_are_read_once_a_fold(monkeypatch):
-    read, calls = _rows.read_fit, []
-    monkeypatch.setattr(_rows, "read_fit", lambda *args: calls.append(1) or read(*args))
+    read, calls = reading.read_fit, []
+    monkeypatch.setattr(reading, "read_fit", lambda *a, **k: calls.append(1) or read(*a, **k))
     df = panel()
     SharedGridSearchCV(FC, {"lr": [1e-3, 1e-2, 2e-2], "dropout": [0, 0.1]}, cv=CV).fit(df)
     assert len(calls) == 2 + 1  # two folds and the refit
     calls.clear()
     GridSearchCV(FC, {"lr": [1e-3, 1e-2]}, cv=CV).fit(df)
     assert len(calls) == 2 * 2 + 1
-    assert _shared._memory is None
+    assert nothing_is_kept()
 
 
 def test_in_a_pipeline_and_without_an_index():
@@ -127,7 +131,7 @@ def test_torchs_threads_and_the_memory_are_as_before_also_after_an_error():
                 panel()
             )
         assert torch.get_num_threads() == 4
-        assert _shared._memory is None
+        assert nothing_is_kept()
     finally:
         torch.set_num_threads(before)
 
@@ -146,7 +150,14 @@ def test_an_error_is_raised_to_each_and_not_kept():
     assert len(calls) == 2
 
 
-def test_a_panel_from_elsewhere_is_never_confused_with_a_shared_one():
+def test_equal_rows_are_read_once_and_others_apart():
+    df, calls = panel(), []
+
+    def read(rows):
+        return of_rows((rows, None), lambda: calls.append(1) or len(calls))
+
     with sharing():
-        values = [derived(object(), ("k",), lambda k=k: k) for k in range(3)]
-    assert values == [0, 1, 2]
+        with sharing():
+            assert [read(df), read(df.copy()), read(df + 1.0)] == [1, 1, 2]
+        assert read(df.copy()) == 1  # the outer one is open still
+    assert nothing_is_kept()

@@ -11,12 +11,10 @@ from torch import nn
 
 from rnnforecast.nn import (
     CELLS,
-    RecurrentLayer,
+    Cell,
     RecurrentStack,
     SeededDropout,
     initialise,
-    make_layer,
-    register_cell,
     set_generator,
 )
 
@@ -46,14 +44,9 @@ def step_gru(x, h, c, p):  # Cho et al. 2014; the reset gate acts on the recurre
 STEPS = {"rnn": step_rnn, "lstm": step_lstm, "gru": step_gru}
 
 
-def weights(layer, suffix=""):
-    names = {
-        "w_ih": "weight_ih_l0",
-        "w_hh": "weight_hh_l0",
-        "b_ih": "bias_ih_l0",
-        "b_hh": "bias_hh_l0",
-    }
-    return {k: getattr(layer.rnn, v + suffix).detach().numpy() for k, v in names.items()}
+def weights(cell):
+    names = {"w_ih": "weight_ih", "w_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}
+    return {k: getattr(cell, v).detach().numpy() for k, v in names.items()}
 
 
 def run(cell, x, p, hidden):
@@ -68,11 +61,11 @@ def run(cell, x, p, hidden):
 
 def literal_layer(cell, layer, x):
     """Outputs and last states of one window, in one direction or both."""
-    hidden = layer.hidden_size
-    forward = run(cell, x, weights(layer), hidden)
-    if not layer.bidirectional:
+    if isinstance(layer, Cell):
+        forward = run(cell, x, weights(layer), layer.hidden_size)
         return forward, forward[-1]
-    backward = run(cell, x[::-1], weights(layer, "_reverse"), hidden)[::-1]
+    forward = run(cell, x, weights(layer.ahead), layer.ahead.hidden_size)
+    backward = run(cell, x[::-1], weights(layer.back), layer.back.hidden_size)[::-1]
     return np.hstack([forward, backward]), np.concatenate([forward[-1], backward[0]])
 
 
@@ -85,12 +78,11 @@ def double_stack(*args, seed=0, **options):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_layer_is_its_equations(cell, bidirectional):
-    layer = make_layer(cell, 3, 4, bidirectional).double()
-    initialise(layer, torch.Generator().manual_seed(1))
+    stack = double_stack(cell, 3, 4, 1, bidirectional, seed=1)
     x = np.random.default_rng(0).normal(size=(2, 7, 3))
-    outputs, last = layer(torch.as_tensor(x))
+    outputs, last = stack(torch.as_tensor(x))
     for k in range(2):
-        expected, end = literal_layer(cell, layer, x[k])
+        expected, end = literal_layer(cell, stack.layers[0], x[k])
         np.testing.assert_allclose(outputs[k].detach(), expected, atol=1e-12)
         np.testing.assert_allclose(last[k].detach(), end, atol=1e-12)
 
@@ -114,22 +106,6 @@ def test_stack_is_its_equations(cell, bidirectional, residual):
         current = new
     np.testing.assert_allclose(outputs[0].detach(), current, atol=1e-12)
     np.testing.assert_allclose(last[0].detach(), end, atol=1e-12)
-
-
-@pytest.mark.parametrize(("cell", "module"), [("rnn", nn.RNN), ("lstm", nn.LSTM), ("gru", nn.GRU)])
-def test_stack_is_torchs_own_stack(cell, module):
-    stack = double_stack(cell, 3, 5, 2, True)
-    own = module(3, 5, num_layers=2, bidirectional=True, batch_first=True).double()
-    with torch.no_grad():
-        for depth, layer in enumerate(stack.layers):
-            for name, value in layer.rnn.named_parameters():
-                getattr(own, name.replace("_l0", f"_l{depth}")).copy_(value)
-    x = torch.randn(4, 9, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    outputs, last = stack(x)
-    expected, state = own(x)
-    hidden = state[0] if isinstance(state, tuple) else state
-    torch.testing.assert_close(outputs, expected)
-    torch.testing.assert_close(last, torch.cat([hidden[-2], hidden[-1]], dim=-1))
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean():
@@ -169,9 +145,9 @@ def test_dropout_stands_between_layers_and_after_the_last():
     _, last = stack(x)
     # by hand: the draws come in this order
     generator.manual_seed(3)
-    first, _ = stack.layers[0](x)
+    first, _ = stack.layers[0].scan(x)
     keep = torch.empty_like(first).bernoulli_(0.5, generator=generator)
-    second, end = stack.layers[1](first * keep / 0.5)
+    second, (end,) = stack.layers[1].scan(first * keep / 0.5)
     torch.empty_like(second).bernoulli_(0.5, generator=generator)
     keep = torch.empty_like(end).bernoulli_(0.5, generator=generator)
     torch.testing.assert_close(last, end * keep / 0.5)
@@ -179,7 +155,7 @@ def test_dropout_stands_between_layers_and_after_the_last():
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_initial_weights_are_uniform_within_the_bound(cell):
-    layer = make_layer(cell, 30, 100)
+    layer = CELLS[cell](30, 100)
     state = torch.random.get_rng_state()
     initialise(layer, torch.Generator().manual_seed(0))
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -197,29 +173,43 @@ def test_initial_weights_are_uniform_within_the_bound(cell):
     assert linear.weight.abs().max() > 0.95 / math.sqrt(50)
 
 
-def test_a_new_cell_is_a_class_and_a_line():
-    @register_cell("mean of the window")
-    class MeanLayer(RecurrentLayer):
-        def __init__(self, input_size, hidden_size, bidirectional=False):
-            super().__init__(input_size, hidden_size, bidirectional)
-            self.linear = nn.Linear(input_size, self.output_size)
+def test_a_cell_of_somebody_else_is_filled():
+    class Own(Cell):
+        def __init__(self, input_size, hidden_size):
+            super().__init__(input_size, hidden_size)
+            self.read = nn.Linear(input_size, hidden_size)
+            self.norm = nn.LayerNorm(hidden_size)
+            self.gain = nn.Parameter(torch.empty(50))
+            self.inner = nn.GRUCell(hidden_size, hidden_size)
 
-        def forward(self, x):
-            steps = torch.arange(1, x.shape[1] + 1, dtype=x.dtype)[:, None]
-            outputs = self.linear(x.cumsum(1) / steps)
-            return outputs, outputs[:, -1]
+        def step(self, x, state):
+            out = self.norm(self.read(x) + state[0] * self.gain[: self.hidden_size])
+            out = self.inner(out, state[0])
+            return out, (out,)
 
-    try:
-        stack = double_stack("mean of the window", 2, 3, 2)
-        x = torch.randn(2, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        first, second = (layer.linear for layer in stack.layers)
-        inner = first(x.cumsum(1) / torch.arange(1, 6, dtype=x.dtype)[:, None])
-        torch.testing.assert_close(stack(x)[1], second(inner.mean(1)))
-    finally:
-        del CELLS["mean of the window"]
+    class OwnFilled(Own):
+        def reset(self, generator):
+            with torch.no_grad():
+                self.gain.fill_(3.0)
+
+    for kind in (Own, OwnFilled):
+        with torch.device("meta"):
+            stack = RecurrentStack(kind, 400, 16, 2, True)
+        stack = stack.to_empty(device="cpu")
+        state = torch.random.get_rng_state()
+        initialise(stack, torch.Generator().manual_seed(0))
+        assert torch.equal(torch.random.get_rng_state(), state)
+        one = stack.layers[0].back
+        assert 0.24 < one.read.weight.abs().max() <= 0.25  # 1 / sqrt(hidden size)
+        assert 0.24 < one.inner.weight_hh.abs().max() <= 0.25
+        assert (one.norm.weight == 1).all() and (one.norm.bias == 0).all()
+        if kind is OwnFilled:
+            assert (one.gain == 3).all()
+        else:
+            assert 0.15 < one.gain.abs().max() <= 0.25
 
 
-def test_a_cell_must_fill_parameters_of_its_own_kind():
+def test_a_module_must_fill_parameters_of_its_own_kind():
     class Gain(nn.Module):
         def __init__(self):
             super().__init__()

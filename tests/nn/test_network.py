@@ -255,10 +255,11 @@ def test_interaction_is_zero_for_covariates_at_their_mean():
     network = network_of()
     context = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     zero = torch.zeros(3, 5, 2, dtype=torch.float64)
-    assert network.interaction(context, zero).abs().max() < 1e-15  # SIMD tails round apart
-    missing = network.interaction(context, torch.full_like(zero, torch.nan))
+    raw = torch.zeros(3, 5, 2, 3, dtype=torch.float64)
+    assert network.add_known(raw, context, zero).abs().max() < 1e-15  # SIMD tails round apart
+    missing = network.add_known(raw, context, torch.full_like(zero, torch.nan))
     assert missing.abs().max() < 1e-15
-    assert (network.interaction(context, zero + 1) != 0).all()
+    assert (network.add_known(raw, context, zero + 1) != 0).all()
 
 
 def test_the_untrained_network_is_its_anchor():

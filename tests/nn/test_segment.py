@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rnnforecast.nn import Inputs, initialise, set_generator
+from rnnforecast.nn import CELLS, Inputs, initialise, set_generator
 from rnnforecast.nn.segment import SegmentNetwork, SegmentSpec
 
 SPEC = SegmentSpec(
@@ -64,8 +64,8 @@ def weights(module):
 
 def cell_step(cell, w, x, h, c):
     """One step: Elman 1990; Cho et al. 2014 as cuDNN has it; Hochreiter & Schmidhuber 1997."""
-    a = w["weight_ih_l0"] @ x + w["bias_ih_l0"]
-    b = w["weight_hh_l0"] @ h + w["bias_hh_l0"]
+    a = w["weight_ih"] @ x + w["bias_ih"]
+    b = w["weight_hh"] @ h + w["bias_hh"]
     n = len(h)
     if cell == "rnn":
         return np.tanh(a + b), c
@@ -82,7 +82,7 @@ def literal(network, inputs, k, j):
     """Raw output (horizon, n_params), start (horizon,) and unit of target j of window k."""
     spec = network.spec
     w = weights(network)
-    rnn = weights(network.encoder.layers[0].rnn)
+    rnn = weights(network.encoder.layers[0])
     y, past, known, _, static = (t[k].numpy() for t in inputs)
     if spec.n_known:
         with torch.no_grad():  # k(x) is tested with ForecastNetwork
@@ -104,7 +104,7 @@ def literal(network, inputs, k, j):
         e = w["embed.weight"] @ np.r_[x[rows], marks[rows]] + w["embed.bias"]  # eq. 4
         if spec.n_past:
             p = np.hstack([np.nan_to_num(past[rows]), np.isnan(past[rows])])
-            e = e + w["past.weight"] @ p.T.ravel()
+            e = e + w["past.weight"] @ p.ravel()
         h, c = cell_step(spec.cell, rnn, np.maximum(e, 0), h, c)  # eq. 5-6
     out = []
     for m in range(-(-spec.horizon // size)):
@@ -151,24 +151,43 @@ def test_forward_is_its_equations(change, missing):
             np.testing.assert_allclose(scale[k, 0, j], expected[2], atol=1e-12)
 
 
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_decoding_is_a_step_of_the_recurrent_layer_itself(cell):
-    """The shared parts of the gates, computed once, are what torch's own layer computes in full."""
+class Other(CELLS["lstm"]):
+    """An LSTM as a user would write it, whose tensors have one leading axis."""
+
+    def step(self, x, state):
+        assert all(len(s) == len(x) for s in state)
+        both = torch.cat([x, state[0]], -1) @ torch.cat([self.weight_ih, self.weight_hh], 1).T
+        i, f, g, o = (both + self.bias_ih + self.bias_hh).chunk(4, -1)
+        c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), (torch.sigmoid(o) * torch.tanh(c), c)
+
+
+@pytest.mark.parametrize("n_static", [0, 1])
+def test_any_cell_decodes(n_static):
+    """Parts computed once, for a cell of the kernels, are those computed row by row."""
+    spec = SPEC._replace(cell="lstm", n_static=n_static)
+    network, inputs = network_of(spec), inputs_of(spec)
+    other = network_of(spec._replace(cell=Other))
+    other.load_state_dict(network.state_dict())
+    for found, expected in zip(other(inputs), network(inputs)):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm", "lstm_peephole"])
+def test_decoding_is_one_more_step_of_the_encoder(cell):
     spec = SPEC._replace(cell=cell, n_static=0)
     network, inputs = network_of(spec), inputs_of(spec)
     with torch.no_grad():
         window = network.normalise(network.take_effect(inputs))
         context = network.context(window, inputs)
-        found = network._step(context)
+        found = network._step(*context)
         batch, channels, n_out = found.shape[:3]
         for j in range(channels):
             for m in range(n_out):
                 given = torch.cat([network.position[m], network.channel[j]])
-                state = tuple(s.contiguous()[None] for s in context[:, j].unbind(1))
-                start = state if cell == "lstm" else state[0]
-                _, last = network.encoder.layers[0].rnn(given.expand(batch, 1, -1), start)
-                last = last[0] if cell == "lstm" else last
-                torch.testing.assert_close(found[:, j, m], last[0])
+                state = tuple(s[j::channels] for s in context[1:])
+                out, _ = network.encoder.layers[0].scan(given.expand(batch, 1, -1), state)
+                torch.testing.assert_close(found[:, j, m], out[:, 0])
 
 
 def test_targets_do_not_see_one_another():

@@ -1,4 +1,4 @@
-"""One step at a time against torch's own pass over the whole sequence."""
+"""One step at a time against a pass over the whole sequence."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_sets_of_states_are_independent(native):
 
 
 @NATIVE
-def test_compiled_and_numpy_agree_and_padding_stays_zero():
+def test_compiled_and_torch_agree_and_padding_stays_zero():
     stack = stack_of("gru", 3, 13, 2)
     x = numbers(9, 30, 3)
     compiled, plain = StackStep(stack, x), StackStep(stack, x, native=False)
@@ -115,7 +115,7 @@ def test_copies_go_on_alike_and_apart(native, copied):
 
 
 @NATIVE
-def test_without_the_library_numpy_takes_over_from_a_pickle(monkeypatch):
+def test_without_the_library_torch_takes_over_from_a_pickle(monkeypatch):
     stack = stack_of("lstm", 3, 13, 2)
     x = numbers(2, 8, 3)
     step = StackStep(stack, x)

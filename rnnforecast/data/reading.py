@@ -1,0 +1,233 @@
+"""What users pass to a forecaster, read and checked against the columns of fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from rnnforecast.data.frames import (
+    Keys,
+    Table,
+    is_default,
+    numeric,
+    read_table,
+    read_targets,
+)
+from rnnforecast.data.panel import Panel
+from rnnforecast.data.roles import Roles, as_list, columns_of, read_columns, resolve_roles
+from rnnforecast.exceptions import DataError
+
+__all__ = ["Reading", "read_fit", "read_history", "read_rows", "read_truth", "targets_of"]
+
+
+class Reading(NamedTuple):
+    """The rows that a fit was given; ``columns`` are the names of all columns of X."""
+
+    panel: Panel
+    roles: Roles
+    columns: list
+    is_array: bool
+
+
+def read_fit(
+    owner: str,
+    X: Any,
+    y: Any = None,
+    *,
+    target: Any = None,
+    known: Any = None,
+    static: Any = None,
+    series_id: Any = None,
+    time: Any = None,
+    freq: Any = None,
+) -> Reading:
+    """Read and check the rows of ``fit``; the parameters are those of every forecaster."""
+    table = read_table(owner, X, series_id, time)
+    targets, names, keys = None, None, table.keys
+    if y is not None:
+        targets, names, index = read_targets(owner, y, len(table))
+        keys = _aligned(owner, table, index)
+    roles = resolve_roles(owner, table, names, target, known, static)
+    columns = columns_of(table.frame, roles)
+    if targets is None:
+        targets = numeric(owner, table.frame, roles.targets)
+    panel = _panel(owner, table, keys, targets, columns, freq=freq)
+    return Reading(panel, roles, list(table.columns), table.is_array)
+
+
+def read_history(owner: str, table: Table, y: Any, roles: Roles, fitted: Panel) -> Panel:
+    """A panel of its own from rows like those of fit, of any series, on the fitted calendar."""
+    keys, calendar = table.keys, fitted.calendar
+    if keys.has_time and calendar is not None:
+        keys = fitted.same_kind(owner, keys)
+    targets = targets_of(owner, table, y, roles)
+    if targets is None:
+        targets = read_columns(owner, table.frame, fitted.columns, "target")
+    return _panel(owner, table, keys, targets, fitted.columns, calendar=calendar)
+
+
+def _panel(
+    owner: str, table: Table, keys: Keys, targets: np.ndarray, columns: tuple, **options: Any
+) -> Panel:
+    """The panel of a table, each target of each series observed."""
+    names = [column.name for column in columns if column.role == "target"]
+    empty = np.isnan(targets).all(axis=0)
+    if empty.any():
+        raise DataError(
+            f"{owner}: target {names[int(np.argmax(empty))]!r} has no observed value (all NaN)"
+        )
+    past, known, static = (
+        read_columns(owner, table.frame, columns, role) for role in ("past", "known", "static")
+    )
+    panel = Panel.build(owner, keys, targets, past, known, static, columns=columns, **options)
+    unseen = ~panel.observed(np.zeros_like(panel.lengths), panel.lengths)
+    if unseen.any():
+        i, k = np.argwhere(unseen)[0]
+        raise DataError(
+            f"{owner}: {panel.label(int(i))}: target {names[k]!r} has no observed value (all NaN): "
+            f"leave this series out"
+        )
+    return panel
+
+
+def targets_of(owner: str, table: Table, y: Any, roles: Roles) -> np.ndarray | None:
+    """Targets of later rows from y, where fit had it apart from X; None if they are in X."""
+    if not roles.separate_y:
+        return None
+    if y is None:
+        raise DataError(f"{owner}: update needs y, since fit was given y")
+    targets, _, _ = read_targets(owner, y, len(table))
+    if targets.shape[1] != len(roles.targets):
+        raise DataError(f"{owner}: y has {targets.shape[1]} targets, fit had {len(roles.targets)}")
+    return targets
+
+
+def _aligned(owner: str, table: Table, y_index: pd.Index | None) -> Keys:
+    """Keys of the rows, checked against the index of y, or taken from it where X is an array."""
+    keys = table.keys
+    if y_index is None:
+        return keys
+    if table.is_array:
+        if isinstance(y_index, pd.MultiIndex) and keys.series is None:
+            raise DataError(
+                f"{owner}: y has a MultiIndex {tuple(y_index.names)}, but X is an array, so that "
+                f"predict could not tell the series of its rows: keep X a frame (in a Pipeline "
+                f"with set_output(transform='pandas') on the steps before)"
+            )
+        dates = isinstance(y_index, (pd.DatetimeIndex, pd.PeriodIndex))
+        if dates and keys.series is None:
+            return replace(keys, levels=y_index, names=(None, y_index.name))
+        return keys
+    if not y_index.equals(table.frame.index):
+        raise DataError(
+            f"{owner}: X and y have different indices: align them first, e.g. y = "
+            f"y.reindex(X.index)"
+        )
+    return keys
+
+
+# -- rows after fit --------------------------------------------------------------------------------
+
+
+def read_rows(
+    owner: str,
+    X: Any,
+    roles: Roles,
+    names: Any,
+    n_features: int,
+    check_names: Callable[[Any], None],
+    *,
+    needs: tuple[str, ...] = ("known",),
+    target: Any = None,
+    series_id: Any = None,
+    time: Any = None,
+) -> Table:
+    """Read rows that come after fit, and check their columns against those of fit.
+
+    Parameters
+    ----------
+    names : sequence of str or None
+        Columns of X in fit (``feature_names_in_``), None where it had no names; ``n_features`` is
+        their number.
+    check_names : callable
+        scikit-learn's check of a frame's columns, for y apart from X (number, names and order,
+        after target columns were dropped).
+    needs : tuple of {"targets", "known", "past", "static"}
+        Roles that must be there where X holds the targets; a column that fit did not see is an
+        error.
+    """
+    index_only = needs == ("known",) and not roles.known  # time stamps say all there is to say
+    table = read_table(owner, X, series_id, time, index_only)
+    # where y came apart from X, targets in it are left out before anything else
+    targets = {*roles.targets, *as_list(target)} if roles.separate_y and not table.is_array else {}
+    columns = [name for name in table.columns if name not in targets]
+    fitted = [] if names is None else list(names)
+    expected = [name for name in fitted if name not in targets]
+    n_expected = len(expected) if fitted else n_features
+    if (roles.separate_y or table.is_array) and len(columns) != n_expected:
+        raise DataError(
+            f"X has {len(columns)} features, but {owner} is expecting {n_expected} features as "
+            f"input"
+        )
+    if roles.separate_y:
+        if expected == fitted:
+            check_names(np.empty((1, 1)) if table.is_array else pd.DataFrame(columns=columns))
+        if is_default(table.keys.levels) and table.keys.codes is None:
+            # a frame without an index of its own must give what its array gives; a fold's
+            # RangeIndex that starts later, or an integer index, is a time axis
+            table = replace(table, keys=table.keys.without_time())
+        wanted = [] if table.is_array else [("static", name) for name in expected]
+    else:
+        wanted = [(role, name) for role in needs for name in getattr(roles, role)]
+    table = _named_like_fit(table, names)
+    missing = [(role, name) for role, name in wanted if name not in table.columns]
+    if missing:
+        kind = "known covariate" if missing[0][0] == "known" else "column"
+        raise DataError(
+            f"{owner}: {kind} {missing[0][1]!r} is missing from X; the columns are {table.columns}"
+        )
+    every = {*roles.targets, *roles.known, *roles.past, *roles.static}
+    strange = [name for name in table.frame.columns if name not in every]
+    if strange and not roles.separate_y:
+        raise DataError(
+            f"{owner}: column {strange[0]!r} was not in the data passed to fit, which had "
+            f"{sorted(every, key=str)}: drop it or fit again"
+        )
+    return table
+
+
+def _named_like_fit(table: Table, names: Any) -> Table:
+    """Give the columns of an array the names seen in fit, where their number agrees."""
+    if not table.is_array or names is None or table.frame.shape[1] != len(names):
+        return table
+    return replace(table, frame=table.frame.set_axis(list(names), axis=1), columns=list(names))
+
+
+def read_truth(
+    owner: str,
+    X: Any,
+    y: Any,
+    target_names: list,
+    names: Any,
+    *,
+    series_id: Any = None,
+    time: Any = None,
+) -> np.ndarray:
+    """Truth of the rows of X, from y or the target columns: (n_rows,) or (n_rows, n_targets)."""
+    table = read_table(owner, X, series_id, time)
+    if y is None:
+        frame = _named_like_fit(table, names).frame
+        missing = [name for name in target_names if name not in frame.columns]
+        if missing:
+            raise DataError(
+                f"{owner}: score without y reads the truth from X, but column {missing[0]!r} is "
+                f"not there"
+            )
+        values = numeric(owner, frame, target_names)
+    else:
+        values, _, _ = read_targets(owner, y, len(table))
+    return values[:, 0] if values.shape[1] == 1 else values

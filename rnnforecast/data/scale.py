@@ -1,0 +1,207 @@
+"""Shift and scale of every column of a panel: the one way in which rows are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from rnnforecast.data.panel import Panel
+
+__all__ = ["Scale"]
+
+_ROWS = 1 << 20  # measured at once
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Mean and standard deviation of every column; 0 and 1 where nothing is there to see.
+
+    Targets have those of each series, covariates those of all rows. A scaled value is
+    ``(value - loc) / scale``. Codes of categories are left as they are (0 and 1).
+
+    Attributes
+    ----------
+    target_loc, target_scale : ndarray, shape (n_series, n_targets)
+    past_loc, past_scale, known_loc, known_scale, static_loc, static_scale : ndarray, shape
+    (n_columns,)
+    per_series : bool
+        False: targets are left as they are.
+    lag : int or None
+        The scale of targets is their mean absolute difference over so many rows, not their
+        deviation.
+    log : bool
+        Targets are measured, and scaled, as logarithms.
+    least : ndarray, shape (n_series, n_targets), or None
+        Smallest positive value of each target, where ``log``: others count as it.
+    """
+
+    target_loc: np.ndarray
+    target_scale: np.ndarray
+    past_loc: np.ndarray
+    past_scale: np.ndarray
+    known_loc: np.ndarray
+    known_scale: np.ndarray
+    static_loc: np.ndarray
+    static_scale: np.ndarray
+    per_series: bool = True
+    lag: int | None = None
+    log: bool = False
+    least: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls, panel: Panel, per_series: bool = True, *, lag: int | None = None, log: bool = False
+    ) -> Scale:
+        """Measure the rows of a panel.
+
+        Parameters
+        ----------
+        panel : Panel
+            Rows to train on only.
+        per_series : bool, default True
+            False leaves the targets as they are.
+        lag : int, optional
+            Take the mean absolute difference over so many rows for the scale of targets (over one
+            row where a series is shorter): the error of the seasonal naive forecast.
+        log : bool, default False
+            Measure logarithms of the targets.
+        """
+        loc, scale, least = _of_targets(panel, per_series, lag, log, 0)
+        past, known, static = (_of_covariates(panel, r) for r in ("past", "known", "static"))
+        return cls(loc, scale, *past, *known, *static, per_series, lag, log, least)
+
+    def following(self, panel: Panel) -> Scale:
+        """The same for the series that it has, measured for those that ``panel`` has after them."""
+        first = len(self.target_loc)
+        if panel.n_series == first:
+            return self
+        loc, scale, least = _of_targets(panel, self.per_series, self.lag, self.log, first)
+        return replace(
+            self,
+            target_loc=np.concatenate([self.target_loc, loc]),
+            target_scale=np.concatenate([self.target_scale, scale]),
+            least=None if self.least is None else np.concatenate([self.least, least]),
+        )
+
+    def on(self, panel: Panel) -> Scale:
+        """Targets measured on ``panel``, whatever series it has; covariates as they were."""
+        loc, scale, least = _of_targets(panel, self.per_series, self.lag, self.log, 0)
+        return replace(self, target_loc=loc, target_scale=scale, least=least)
+
+    def targets(self, values: np.ndarray, series: np.ndarray) -> np.ndarray:
+        """Targets ``(k, time, n_targets)`` of series ``(k,)`` scaled."""
+        if self.least is not None:
+            least = self.least[series][:, None]
+            values = np.log(np.where(values <= 0, least, values), dtype=np.float64)
+        return (values - self.target_loc[series][:, None]) / self.target_scale[series][:, None]
+
+    def past(self, values: np.ndarray) -> np.ndarray:
+        """Past covariates scaled, any shape (..., n_past)."""
+        return (values - self.past_loc) / self.past_scale
+
+    def known(self, values: np.ndarray) -> np.ndarray:
+        """Known covariates scaled, any shape (..., n_known)."""
+        return (values - self.known_loc) / self.known_scale
+
+    def static(self, values: np.ndarray) -> np.ndarray:
+        """Static covariates scaled, any shape (..., n_static)."""
+        return (values - self.static_loc) / self.static_scale
+
+
+def _of_targets(
+    panel: Panel, per_series: bool, lag: int | None, log: bool, first: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Location, scale and least value of each series from ``first`` on, (n_series - first,
+    n_targets).
+    """
+    indptr, shape = panel.indptr[first:], (panel.n_series - first, panel.targets.shape[1])
+    if not per_series:
+        return np.zeros(shape), np.ones(shape), None
+    values, least = panel.targets, None
+    if log:
+        positive = np.where(values[indptr[0] :] > 0, values[indptr[0] :], np.inf)
+        least = np.minimum.reduceat(positive, indptr[:-1] - indptr[0]).astype(np.float64)
+        least = np.where(np.isinf(least), 1.0, least)
+        floor = np.repeat(np.concatenate([np.ones((first, shape[1])), least]), panel.lengths, 0)
+        values = np.log(np.where(values <= 0, floor, values), dtype=np.float64)
+    loc, scale = _moments(values, indptr)
+    if lag is not None:
+        size = _differences(values, indptr, lag)
+        # at least a thousandth of the deviation; a constant has a scale of 1
+        scale = np.where(size > 0, np.maximum(size, 1e-3 * scale), scale)
+    return loc, scale, least
+
+
+def _differences(values: np.ndarray, indptr: np.ndarray, lag: int) -> np.ndarray:
+    """Mean absolute difference over ``lag`` rows (one, where a series has no more) of each group
+    of rows; 0 where nothing is there to see.
+    """
+    lengths = np.diff(indptr)
+    own = np.where(lengths > lag, lag, 1)
+    out = np.zeros((len(lengths), values.shape[1]))
+    for step in np.unique(own):
+        size = np.abs(values[step:] - values[:-step])
+        inside = np.repeat(indptr[:-1] + step, lengths) <= np.arange(indptr[0], indptr[-1])
+        mine = inside & np.repeat(own == step, lengths)
+        rows = np.arange(indptr[0], indptr[-1])[mine]
+        group = np.repeat(np.arange(len(lengths)), lengths)[mine]
+        for j in range(values.shape[1]):
+            found = size[rows - step, j].astype(np.float64)
+            seen = ~np.isnan(found)
+            total = np.bincount(group[seen], found[seen], minlength=len(lengths))
+            count = np.bincount(group[seen], minlength=len(lengths))
+            out[:, j] += total / np.maximum(count, 1)
+    return out
+
+
+def _of_covariates(panel: Panel, role: str) -> tuple[np.ndarray, np.ndarray]:
+    values = getattr(panel, role)
+    loc, scale = _moments(values, np.array([0, len(values)]))
+    kinds = [column.kind for column in panel.columns if column.role == role]
+    codes = [j for j, kind in enumerate(kinds) if kind == "category"]
+    loc[0, codes], scale[0, codes] = 0.0, 1.0
+    return loc[0], scale[0]
+
+
+def _moments(values: np.ndarray, indptr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of columns in each group of rows ``indptr[i]:indptr[i + 1]``, NaN left
+    out; in float64, column by column, so that the memory layout does not show in the last bit.
+    """
+    means = np.zeros((len(indptr) - 1, values.shape[1]))
+    spreads = np.ones_like(means)
+    for groups in _blocks(indptr):
+        edges = indptr[groups.start : groups.stop + 1]
+        for j in range(values.shape[1]):
+            column = values[edges[0] : edges[-1], j]
+            there = ~np.isnan(column)
+            seen = column[there].astype(np.float64, copy=False)
+            counts = np.diff(np.concatenate([[0], np.cumsum(there)])[edges - edges[0]])
+            some = np.flatnonzero(counts)
+            if not len(some):
+                continue
+            counts = counts[some]
+            first = np.cumsum(counts) - counts
+            mean = np.add.reduceat(seen, first) / counts
+            seen -= np.repeat(mean, counts)
+            # in units of the largest, whose square neither overflows nor vanishes
+            unit = np.maximum.reduceat(np.abs(seen), first)
+            unit[((unit > 1e-140) & (unit < 1e140)) | (unit == 0)] = 1.0
+            if (unit != 1.0).any():
+                seen /= np.repeat(unit, counts)
+            spread = unit * np.sqrt(np.add.reduceat(np.square(seen, out=seen), first) / counts)
+            # of a constant column rounding alone is left, which must not become its scale
+            spread[~(spread > 1e-12 * np.maximum(np.abs(mean), 1e-300))] = 1.0
+            means[groups.start + some, j], spreads[groups.start + some, j] = mean, spread
+    return means, spreads
+
+
+def _blocks(indptr: np.ndarray) -> Iterator[slice]:
+    """Groups of rows, about a million rows at a time."""
+    n = len(indptr) - 1
+    starts = np.arange(int(indptr[0]), int(indptr[-1]), _ROWS)
+    cuts = np.unique(np.append(np.searchsorted(indptr, starts), n)) if len(starts) else [0, n]
+    for a, b in pairwise(cuts):
+        yield slice(int(a), int(b))

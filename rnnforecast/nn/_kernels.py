@@ -1,0 +1,272 @@
+"""The native kernels as one node of the autograd graph, or torch's own operations.
+
+The kernels cannot serve where none were built, for another device or type, under autocast,
+``torch.compile``, ``torch.func`` or a trace, and for a second derivative.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rnnforecast.nn import _library
+from rnnforecast.nn._buffers import empty
+
+__all__ = ["Given", "flatten", "run"]
+
+_CODES = {"rnn": 0, "lstm": 1, "gru": 2}  # rnnf_cell in native/common.h
+_FORWARD = struct.Struct("=23q")
+_BACKWARD = struct.Struct("=35q")
+_SERIAL_WORK = 4_000_000  # multiply-adds that a second thread is worth waking for
+
+Given = tuple[Any, ...]  # tensors of a call, None where one was left out
+
+
+class _Plan(NamedTuple):
+    """The class of the cell, and for each direction whether it runs from the last step back."""
+
+    cell: Any
+    reverse: tuple[bool, ...]
+
+
+def run(
+    cell: Any, x: Tensor, state: Given | None, weights: Given, reverse: tuple[bool, ...] = (False,)
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Read ``x: (batch, time, inputs)`` with a FusedCell, in one direction or several at once.
+
+    ``state`` is each (batch, hidden), direction by direction; ``weights`` are w_ih, w_hh, b_ih,
+    b_hh and peephole of each. Returns outputs, directions side by side, and the last state.
+    """
+    hidden, inputs = weights[1].shape[1], weights[0].shape[1]
+    if x.ndim != 3 or x.shape[2] != inputs:
+        raise ValueError(f"x must be (batch, time, {inputs}). Got shape {tuple(x.shape)}")
+    states: Given = (None,) * 2 * len(reverse)
+    if state is not None:
+        n = len(reverse) * cell.n_states
+        shape = (x.shape[0], hidden)
+        if len(state) != n or any(s is not None and s.shape != shape for s in state):
+            got = [s if s is None else tuple(s.shape) for s in state]
+            raise ValueError(f"the state must be {n} tensors of shape {shape}. Got {got}")
+        states = state if cell.n_states == 2 else tuple(s for h in state for s in (h, None))
+    plan, tensors = _Plan(cell, reverse), (*states, *weights)
+    # laying out large weights for the kernels costs more than a single step saves
+    short = hidden >= 128 and cell.kernel != "lstm" and x.shape[0] * x.shape[1] <= 2
+    if not inputs or short or not _serves(x, tensors):
+        return _by_torch(plan, x, states, weights)
+    if torch.is_grad_enabled() and (
+        x.requires_grad or any(t is not None and t.requires_grad for t in tensors)
+    ):
+        outputs, *lasts = _Recurrence.apply(plan, x, *tensors)
+    else:
+        outputs, lasts, _ = _forward(plan, x, states, weights, False)
+    return outputs, tuple(lasts)
+
+
+def _serves(x: Tensor, tensors: Given) -> bool:
+    dtype = x.dtype
+    if dtype != torch.float32 and dtype != torch.float64:
+        return False
+    for tensor in (x, *tensors):
+        if tensor is not None and (
+            tensor.dtype != dtype
+            or tensor.device.type != "cpu"
+            or (type(tensor) is not Tensor and type(tensor) is not nn.Parameter)
+        ):
+            return False
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
+        return False
+    return torch.autograd.forward_ad._current_level < 0 and _library.library() is not None
+
+
+def _by_torch(
+    plan: _Plan, x: Tensor, states: Given, weights: Given
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Torch's own layers, or the steps where it has none."""
+    n = len(plan.reverse)
+    plain = all(weight is None for weight in weights[4::5])
+    if not plain or plan.reverse not in ((False,), (False, True)) or not x.shape[1]:
+        return plan.cell.by_steps(x, states, weights, plan.reverse)
+    zeros = x.new_zeros(x.shape[0], weights[1].shape[1])
+    h0, c0 = (
+        torch.stack([zeros if s is None else s for s in states[kind::2]]) for kind in range(2)
+    )
+    flat = [weight for weight in weights if weight is not None]
+    options = (weights[2] is not None, 1, 0.0, False, n == 2, True)
+    if plan.cell.kernel == "lstm":
+        outputs, *lasts = torch.lstm(x, (h0, c0), flat, *options)
+    else:
+        function = torch.gru if plan.cell.kernel == "gru" else torch.rnn_tanh
+        outputs, *lasts = function(x, h0, flat, *options)
+    return outputs, tuple(last[d] for d in range(n) for last in lasts)
+
+
+def flatten(kernel: str, weights: Given, both: bool = False) -> None:
+    """Lay out the weights of one layer, without peepholes, as cuDNN wants them."""
+    w_ih, w_hh, *_ = weights
+    if w_ih.is_cuda and torch.backends.cudnn.is_acceptable(w_ih.data):
+        from torch.backends.cudnn import rnn
+
+        mode = rnn.get_cudnn_mode({"rnn": "RNN_TANH", "lstm": "LSTM", "gru": "GRU"}[kernel])
+        sizes = (w_ih.shape[1], mode, w_hh.shape[1], 0, 1, True, both)
+        with torch.cuda.device_of(w_ih), torch.no_grad():
+            torch._cudnn_rnn_flatten_weight(weights, 4, *sizes)
+
+
+class _Recurrence(torch.autograd.Function):
+    """The native passes as one node of the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: _Plan, x: Tensor, *tensors: Any) -> Any:
+        n = 2 * len(plan.reverse)
+        outputs, lasts, saved = _forward(plan, x, tensors[:n], tensors[n:], True)
+        ctx.set_materialize_grads(False)
+        ctx.plan = plan
+        ctx.save_for_backward(x, *tensors, outputs, saved)
+        return outputs, *lasts
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        if all(grad is None for grad in grads):
+            return (None,) * len(ctx.needs_input_grad)
+        needs, tensors = ctx.needs_input_grad[1:], ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph
+            return None, *_differentiable(ctx.plan, needs, tensors[:-2], grads)
+        return None, *_backward(ctx.plan, needs, tensors, grads)
+
+
+def _differentiable(plan: _Plan, needs: Any, tensors: Any, grads: Any) -> list[Tensor | None]:
+    """Gradients of x, states and weights that can be differentiated again, by the steps."""
+    # aliases: an input may be another one, or computed from it, and autograd.grad would follow that
+    tensors = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
+    n = 1 + 2 * len(plan.reverse)
+    outputs, lasts = plan.cell.by_steps(tensors[0], tensors[1:n], tensors[n:], plan.reverse)
+    pairs = [(out, grad) for out, grad in zip((outputs, *lasts), grads) if grad is not None]
+    wanted = [i for i, tensor in enumerate(tensors) if tensor is not None and needs[i]]
+    found = torch.autograd.grad(
+        [out for out, _ in pairs],
+        [tensors[i] for i in wanted],
+        [grad for _, grad in pairs],
+        create_graph=True,
+        allow_unused=True,
+    )
+    result: list[Tensor | None] = [None] * len(tensors)
+    for i, gradient in zip(wanted, found):
+        result[i] = gradient
+    return result
+
+
+# ---- the native calls ----------------------------------------------------------------------------
+
+
+def _function(name: str, arguments: list[Any] | None = None, result: Any = ctypes.c_int) -> Any:
+    function = getattr(_library.library(), name)
+    if function.argtypes is None:
+        function.restype, function.argtypes = result, arguments or [ctypes.c_char_p]
+    return function
+
+
+def _call(name: str, dtype: torch.dtype, arguments: bytes) -> None:
+    if _function(f"rnnf_{name}_f{'32' if dtype == torch.float32 else '64'}")(arguments):
+        raise MemoryError("the native kernels got no memory for their working arrays")
+
+
+def _at(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _whole(tensor: Tensor | None) -> Any:
+    return tensor if tensor is None else tensor.contiguous()
+
+
+def _rows(x: Tensor) -> Tensor:
+    """x, its features next to one another."""
+    x = x.resolve_neg()
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _sizes(plan: _Plan, x: Tensor, hidden: int) -> tuple[tuple[int, ...], int]:
+    """Cell, batch, time, inputs and hidden as the kernels take them, and the threads to use."""
+    batch, time, inputs = x.shape
+    work = batch * time * plan.cell.gates * hidden * (hidden + inputs)
+    threads = min(torch.get_num_threads(), 1 + work // _SERIAL_WORK)
+    return (_CODES[plan.cell.kernel], batch, time, inputs, hidden), threads
+
+
+def _forward(plan: _Plan, x: Tensor, states: Given, weights: Given, save: bool) -> Any:
+    """Outputs, last states of all directions, and what the backward pass needs."""
+    hidden = weights[1].shape[1]
+    sizes, threads = _sizes(plan, x, hidden)
+    (batch, time, _), n, k = x.shape, len(plan.reverse), plan.cell.n_states
+    x = _rows(x)
+    shape, width = (batch, time, n * hidden), x.element_size()
+    outputs = empty(shape, x.dtype) if save else x.new_empty(shape)
+    lasts = [x.new_empty(batch, hidden) for _ in range(n * k)]
+    size = 0
+    if save:
+        of = _function("rnnf_saved_size", [ctypes.c_int64] * 5, ctypes.c_int64)
+        size = of(sizes[0], batch, time, hidden, x.dtype == torch.float64)
+    saved = empty((n, size), x.dtype) if save else None
+    for d, reverse in enumerate(plan.reverse):
+        given = [_whole(t) for t in (*states[2 * d : 2 * d + 2], *weights[5 * d : 5 * d + 5])]
+        arguments = _FORWARD.pack(
+            *(*sizes, reverse, threads),
+            *(x.data_ptr(), x.stride(0), x.stride(1)),
+            *map(_at, given),
+            *(outputs.data_ptr() + d * hidden * width, time * n * hidden, n * hidden),
+            *map(_at, (*lasts[d * k : d * k + k], None)[:2]),
+            saved.data_ptr() + d * size * width if saved is not None and size else 0,
+        )
+        _call("forward", x.dtype, arguments)
+    return outputs, lasts, saved
+
+
+def _backward(plan: _Plan, needs: tuple[bool, ...], tensors: Any, grads: Any) -> list[Any]:
+    """Gradients of x, states and weights, None where ``needs`` has none."""
+    n, k = len(plan.reverse), plan.cell.n_states
+    x, *tensors, outputs, saved = tensors
+    states, weights = tensors[: 2 * n], tensors[2 * n :]
+    d_outputs, *d_lasts = grads
+    hidden = weights[1].shape[1]
+    sizes, threads = _sizes(plan, x, hidden)
+    x = _rows(x)
+    if d_outputs is not None and d_outputs.stride(-1) != 1:
+        d_outputs = d_outputs.contiguous()
+    (_, time, inputs), width, size = x.shape, x.element_size(), saved.shape[1]
+    dx = empty(x.shape, x.dtype) if needs[0] else None
+    d_states = [
+        x.new_empty(state.shape) if state is not None and needed else None
+        for state, needed in zip(states, needs[1:])
+    ]
+    result = [dx, *d_states]
+    for d, reverse in enumerate(plan.reverse):
+        own = slice(5 * d, 5 * d + 5)
+        h0, c0, w_ih, w_hh, _, _, peephole = map(
+            _whole, (*states[2 * d : 2 * d + 2], *weights[own])
+        )
+        wanted = any(needs[1 + 2 * n :][own])  # the kernels give all or none
+        d_weights = [x.new_empty(w.shape) if wanted and w is not None else None
+                     for w in weights[own]]  # fmt: skip
+        d_last = [_whole(grad) for grad in (*d_lasts[d * k : d * k + k], None)[:2]]
+        d_at = (0, 0, 0)
+        if d_outputs is not None:
+            d_at = (d_outputs.data_ptr() + d * hidden * width, *d_outputs.stride()[:2])
+        arguments = _BACKWARD.pack(
+            *(*sizes, reverse, threads),
+            *(x.data_ptr(), x.stride(0), x.stride(1)),
+            *map(_at, (h0, c0, w_ih, w_hh, peephole)),
+            *(outputs.data_ptr() + d * hidden * width, time * n * hidden, n * hidden),
+            saved.data_ptr() + d * size * width,
+            *d_at,
+            *map(_at, d_last),
+            *(_at(dx), time * inputs, inputs, d > 0),
+            *map(_at, (*d_states[2 * d : 2 * d + 2], *d_weights)),
+        )
+        _call("backward", x.dtype, arguments)
+        result += d_weights
+    return result

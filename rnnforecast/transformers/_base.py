@@ -1,0 +1,290 @@
+"""What the transformers share: reading and giving back tables, and finding each row's time step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import validate_data
+
+from rnnforecast.data.building import build_panel
+from rnnforecast.data.frames import Keys, Table, numeric, read_table
+from rnnforecast.data.panel import Panel
+from rnnforecast.exceptions import DataError, NotFittedError
+
+
+class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Abstract base: one column out for each column in, NaN kept, float32 and float64 preserved.
+
+    A subclass writes ``_fit(table, values)``, which sets its fitted attributes,
+    ``_transform(table, values)`` and, if it can be undone, ``_inverse(table, values, columns)``,
+    where ``columns`` are the places in ``columns_`` of the columns of ``values``. Key columns named
+    by its parameters ``series_id`` and ``time``, if it has them, are carried through.
+    """
+
+    columns_: list
+    _places: list[int]  # of columns_ among all columns of X
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    @property
+    def _owner(self) -> str:
+        return type(self).__name__
+
+    def fit(self, X, y=None):
+        """Learn from X what `transform` needs.
+
+        Parameters
+        ----------
+        X : DataFrame, Series or array of shape (n_rows, n_columns)
+            Sorted by time within each series.
+        y : ignored
+
+        Returns
+        -------
+        self : object
+            The fitted transformer.
+
+        Raises
+        ------
+        DataError
+            If a parameter, a value (see the notes of the class) or a time stamp cannot be used.
+            What was fitted before is kept then.
+        """
+        fitted = copy.copy(self)  # nothing is half-fitted after an error
+        X, table, values = fitted._read(X, reset=True)
+        fitted.columns_ = list(table.frame.columns)
+        fitted._places = [i for i, name in enumerate(table.columns) if name in table.frame.columns]
+        fitted._fit(table, values)
+        self.__dict__ = fitted.__dict__
+        return self
+
+    def transform(self, X):
+        """Transform rows.
+
+        Parameters
+        ----------
+        X : DataFrame, Series or array of shape (n_rows, n_columns)
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_features_out), or DataFrame
+            A DataFrame if key columns are used or ``set_output(transform="pandas")`` was called.
+
+        Raises
+        ------
+        DataError
+            If a value cannot be used, a series was not in fit, or a row lies before its first one.
+        """
+        self._check_fitted()
+        X, table, values = self._read(X, reset=False)
+        out = self._transform(table, values).astype(values.dtype, copy=False)
+        return out if len(table.columns) == values.shape[1] else self._wrap(X, table, out)
+
+    @available_if(lambda self: hasattr(self, "_inverse"))
+    def inverse_transform(self, X):
+        """Undo `transform`.
+
+        Parameters
+        ----------
+        X : DataFrame, Series or array of shape (n_rows, n_columns)
+            Transformed rows of fit or after it. A frame may hold a part of the columns, and columns
+            (name, quantile) of a forecast.
+
+        Returns
+        -------
+        DataFrame, Series or ndarray
+            The container of X. A value too large for a float is infinity.
+
+        Raises
+        ------
+        DataError
+            If a column or a series was not in fit, or a row lies before its first one.
+        """
+        self._check_fitted()
+        X, table, values = self._read(X)
+        with np.errstate(over="ignore"):
+            out = self._inverse(table, values, self._match_columns(table))
+            return self._wrap(X, table, out.astype(values.dtype, copy=False))
+
+    def _fit(self, table: Table, values: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def _transform(self, table: Table, values: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "n_features_in_"):
+            raise NotFittedError(f"{self._owner} is not fitted yet: call fit first")
+
+    def _read(self, X: Any, reset: bool | None = None) -> tuple[Any, Table, np.ndarray]:
+        """X (frames as pandas), its table and values; names are stored, checked or ignored."""
+        series_id, time = getattr(self, "series_id", None), getattr(self, "time", None)
+        if isinstance(X, pd.DataFrame) and isinstance(X.index, pd.MultiIndex):
+            # a forecast has its keys in the index even if they were columns in fit
+            series_id, time = (key if key in X.columns else None for key in (series_id, time))
+        table = read_table(self._owner, X, series_id, time)
+        if not table.is_array and not isinstance(X, (pd.DataFrame, pd.Series)):
+            X = read_table(self._owner, X).frame  # polars, pyarrow: key columns too
+        if reset is not None:
+            named = table.frame if isinstance(X, pd.Series) else X
+            validate_data(self, named, reset=reset, skip_check_array=True)
+        return X, table, numeric(self._owner, table.frame, list(table.frame.columns))
+
+    def _match_columns(self, table: Table) -> np.ndarray:
+        """Places in ``columns_`` of the columns of transformed rows, by name where fit had any."""
+        known, found = {name: i for i, name in enumerate(self.columns_)}, table.frame.columns
+        if table.is_array or not hasattr(self, "feature_names_in_"):
+            if len(found) != len(known):
+                raise DataError(
+                    f"{self._owner}: X has {len(found)} columns, expected the {len(known)} of fit"
+                )
+            return np.arange(len(known))
+        places = []
+        for name in found:
+            base = name[0] if isinstance(name, tuple) and name not in known else name
+            if base not in known:
+                raise DataError(
+                    f"{self._owner}: column {name!r} was not in fit, which saw {self.columns_!r}"
+                )
+            places.append(known[base])
+        return np.asarray(places, dtype=np.intp)
+
+    def _wrap(self, X: Any, table: Table, values: np.ndarray) -> Any:
+        """Values in the container of X, with its key columns."""
+        if isinstance(X, pd.Series):
+            return pd.Series(values[:, 0], index=X.index, name=X.name)
+        if not isinstance(X, pd.DataFrame):
+            return values
+        frame = pd.DataFrame(values, index=X.index, columns=table.frame.columns)
+        if len(table.columns) == values.shape[1]:
+            return frame
+        return pd.concat([X.drop(columns=frame.columns), frame], axis=1)[table.columns]
+
+    def _refuse_below(
+        self, table: Table, values: np.ndarray, low: np.ndarray | float, why: str, use: str
+    ) -> None:
+        """Raise unless the values of each column are above ``low``; NaN passes."""
+        bad = values <= low
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            least = np.broadcast_to(low, values.shape)[row, column]
+            raise DataError(
+                f"{self._owner}: column {table.frame.columns[column]!r}, row "
+                f"{table.frame.index[row]}: {why} above {least:g}. Got {values[row, column]:g}: "
+                f"use {use}"
+            )
+
+
+_Rows = tuple[np.ndarray, np.ndarray]  # series of each row, and its position in the series
+
+
+def spread(counts: np.ndarray) -> _Rows:
+    """Group and place in the group of each row, where groups of these sizes follow each other."""
+    group = np.repeat(np.arange(len(counts)), counts)
+    return group, np.arange(len(group)) - (np.cumsum(counts) - counts)[group]
+
+
+class SteppedTransformer(SeriesTransformer):
+    """Abstract base of transformers for which the time step of a row matters.
+
+    Subclasses have the parameters ``series_id``, ``time`` and ``freq``. A fit stores ``panel_``
+    (the rows of fit on their grid) and ``keys_`` (whose rows they were).
+    """
+
+    panel_: Panel
+    keys_: Keys
+
+    def _fit(self, table: Table, values: np.ndarray) -> None:
+        own = np.array(values, order="C")  # safe from the caller's later writes
+        none = own[:, :0]
+        freq = getattr(self, "freq", None)
+        self.panel_ = build_panel(self._owner, table.keys, own, none, none, none, freq)
+        self.keys_ = table.keys
+
+    def _locate(
+        self, table: Table, values: np.ndarray, is_fitted: Callable[..., bool] | None = None
+    ) -> _Rows:
+        """Series of each row and its position, counted from the first row of the series in fit.
+
+        The time stamp decides. Rows without one follow on from the end, unless they are those of
+        fit: as many, and equal to them or as ``is_fitted(stored, series, positions)`` expects.
+        """
+        panel, keys = self.panel_, table.keys
+        if (keys.levels is None or panel.calendar is None) and len(table) == self.keys_.n_rows:
+            series, steps = panel.locate(self._owner, self.keys_)
+            positions = steps - 1 + (0 if panel.calendar is None else panel.lengths[series])
+            stored = panel.targets[panel.indptr[series] + positions]
+            if is_fitted is None:
+                alike = np.array_equal(values, stored, equal_nan=True)
+            else:
+                alike = is_fitted(stored, series, positions)
+            if alike:
+                return series, positions
+        series, steps = panel.locate(self._owner, keys)
+        return series, panel.lengths[series] - 1 + steps
+
+    def _locate_once(
+        self, table: Table, values: np.ndarray, is_fitted: Callable[..., bool] | None = None
+    ) -> _Rows:
+        """Like ``_locate``; rows on a trading calendar are consecutive steps, none comes twice."""
+        series, positions = self._locate(table, values, is_fitted)
+        later = positions >= self.panel_.lengths[series]
+        if self.panel_.stamps is not None and table.keys.levels is not None and later.any():
+            # after fit too, days that were observed are steps and holidays are not
+            rows = {"first": positions[later], "stamp": table.keys.stamps(later)}
+            groups = pd.DataFrame(rows).groupby(series[later])
+            place = groups["first"].transform("min") + groups["stamp"].rank("dense") - 1
+            positions[later] = place.to_numpy(dtype=np.int64)
+        twice = pd.DataFrame({"series": series, "position": positions}).duplicated()
+        if twice.any():
+            who = f"{self._owner}: {self.panel_.label(int(series[twice.argmax()]))}"
+            raise DataError(f"{who} has two rows with the same time stamp: drop one")
+        return series, positions
+
+    def _extend(self, table: Table, values: np.ndarray) -> tuple[Panel, np.ndarray, np.ndarray]:
+        """The panel of fit with later rows of ``table``; series and position of all its rows."""
+        panel, keys = self.panel_, table.keys
+        series, positions = self._locate_once(table, values)
+        later = np.flatnonzero(positions >= panel.lengths[series])
+        if not len(later):
+            return panel, series, positions
+        ahead = np.zeros_like(panel.lengths)
+        np.maximum.at(ahead, series[later], (positions + 1 - panel.lengths[series])[later])
+        before = np.concatenate([[0], np.cumsum(ahead)])
+        indptr = panel.indptr + before
+        dtype = np.result_type(panel.targets, values)
+        targets = np.full((int(indptr[-1]), values.shape[1]), np.nan, dtype)
+        targets[np.arange(len(panel.targets)) + np.repeat(before[:-1], panel.lengths)] = (
+            panel.targets
+        )
+        rows = indptr[series[later]] + positions[later]
+        targets[rows] = values[later]
+        stamps, none = panel.stamps, targets[:, :0]
+        if stamps is not None:
+            parts = [self._times(i, int(n)) for i, n in enumerate(np.diff(indptr))]
+            stamps, order = parts[0].append(parts[1:]), np.arange(len(targets))
+            if keys.levels is not None:
+                order[rows] = len(order) + np.arange(len(rows))
+                stamps = stamps.append(keys.stamps(later)).take(order)
+        grown = replace(
+            panel, targets=targets, past=none, known=none, indptr=indptr, stamps=stamps, absent=None
+        )
+        return grown, series, positions
+
+    def _times(self, i: int, n: int, panel: Panel | None = None) -> pd.Index:
+        """Stamps of the first ``n`` positions of series i, beyond its last row by the calendar."""
+        panel = self.panel_ if panel is None else panel
+        times = panel.time_index(i)
+        ahead = n - len(times)
+        return times if ahead <= 0 else times.append(panel.future_index(i, ahead))

@@ -1,0 +1,165 @@
+"""Differences at one or more lags, and their inverse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from rnnforecast._validation import check_int
+from rnnforecast.data.frames import Table
+from rnnforecast.data.panel import Panel
+from rnnforecast.data.windows import gather
+from rnnforecast.exceptions import DataError
+from rnnforecast.transformers._base import SteppedTransformer, spread
+
+__all__ = ["Differencer"]
+
+
+class Differencer(SteppedTransformer):
+    r"""Difference each series, at one or more lags in turn: :math:`\prod_j (1 - B^{l_j})\, x_t`.
+
+    Parameters
+    ----------
+    lags : tuple of int, default=(1,)
+        Steps; ``(1, 24)`` takes the change of the seasonal change.
+    series_id, time : str, optional
+        Columns that name series and time stamp; they are carried through, and `transform` then
+        returns a DataFrame. A MultiIndex (series, time) needs no parameter.
+    freq : str, DateOffset or int, optional
+        Frequency of the index, if it cannot be inferred.
+
+    Attributes
+    ----------
+    panel_ : Panel
+        The rows of fit on their time grid.
+    lags_ : tuple of int
+    columns_ : list
+        Columns that are differenced.
+
+    Notes
+    -----
+    Lags count time steps, not rows: a row missing from a regular grid is an unobserved step. A
+    difference that involves an unobserved value is NaN, and so are the first ``sum(lags)`` steps of
+    each series.
+
+    *Time.* Rows are found by their time stamps. Those in the training range are differenced against
+    the values seen in fit, so that any subset in any order gives the same answer; those after it
+    against its end and one another, so that a test fold has no NaN at its head. Arrays have no
+    stamps: the very array of fit is the training range (in `inverse_transform`, one with as many
+    rows and NaN in the first ``sum(lags)`` steps), any other follows on from its end.
+
+    *Inverse in the training range.* A difference is added to the values that fit saw at the lags (a
+    one-step forecast); where fit itself had no difference and X is NaN, the value seen in fit is
+    returned. So the round trip is exact, and a NaN harms its own row only.
+
+    *Inverse after it.* Differences are cumulated from the end. If the last values of fit are
+    missing, the last ones observed at the same lag stand in, and steps that X skips count as no
+    change. A NaN difference leaves the level unknown from there on, so every later row that builds
+    on it is NaN too: the inverse of `transform` returns the value or NaN, never another value.
+
+    Quantiles cannot be cumulated: columns (name, quantile) are refused. So are lags that are no
+    positive integers, and, after the training range, two rows with the same time stamp.
+
+    References
+    ----------
+    Box, Jenkins, Reinsel and Ljung, *Time Series Analysis*, 5th ed., 2015, eq. 4.1.2 and 9.1.3.
+
+    Examples
+    --------
+    >>> differencer = Differencer().fit([[1.0], [3.0], [6.0]])
+    >>> differencer.transform([[10.0], [11.0]]).ravel().tolist()  # rows that follow
+    [4.0, 1.0]
+    >>> differencer.inverse_transform([[4.0], [1.0]]).ravel().tolist()
+    [10.0, 11.0]
+    """
+
+    def __init__(self, *, lags=(1,), series_id=None, time=None, freq=None):
+        self.lags = lags
+        self.series_id = series_id
+        self.time = time
+        self.freq = freq
+
+    def _fit(self, table: Table, values: np.ndarray) -> None:
+        lags = tuple(self.lags) if isinstance(self.lags, (list, tuple)) else (self.lags,)
+        if not lags:
+            raise DataError(f"{self._owner}: lags must hold at least one lag. Got {self.lags!r}")
+        for lag in lags:
+            check_int(self._owner, "lags", lag)
+        self.lags_ = tuple(int(lag) for lag in lags)
+        super()._fit(table, values)
+
+    def _transform(self, table: Table, values: np.ndarray) -> np.ndarray:
+        panel, series, positions = self._extend(table, values)
+        return values.astype(np.float64) + self._sum_at_lags(panel, series, positions)
+
+    def _inverse(self, table: Table, values: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        quantiles = [name for name in table.frame.columns if isinstance(name, tuple)]
+        if quantiles and quantiles[0] not in self.columns_:
+            raise DataError(
+                f"{self._owner}: column {quantiles[0]!r}: quantiles of differences do not add up "
+                f"to quantiles of levels: invert a point forecast, or fit the forecaster on levels"
+            )
+
+        def has_fitted_head(stored, series, positions):
+            return np.isnan(values[positions < sum(self.lags_)]).all()
+
+        series, positions = self._locate_once(table, values, has_fitted_head)
+        values = values.astype(np.float64)
+        panel = replace(self.panel_, targets=self.panel_.targets[:, columns])
+        stored, at_lags = (
+            _take(panel, series, positions),
+            self._sum_at_lags(panel, series, positions),
+        )
+        never = np.isnan(values) & np.isnan(stored + at_lags)
+        levels = np.where(never, stored, values - at_lags)
+        later = positions >= panel.lengths[series]
+        if later.any():
+            levels[later] = self._continue(panel, series[later], positions[later], values[later])
+        return levels
+
+    def _sum_at_lags(self, panel: Panel, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Terms of prod(1 - B**lag) x_t but x_t itself; NaN where one is missing or before fit."""
+        factors, reached = np.ones(1), np.ones(1)
+        for lag in self.lags_:
+            zeros = np.zeros(lag - 1)
+            factors = np.convolve(factors, [1, *zeros, -1])
+            reached = np.convolve(reached, [1, *zeros, 1])
+        # powers that cancel too: differencing lag by lag, in any order, needs their values
+        powers = np.flatnonzero(reached)[1:]
+        return sum(factors[power] * _take(panel, series, positions - power) for power in powers)
+
+    def _continue(
+        self, panel: Panel, series: np.ndarray, positions: np.ndarray, values: np.ndarray
+    ) -> np.ndarray:
+        """Levels after the rows of fit: one lag is undone at a time, for all series at once."""
+        used, series = np.unique(series, return_inverse=True)
+        lengths = panel.lengths[used]
+        ahead = positions - lengths[series]
+        n_ahead = np.zeros(len(used), dtype=np.int64)
+        np.maximum.at(n_ahead, series, ahead + 1)
+        after, step = spread(n_ahead)
+        first = np.cumsum(n_ahead) - n_ahead
+        steps = np.zeros((len(after), values.shape[1]))  # a skipped step: no change
+        steps[first[series] + ahead] = values
+
+        before, place = spread(lengths)
+        levels = [_take(panel, used[before], place)]
+        for lag in self.lags_[:-1]:
+            changes = levels[-1] - np.roll(levels[-1], lag, axis=0)
+            levels.append(np.where((place >= lag)[:, None], changes, np.nan))
+        for lag, level in zip(reversed(self.lags_), reversed(levels), strict=True):
+            # the last value observed a whole number of lags before stands for all before it
+            last = (
+                pd.DataFrame(level).groupby(before * lag + (place - lengths[before]) % lag).last()
+            )
+            phase = after * lag + step % lag
+            sums = pd.DataFrame(steps).groupby(phase).cumsum(skipna=False)
+            steps = sums.to_numpy() + last.reindex(phase).to_numpy()
+        return steps[first[series] + ahead]
+
+
+def _take(panel: Panel, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Values at positions of series, NaN beyond their ends: (n, n_columns)."""
+    return gather(panel, series, positions, 0, 1).future_targets[:, 0].astype(np.float64)
