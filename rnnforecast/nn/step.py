@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rnnforecast.nn._library import library
+from rnnforecast.nn.library import library
 from rnnforecast.nn.cells import FusedCell, GRUCell, LSTMCell, PeepholeLSTMCell, RNNCell
 from rnnforecast.nn.layers import RecurrentStack
 
