@@ -157,7 +157,10 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
             (owner, X, y, *options.values()), lambda: reading.read_fit(owner, X, y, **options)
         )
         named = not is_array and all(isinstance(name, str) for name in columns)
-        return self._adopt(panel, roles, len(columns), columns if named else None)
+        self._adopt(panel, roles, len(columns), columns if named else None)
+        if self.panel_ is panel:  # the rows must be safe from the caller's later writes
+            self.panel_ = panel.owned()
+        return self
 
     def update(self, X: Any, y: Any = None) -> BaseForecaster:
         """Append observed rows to the history; weights and parameters stay as fitted.
@@ -629,9 +632,7 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         new.__dict__.update(vars(self))
         return new
 
-    def _adopt(
-        self, panel: Panel, roles: Roles, n_features: int, feature_names: Any
-    ) -> BaseForecaster:
+    def _adopt(self, panel: Panel, roles: Roles, n_features: int, feature_names: Any) -> None:
         """Fit to rows that were read already: the second half of ``fit``.
 
         Parameters
@@ -652,13 +653,12 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         if feature_names is not None:
             common["feature_names_in_"] = np.asarray(feature_names, dtype=object)
         view = copy.copy(self)  # on which a hook finds the columns; self is not touched yet
+        view.__dict__.pop("feature_names_in_", None)
         view.__dict__.update(common)
         fitted = view._fit_panel(panel)
-        common["panel_"] = panel.owned()
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("_")]:
             delattr(self, name)
         self.__dict__.update({**common, **fitted})
-        return self
 
     def _at(self, history: Panel, fresh: bool = False) -> Any:
         """This forecaster with another history, see ``_follow``; it shares everything else."""
