@@ -158,7 +158,7 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         )
         named = not is_array and all(isinstance(name, str) for name in columns)
         self._adopt(panel, roles, len(columns), columns if named else None)
-        if self.panel_ is panel:  # the rows must be safe from the caller's later writes
+        if vars(self)["panel_"] is panel:  # the rows must be safe from the caller's later writes
             self.panel_ = panel.owned()
         return self
 
@@ -661,7 +661,7 @@ class BaseForecaster(RegressorMixin, BaseEstimator, ABC):
         self.__dict__.update({**common, **fitted})
 
     def _at(self, history: Panel, fresh: bool = False) -> Any:
-        """This forecaster with another history, see ``_follow``; it shares everything else."""
+        """The same forecaster with another history, see ``_follow``; all else is shared."""
         view = copy.copy(self)
         view.__dict__.update({"panel_": history}, **view._follow(history, fresh))
         return view
