@@ -111,7 +111,10 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
             (owner, X, y, *options.values()), lambda: reading.read_fit(owner, X, y, **options)
         )
         named = not is_array and all(isinstance(name, str) for name in columns)
-        return self._adopt(panel, roles, len(columns), columns if named else None)
+        self._adopt(panel, roles, len(columns), columns if named else None)
+        if vars(self)["panel_"] is panel:  # the rows must be safe from the caller's later writes
+            self.panel_ = panel.owned()
+        return self
 
     def update(self, X: Any, y: Any = None) -> HistoryEstimator:
         """Append observed rows to the history; weights and parameters stay as fitted.
@@ -223,7 +226,7 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
 
     def _adopt(
         self, panel: Panel, roles: Roles, n_features: int, feature_names: Any
-    ) -> HistoryEstimator:
+    ) -> None:
         """Fit to rows that were read already: the second half of ``fit``.
 
         Parameters
@@ -244,13 +247,12 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
         if feature_names is not None:
             common["feature_names_in_"] = np.asarray(feature_names, dtype=object)
         view = copy.copy(self)  # on which a hook finds the columns; self is not touched yet
+        view.__dict__.pop("feature_names_in_", None)
         view.__dict__.update(common)
         fitted = view._fit_panel(panel)
-        common["panel_"] = panel.owned()
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("_")]:
             delattr(self, name)
         self.__dict__.update({**common, **fitted})
-        return self
 
     def _at(self, history: Panel, fresh: bool = False) -> Any:
         """The same estimator with another history, see ``_follow``; all else is shared."""
