@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -152,9 +153,9 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
     aggregate: str = "mean"
 
     if TYPE_CHECKING:  # fitted, and so no parameters
-        scale_: Scale
-        seasonality_: tuple[int, ...]
-        most_rows_: int
+        scale_: Scale = field(init=False)
+        seasonality_: tuple[int, ...] = field(init=False)
+        most_rows_: int = field(init=False)
 
     # -- parameters --------------------------------------------------------------------------------
 

@@ -224,9 +224,7 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
         new.__dict__.update(vars(self))
         return new
 
-    def _adopt(
-        self, panel: Panel, roles: Roles, n_features: int, feature_names: Any
-    ) -> None:
+    def _adopt(self, panel: Panel, roles: Roles, n_features: int, feature_names: Any) -> None:
         """Fit to rows that were read already: the second half of ``fit``.
 
         Parameters
