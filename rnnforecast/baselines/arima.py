@@ -9,19 +9,18 @@ import numpy as np
 import pandas as pd
 
 from rnnforecast._validation import check_choice, check_int
-from rnnforecast.baselines._arima_fit import ArimaModel, Orders, fit_arima
-from rnnforecast.baselines._local import LocalForecaster
+from rnnforecast.baselines._arima import ArimaModel, Orders, fit_arima, fit_auto_arima
+from rnnforecast.baselines.local import LocalForecaster
 from rnnforecast.data.panel import Panel
-from rnnforecast.exceptions import DataError
+from rnnforecast.exceptions import DataError, optional_import
 from rnnforecast.forecasters._rows import Rows
 
-__all__ = ["ARIMAForecaster", "ArimaBase"]
+__all__ = ["ARIMAForecaster", "AutoARIMAForecaster"]
 
-_METHODS = ("mle", "css")
 _TRENDS = {"n": (), "c": (0,), "t": (1,), "ct": (0, 1)}
 
 
-class ArimaBase(LocalForecaster):
+class _ArimaBase(LocalForecaster):
     """What ARIMA with given and with chosen orders have in common."""
 
     _uses_known = True
@@ -63,17 +62,13 @@ class ArimaBase(LocalForecaster):
 
 def _parameters(model: ArimaModel, known: list) -> pd.Series:
     """Named estimates of one series, as statsmodels names them."""
-    powers = {0: "const", 1: "drift"}
-    values = {powers[p]: v for p, v in zip(model.orders.trend, model.trend, strict=True)}
-    values |= dict(zip(known, model.beta, strict=True))
-    stems = (("ar.L", 1), ("ma.L", 1), ("ar.S.L", model.orders.m), ("ma.S.L", model.orders.m))
-    for (stem, step), terms in zip(stems, model.arma, strict=True):
-        values |= {f"{stem}{(j + 1) * step}": value for j, value in enumerate(terms)}
-    values["sigma2"] = model.sigma**2
-    return pd.Series(values, dtype=np.float64)
+    names = [("const", "drift")[power] for power in model.orders.trend]
+    names += [*known, *model.space(np.zeros(1)).param_names]
+    values = np.concatenate([model.slopes, model.beta, model.arma, [model.sigma**2]])
+    return pd.Series(values, index=names)
 
 
-class ARIMAForecaster(ArimaBase):
+class ARIMAForecaster(_ArimaBase):
     """Regression with seasonal ARIMA errors, by maximum likelihood.
 
     Parameters
@@ -86,11 +81,7 @@ class ARIMAForecaster(ArimaBase):
         Mean of the series: nothing, a constant, a linear trend in time, or both. None: a constant
         unless the series is differenced. With one difference, "t" is a drift.
     seasonality : int, optional
-        Steps in a season; None: the usual one of the calendar, 1 for integers and arrays.
-    method : {"mle", "css"}, default "mle"
-        Maximum likelihood, or the conditional sum of squares: much quicker for long seasons, and
-        close to it for long series. Missing values cut the series into stretches for "css"; where
-        these hold less than half of the rows, it is "mle".
+        Steps in a season; None: that of the calendar, else what the autocorrelation says.
     maxiter : int, default 100
         Limit of the optimiser's iterations.
     horizon : int, default 1
@@ -121,11 +112,10 @@ class ARIMAForecaster(ArimaBase):
     Notes
     -----
     The model is ``y_t = trend_t + beta' x_t + u_t`` with u a seasonal ARIMA (Box, Jenkins, Reinsel
-    & Ljung 2015, Time Series Analysis, 5th ed., eq. 9.1.4 for u). Parameters come from statsmodels'
-    ``SARIMAX`` on the scaled and differenced series, started from the conditional sum of squares.
-    A missing target is skipped by the Kalman filter; where differencing would take more than 5% of
-    the other rows along, the levels are filtered instead. Intervals are normal, from the state
-    space form with the parameters taken as known.
+    & Ljung 2015, Time Series Analysis, 5th ed., eq. 9.1.4 for u). Parameters and forecasts are
+    those of statsmodels' ``SARIMAX``. Its Kalman filter skips a missing target; the likelihood is
+    that of the differenced series, or of the levels where differencing would take more than 5% of
+    the observed rows along. Intervals are normal, with the parameters taken as known.
 
     A series with too few rows for its parameters is fitted without the season, then without the
     ARMA terms, then without differences; a warning names it and ``order_`` shows what was used.
@@ -151,7 +141,6 @@ class ARIMAForecaster(ArimaBase):
         seasonal_order: tuple[int, ...] = (0, 0, 0, 0),
         trend: str | None = None,
         seasonality: int | None = None,
-        method: str = "mle",
         maxiter: int = 100,
         horizon: int = 1,
         target: Any = None,
@@ -166,7 +155,6 @@ class ARIMAForecaster(ArimaBase):
         self.seasonal_order = seasonal_order
         self.trend = trend
         self.seasonality = seasonality
-        self.method = method
         self.maxiter = maxiter
         self.horizon = horizon
         self.target = target
@@ -180,7 +168,6 @@ class ARIMAForecaster(ArimaBase):
     def _check_params(self) -> None:
         super()._check_params()
         owner = type(self).__name__
-        check_choice(owner, "method", self.method, _METHODS)
         check_int(owner, "maxiter", self.maxiter)
         check_choice(owner, "trend", self.trend, (None, *_TRENDS))
         _check_orders(owner, "order", self.order, (3,))
@@ -205,7 +192,7 @@ class ARIMAForecaster(ArimaBase):
         if seasonal and seasonality < 2:
             raise DataError(
                 f"{type(self).__name__}: seasonal_order={tuple(self.seasonal_order)} needs a "
-                f"season of 2 or more steps, and the calendar has none: pass seasonality=, e.g. "
+                f"season of 2 or more steps, and none was found: pass seasonality=, e.g. "
                 f"seasonality=12. Got {seasonality}"
             )
         auto = (0,) if d + seasonal_d == 0 else ()
@@ -213,7 +200,138 @@ class ARIMAForecaster(ArimaBase):
         orders = Orders(
             p, d, q, seasonal_p, seasonal_d, seasonal_q, seasonality if seasonal else 0, trend
         )
-        return fit_arima, {"orders": orders, "method": self.method, "maxiter": int(self.maxiter)}
+        return fit_arima, {"orders": orders, "maxiter": int(self.maxiter)}
+
+
+class AutoARIMAForecaster(_ArimaBase):
+    """Regression with seasonal ARIMA errors, its orders chosen by statsforecast.
+
+    Needs the extra ``auto``: ``pip install rnnforecast[auto]``.
+
+    Parameters
+    ----------
+    seasonality : int, optional
+        Steps in a season; None: that of the calendar, else what the autocorrelation says.
+    d, D : int, optional
+        Differences and seasonal differences; None: by unit root tests.
+    max_p, max_q, max_P, max_Q : int, default 5, 5, 2, 2
+        Greatest orders tried.
+    criterion : {"aicc", "aic", "bic"}, default "aicc"
+        What the chosen orders minimise.
+    stepwise : bool, default True
+        Walk through neighbouring orders; False tries all.
+    approximation : bool, default False
+        Compare orders by conditional sums of squares: quicker for long seasons.
+    horizon : int, default 1
+        Steps of ``forecast()`` and ``predict()``.
+    target, known, static, series_id, time, freq
+        Roles of the columns, as in every forecaster. Known covariates enter linearly, each row's
+        own values in its own mean; past-only and static ones are ignored.
+    n_jobs : int, optional
+        Number of processes over the series of a panel; None is 1.
+
+    Attributes
+    ----------
+    order_, seasonal_order_ : tuple, or frame (series × target)
+        Chosen orders; ``repr`` shows them too.
+    params_ : Series, or frame (series × target) of Series
+        Estimates.
+    converged_ : bool, or frame (series × target)
+    seasonality_ : int
+    models_ : list of list
+        Parameters and end state of each series and target.
+
+    Raises
+    ------
+    OptionalDependencyError
+        In ``fit``, if statsforecast is not installed.
+    DataError
+        In ``fit``, as for ``ARIMAForecaster``.
+
+    Notes
+    -----
+    The search is that of Hyndman & Khandakar (2008), Journal of Statistical Software 27(3), as in
+    R's auto.arima. With a complete series the coefficients are statsforecast's; forecasts,
+    intervals, in-sample values and ``update`` run through the same state space form as
+    ``ARIMAForecaster``. With missing values inside, the orders are chosen on the longest stretch
+    without them, and the parameters are then estimated as in ``ARIMAForecaster`` from all rows. A
+    constant series, or one with fewer than five rows, gets its mean.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> rows = np.random.default_rng(0).normal(size=60).cumsum()
+    >>> fc = AutoARIMAForecaster(horizon=3).fit(pd.Series(rows))  # doctest: +SKIP
+    >>> fc.order_  # doctest: +SKIP
+    (0, 1, 0)
+    """
+
+    def __init__(
+        self,
+        *,
+        seasonality: int | None = None,
+        d: int | None = None,
+        D: int | None = None,
+        max_p: int = 5,
+        max_q: int = 5,
+        max_P: int = 2,
+        max_Q: int = 2,
+        criterion: str = "aicc",
+        stepwise: bool = True,
+        approximation: bool = False,
+        horizon: int = 1,
+        target: Any = None,
+        known: Any = None,
+        static: Any = None,
+        series_id: Any = None,
+        time: Any = None,
+        freq: Any = None,
+        n_jobs: int | None = None,
+    ):
+        self.seasonality = seasonality
+        self.d = d
+        self.D = D
+        self.max_p = max_p
+        self.max_q = max_q
+        self.max_P = max_P
+        self.max_Q = max_Q
+        self.criterion = criterion
+        self.stepwise = stepwise
+        self.approximation = approximation
+        self.horizon = horizon
+        self.target = target
+        self.known = known
+        self.static = static
+        self.series_id = series_id
+        self.time = time
+        self.freq = freq
+        self.n_jobs = n_jobs
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        owner = type(self).__name__
+        for name in ("d", "D"):
+            check_int(owner, name, getattr(self, name), minimum=0, none=True)
+        for name in ("max_p", "max_q", "max_P", "max_Q"):
+            check_int(owner, name, getattr(self, name), minimum=0)
+        check_choice(owner, "criterion", self.criterion, ("aicc", "aic", "bic"))
+        check_choice(owner, "stepwise", self.stepwise, (True, False))
+        check_choice(owner, "approximation", self.approximation, (True, False))
+
+    def _local_fit(self, panel: Panel, seasonality: int) -> tuple[Callable, dict[str, Any]]:
+        optional_import("statsforecast.models", "auto", type(self).__name__)
+        settings = {
+            "d": self.d,
+            "D": self.D,
+            "max_p": self.max_p,
+            "max_q": self.max_q,
+            "max_P": self.max_P,
+            "max_Q": self.max_Q,
+            "ic": self.criterion,
+            "stepwise": bool(self.stepwise),
+            "approximation": bool(self.approximation),
+        }
+        return fit_auto_arima, {"m": seasonality, "settings": settings, "maxiter": 100}
 
 
 def _check_orders(owner: str, name: str, value: Any, lengths: tuple[int, ...]) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 import pandas as pd
 
 from rnnforecast._validation import check_choice, check_int
-from rnnforecast.baselines._ets_fit import fit_ets
-from rnnforecast.baselines._ets_model import EtsModel
-from rnnforecast.baselines._local import LocalForecaster
+from rnnforecast.baselines._exponential import fit_ets
+from rnnforecast.baselines.local import LocalForecaster
 from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError
 
@@ -29,8 +28,7 @@ class ETSForecaster(LocalForecaster):
         Whether the trend fades.
     seasonal : {"auto", "add", "mul", None}, default "auto"
     seasonality : int, optional
-        Steps in a season; None: the usual one of the calendar, 1 (no season) for integers and
-        arrays.
+        Steps in a season; None: that of the calendar, else what the autocorrelation says.
     maxiter : int, default 1000
         Limit of iterations of the optimiser.
     horizon : int, default 1
@@ -133,7 +131,7 @@ class ETSForecaster(LocalForecaster):
         if self.seasonal in ("add", "mul") and seasonality < 2:
             raise DataError(
                 f"{type(self).__name__}: seasonal={self.seasonal!r} needs a season of 2 or more "
-                f"steps, and the calendar has none: pass seasonality=, e.g. "
+                f"steps, and none was found: pass seasonality=, e.g. "
                 f"seasonality=12. Got {seasonality}"
             )
         options = {
@@ -157,12 +155,6 @@ class ETSForecaster(LocalForecaster):
         return self._per_series(_parameters, "params_")
 
 
-def _parameters(model: EtsModel) -> pd.Series:
-    names = {"smoothing_level": model.alpha}
-    if model.form.trend:
-        names["smoothing_trend"] = model.beta
-    if model.form.seasonal:
-        names["smoothing_seasonal"] = model.gamma
-    if model.form.damped:
-        names["damping_trend"] = model.phi
-    return pd.Series({**names, "sigma": model.sigma}, dtype="float64")
+def _parameters(model: Any) -> pd.Series:
+    values = [*model.smoothing, model.sigma]
+    return pd.Series(values, index=[*model.form.names, "sigma"], dtype="float64")

@@ -2,155 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
-from rnnforecast._validation import check_choice
-from rnnforecast.baselines._local import LocalForecaster, LocalModel
+from rnnforecast._validation import check_choice, check_int
+from rnnforecast.baselines.local import check_values
 from rnnforecast.data.panel import Panel
+from rnnforecast.data.seasonality import choose_seasonality
+from rnnforecast.forecasters.base import BaseForecaster
+from rnnforecast.outputs import Forecast, NormalForecast
 
 __all__ = ["NaiveForecaster"]
 
 _STRATEGIES = ("last", "seasonal", "drift")
 
 
-@dataclass(frozen=True)
-class NaiveModel(LocalModel):
-    """Last observed values of one series.
-
-    Attributes
-    ----------
-    strategy : str
-    values : ndarray, shape (m,)
-        Last observed value of each phase (row number modulo m); NaN where none was.
-    seen : ndarray of int, shape (m,)
-        Row of that value; -1 where none was.
-    n_rows : int
-        Rows of the history.
-    slope : float
-        Mean change a step; 0 without drift.
-    span : int
-        Steps that the slope was estimated from.
-    sigma, sigma_last : float
-        Standard deviation of the errors over one season, and over one step.
-    mean, sd : float
-        Of the observed values; what is forecast before anything was seen.
-    """
-
-    strategy: str
-    values: np.ndarray
-    seen: np.ndarray
-    n_rows: int
-    slope: float
-    span: int
-    sigma: float
-    sigma_last: float
-    mean: float
-    sd: float
-
-    def future(self, n_steps):
-        steps = np.arange(1, n_steps + 1)
-        last = int(np.argmax(self.seen))
-        age = self.n_rows - 1 - int(self.seen[last])  # steps since the last observation
-        ahead = age + steps
-        mean = self.values[last] + self.slope * ahead
-        if self.strategy == "drift":
-            # Hyndman & Athanasopoulos 2021, table 5.2
-            return mean, self.sigma_last * np.sqrt(ahead * (1 + ahead / self.span))
-        sd = self.sigma_last * np.sqrt(ahead)
-        if self.strategy == "seasonal":
-            m = len(self.values)
-            rows = self.n_rows - 1 + steps
-            phase = rows % m
-            known = self.seen[phase] >= 0
-            seasons = (rows - self.seen[phase]) // m  # k + 1 of the table
-            mean = np.where(known, self.values[phase], mean)
-            sd = np.where(known, self.sigma * np.sqrt(seasons), sd)
-        return mean, sd
-
-    def in_sample(self, y, x):
-        m = len(self.values) if self.strategy == "seasonal" else 1
-        row, value = _before(y, 1)
-        gap = np.arange(len(y)) - row
-        none = row < 0
-        mean = np.where(none, self.mean, value + self.slope * gap)
-        grow = gap * (1 + gap / self.span) if self.strategy == "drift" else gap
-        sd = np.where(none, self.sd, self.sigma_last * np.sqrt(np.maximum(grow, 0)))
-        if m > 1:
-            row, value = _before(y, m)
-            known = row >= 0
-            mean = np.where(known, value, mean)
-            seasons = (np.arange(len(y)) - row) // m
-            sd = np.where(known, self.sigma * np.sqrt(seasons), sd)
-        return mean, sd
-
-    def extended(self, y, x):
-        at = np.flatnonzero(~np.isnan(y))
-        rows = self.n_rows + at
-        values, seen = self.values.copy(), self.seen.copy()
-        values[rows % len(values)] = y[at]  # of repeated phases the last one stays
-        seen[rows % len(values)] = rows
-        return replace(self, values=values, seen=seen, n_rows=self.n_rows + len(y))
-
-    def describe(self):
-        season = f"[{len(self.values)}]" if self.strategy == "seasonal" else ""
-        return f"naive {self.strategy}{season}"
-
-
-def _before(y: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row (-1 if none) and value of the last observation m, 2m, ... rows before each row."""
-    n = len(y)
-    table = np.full(-(-n // m) * m, np.nan)
-    table[:n] = y
-    rows = np.where(np.isnan(table), -1, np.arange(len(table))).reshape(-1, m)
-    rows = np.maximum.accumulate(rows, axis=0)
-    before = np.concatenate([np.full((1, m), -1), rows[:-1]]).reshape(-1)[:n]
-    return before, np.where(before < 0, np.nan, y[np.maximum(before, 0)])
-
-
-def _deviation(errors: np.ndarray, n_parameters: int = 0) -> float:
-    """Root mean square of the observed errors (Hyndman & Athanasopoulos 2021, section 5.4)."""
-    errors = errors[~np.isnan(errors)]
-    if not len(errors):
-        return 0.0
-    return float(np.sqrt(np.sum(errors**2) / max(len(errors) - n_parameters, 1)))
-
-
-def fit_naive(y: np.ndarray, x: np.ndarray, strategy: str, m: int) -> NaiveModel:
-    """Fit to one series ``y``, shape (n_rows,), with at least two observed values."""
-    observed = np.flatnonzero(~np.isnan(y))
-    first, last = int(observed[0]), int(observed[-1])
-    slope = (y[last] - y[first]) / (last - first) if strategy == "drift" else 0.0
-    row, value = _before(y, 1)
-    gap = np.where(row < 0, np.nan, np.arange(len(y)) - row)
-    # a change over g steps has g times the variance of one step
-    errors = (y - value - slope * gap) / np.sqrt(gap)
-    sigma_last = _deviation(errors, int(strategy == "drift"))
-    row, value = _before(y, m)
-    seasons = np.where(row < 0, np.nan, (np.arange(len(y)) - row) // m)
-    errors = (y - value) / np.sqrt(seasons)
-    sigma = _deviation(errors) if not np.isnan(errors).all() else sigma_last
-    empty = NaiveModel(
-        converged=True,
-        note="",
-        strategy=strategy,
-        values=np.full(m, np.nan),
-        seen=np.full(m, -1, dtype=np.int64),
-        n_rows=0,
-        slope=float(slope),
-        span=last - first,
-        sigma=sigma,
-        sigma_last=sigma_last,
-        mean=float(y[observed].mean()),
-        sd=float(y[observed].std()),
-    )
-    return empty.extended(y, x)
-
-
-class NaiveForecaster(LocalForecaster):
+class NaiveForecaster(BaseForecaster):
     """The naive forecast: what every other forecaster has to beat.
 
     Parameters
@@ -159,20 +28,27 @@ class NaiveForecaster(LocalForecaster):
         Repeat the last observed value; the last observed value of the same phase of the season; or
         go on from the last value with the mean change of the training rows.
     seasonality : int, optional
-        Steps in a season for ``strategy="seasonal"``. None: the usual one of the calendar (24 for
-        hours, 7 for days, 12 for months), 1 for integers and arrays; stored as ``seasonality_``.
+        Steps in a season for ``strategy="seasonal"``. None: that of the calendar (24 for hours, 7
+        for days, 12 for months), else what the autocorrelation says.
     horizon : int, default 1
         Steps of ``forecast()`` and ``predict()``.
     target, known, static, series_id, time, freq
         Roles of the columns, as in every forecaster. Covariates are ignored.
-    n_jobs : int, optional
-        Number of processes over the series of a panel; None is 1.
 
     Attributes
     ----------
     seasonality_ : int
-    models_ : list of list
-        State of each series and target.
+    drift_ : ndarray, shape (n_series, n_targets)
+        Mean change a step; 0 unless the strategy is "drift".
+    sigma_, season_sigma_ : ndarray, shape (n_series, n_targets)
+        Standard deviation of the errors one step and one season ahead.
+    span_, mean_, std_ : ndarray, shape (n_series, n_targets)
+        Steps between the first and the last observed value, mean and standard deviation.
+
+    Raises
+    ------
+    DataError
+        In ``fit``, if a series has fewer than two observed values.
 
     Notes
     -----
@@ -181,7 +57,10 @@ class NaiveForecaster(LocalForecaster):
     (2021), Forecasting: Principles and Practice, 3rd ed., table 5.2: ``sigma sqrt(h)``, ``sigma
     sqrt(k + 1)`` with k complete seasons before step h, and ``sigma sqrt(h (1 + h / (T - 1)))``. A
     phase of the season that was never observed gets the last value. In-sample rows before the first
-    observation get the mean. ``update`` keeps sigma and the drift.
+    observation get the mean.
+
+    ``update`` keeps sigma and the drift; those of new series, and of the rows of
+    ``forecast(history=)``, are measured there.
 
     Examples
     --------
@@ -206,7 +85,6 @@ class NaiveForecaster(LocalForecaster):
         series_id: Any = None,
         time: Any = None,
         freq: Any = None,
-        n_jobs: int | None = None,
     ):
         self.strategy = strategy
         self.seasonality = seasonality
@@ -217,12 +95,125 @@ class NaiveForecaster(LocalForecaster):
         self.series_id = series_id
         self.time = time
         self.freq = freq
-        self.n_jobs = n_jobs
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_choice(type(self).__name__, "strategy", self.strategy, _STRATEGIES)
+        owner = type(self).__name__
+        check_choice(owner, "strategy", self.strategy, ("last", "seasonal", "drift"))
+        check_int(owner, "seasonality", self.seasonality, none=True)
 
-    def _local_fit(self, panel: Panel, seasonality: int) -> tuple[Callable, dict[str, Any]]:
-        m = seasonality if self.strategy == "seasonal" else 1
-        return fit_naive, {"strategy": self.strategy, "m": m}
+    def _fit_panel(self, panel: Panel) -> dict[str, Any]:
+        check_values(type(self).__name__, panel, 2)
+        given = self.seasonality
+        season = choose_seasonality(panel) if given is None else int(given)
+        return {"seasonality_": season, **self._measure(panel, season)}
+
+    def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
+        n_old = 0 if fresh else self.panel_.n_series
+        if history.n_series == n_old:
+            return {}
+        check_values(type(self).__name__, history, 1)
+        found = self._measure(history, self.seasonality_)
+        for name, values in found.items():
+            old = getattr(self, name)
+            # one value says nothing of its own errors: they are those of the usual series
+            values = np.where(np.isnan(values), np.nanmedian(old, axis=0), values)
+            found[name] = np.concatenate([old[:n_old], values[n_old:]])
+        return found
+
+    def _measure(self, panel: Panel, season: int) -> dict[str, np.ndarray]:
+        """Drift and errors of each series and target, NaN where there are too few values."""
+        n, shape = panel.n_series, (panel.n_series, panel.targets.shape[1])
+        drift, sigma, season_sigma, span, mean, std = (np.full(shape, np.nan) for _ in range(6))
+        every = np.repeat(np.arange(n), panel.lengths)
+        for k, y in enumerate(panel.targets.T.astype(np.float64)):
+            at = np.flatnonzero(~np.isnan(y))
+            series, count = every[at], np.bincount(every[at], minlength=n)
+            end = np.cumsum(count)
+            first, last = at[end - count], at[end - 1]
+            span[:, k] = np.maximum(last - first, 1)
+            # the mean first, so that large levels cost no digits
+            mean[:, k] = np.bincount(series, y[at], n) / count
+            std[:, k] = np.sqrt(np.bincount(series, (y[at] - mean[series, k]) ** 2, n) / count)
+            drift[:, k] = (y[last] - y[first]) / span[:, k] if self.strategy == "drift" else 0.0
+            same = series[1:] == series[:-1]
+            gap = np.diff(at)[same]
+            change = (y[at[1:]] - y[at[:-1]])[same] - drift[series[1:][same], k] * gap
+            lost = int(self.strategy == "drift")
+            sigma[:, k] = _root_mean(change**2 / gap, series[1:][same], n, lost)
+            if self.strategy != "seasonal":
+                season_sigma[:, k] = sigma[:, k]
+                continue
+            start = panel.indptr[series]
+            before = _observed(~np.isnan(y), at - season, start, season)
+            known = before >= start
+            at, before, series = at[known], before[known], series[known]
+            found = _root_mean((y[at] - y[before]) ** 2 / ((at - before) // season), series, n)
+            season_sigma[:, k] = np.where(np.isnan(found), sigma[:, k], found)
+        return {
+            "drift_": drift,
+            "sigma_": sigma,
+            "season_sigma_": season_sigma,
+            "span_": span,
+            "mean_": mean,
+            "std_": std,
+        }
+
+    def _forecast(
+        self,
+        history: Panel,
+        series: np.ndarray,
+        origins: np.ndarray,
+        n_steps: int,
+        known: np.ndarray,
+    ) -> Forecast:
+        start = history.indptr[series][:, None]
+        rows = start + origins[:, None] + np.arange(n_steps)
+        mean, deviation = np.empty((2, *rows.shape, history.targets.shape[1]))
+        for k, y in enumerate(history.targets.T.astype(np.float64)):
+            seen = ~np.isnan(y)
+            last = _observed(seen, rows[:, :1] - 1, start, 1)
+            ahead = np.maximum(rows - last, 1)
+            centre = y[last] + self.drift_[series, k][:, None] * ahead
+            grown = ahead * (1 + ahead / self.span_[series, k][:, None])
+            width = self.sigma_[series, k][:, None] * np.sqrt(
+                grown if self.strategy == "drift" else ahead
+            )
+            if self.strategy == "seasonal":
+                m = self.seasonality_
+                found = _observed(seen, rows - m * (np.arange(n_steps) // m + 1), start, m)
+                centre = np.where(found >= start, y[found], centre)
+                seasons = np.maximum(rows - found, m) // m
+                wide = self.season_sigma_[series, k][:, None] * np.sqrt(seasons)
+                width = np.where(found >= start, wide, width)
+            none = last < start
+            mean[..., k] = np.where(none, self.mean_[series, k][:, None], centre)
+            deviation[..., k] = np.where(none, self.std_[series, k][:, None], width)
+        return NormalForecast(torch.from_numpy(mean), torch.from_numpy(deviation))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True
+        return tags
+
+    def _describe(self) -> list[str]:
+        season = f"[{self.seasonality_}]" if self.strategy == "seasonal" else ""
+        return [f"naive {self.strategy}{season}", *super()._describe()]
+
+
+def _observed(seen: np.ndarray, rows: np.ndarray, start: np.ndarray, step: int) -> np.ndarray:
+    """The first observed one of ``rows``, ``rows - step``, ... from ``start`` on; -1 if none is."""
+    rows, start = (np.array(part) for part in np.broadcast_arrays(rows, start))
+    flat, low = rows.reshape(-1), start.reshape(-1)
+    left = np.arange(len(flat))
+    while len(left):
+        left = left[(flat[left] >= low[left]) & ~seen[np.maximum(flat[left], 0)]]
+        flat[left] -= step
+    return np.where(rows < start, -1, rows)
+
+
+def _root_mean(squares: np.ndarray, series: np.ndarray, n: int, lost: int = 0) -> np.ndarray:
+    """Root mean square by series, NaN without any (Hyndman & Athanasopoulos 2021, section 5.4)."""
+    count = np.bincount(series, minlength=n)
+    total = np.bincount(series, squares, n)
+    return np.where(count > 0, np.sqrt(total / np.maximum(count - lost, 1)), np.nan)

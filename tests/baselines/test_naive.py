@@ -103,12 +103,12 @@ def test_phase_without_an_observation_gets_the_last_value():
 def test_update_moves_the_values_and_keeps_the_parameters(walk, strategy):
     fc = NaiveForecaster(strategy=strategy, horizon=1).fit(walk[:40])
     one_step = []
-    sigma = fc.models_[0][0].sigma_last
+    sigma = fc.sigma_
     for row in range(40, 60):
         one_step.append(fc.predict()[0])
         fc.update(walk[row : row + 1])
     np.testing.assert_allclose(fc.predict(walk[40:]), one_step)
-    assert fc.models_[0][0].sigma_last == sigma
+    assert fc.sigma_ is sigma
 
 
 def test_coverage_on_random_walks():
