@@ -260,7 +260,7 @@ def append_arrays(panel: Panel, targets: np.ndarray, past: np.ndarray, known: np
         for part in (targets, past, known)
     )
     indptr = np.arange(n + 1) * n_rows
-    rows = {"targets": targets, "past": past, "known": known, "indptr": indptr}
+    rows: dict[str, Any] = {"targets": targets, "past": past, "known": known, "indptr": indptr}
     added = replace(panel, **rows, stamps=None, absent=None)
     return _joined(panel, added, np.arange(n), np.zeros(n, dtype=np.int64))
 
