@@ -26,7 +26,7 @@ import time
 import torch
 from torch import nn
 
-from rnnforecast.nn import _library
+from rnnforecast.nn import library as _library
 from rnnforecast.nn.recurrence import FusedGRU, FusedLSTM, FusedRNN
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from rnnforecast import DeepLSTMForecaster
-from rnnforecast.nn._library import status
+from rnnforecast.nn.library import status
 
 
 def fitted(n_series: int, n_rows: int, **options) -> DeepLSTMForecaster:

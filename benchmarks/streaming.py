@@ -24,7 +24,7 @@ import torch
 
 from rnnforecast import DeepRNNForecaster
 from rnnforecast.nn import step
-from rnnforecast.nn._library import library, status
+from rnnforecast.nn.library import library, status
 
 
 def fitted(cell: str, n_series: int, lookback: int) -> DeepRNNForecaster:

@@ -77,7 +77,7 @@ def _hardware() -> dict[str, str]:
     import joblib
     import torch
 
-    from rnnforecast.nn._library import status
+    from rnnforecast.nn.library import status
 
     model, flags = _cpu()
     threads = os.environ.get("OMP_NUM_THREADS")

@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module may import its own unit and the units of lower floors.
 FLOORS = [
     {"exceptions"},
-    {"_validation", "_download"},
+    {"_validation"},
     {"data", "nn", "datasets"},
     {"metrics", "transformers"},
     {"outputs"},
@@ -94,6 +94,16 @@ def test_imports_go_down_only(module):
         assert other == unit or FLOOR_OF[other] < FLOOR_OF[unit], (
             f"{name_of(path)} (floor {FLOOR_OF[unit]}) imports {imported} (floor {FLOOR_OF[other]})"
         )
+
+
+def test_no_package_imports_the_private_modules_of_another(module):
+    path, tree = module
+    for imported, names in imports(tree):
+        parts = imported.split(".")
+        if parts[0] != "rnnforecast" or parts[1:2] in (["_validation"], ["_versions"], []):
+            continue
+        private = [name for name in [*parts[1:], *names] if name.startswith("_")]
+        assert not private or parts[1] == unit_of(path), f"{name_of(path)} imports {private}"
 
 
 def test_data_and_metrics_know_no_network_and_networks_know_no_frame(module):
@@ -195,7 +205,7 @@ def test_a_forecaster_costs_no_more_than_torch_pandas_and_sklearn():
         "from rnnforecast import DeepLSTMForecaster, NaiveForecaster, SlidingWindows, compare\n"
         "from rnnforecast import PanelTimeSeriesSplit, metrics, datasets\n"
         "DeepLSTMForecaster()\n"
-        "from rnnforecast.nn import _library\n"
+        "from rnnforecast.nn import library as _library\n"
         "assert _library._loaded is None\n"  # the compiled kernels come with their first use
         "print(json.dumps(sorted(set(sys.modules) - before)))"
     )

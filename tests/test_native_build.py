@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rnnforecast.nn import _library
+from rnnforecast.nn import library as _library
 
 pytestmark = pytest.mark.machine
 

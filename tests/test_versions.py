@@ -12,7 +12,7 @@ import torch
 import rnnforecast
 from rnnforecast import _versions
 from rnnforecast.cli import main
-from rnnforecast.nn import _library
+from rnnforecast.nn import library as _library
 
 pytestmark = pytest.mark.machine
 

@@ -123,7 +123,7 @@ def run(task: dict, data: Data):
 def _status() -> str:
     """Which kernels are in use."""
     try:
-        from rnnforecast.nn import _library
+        from rnnforecast.nn import library as _library
 
         return str(_library.status())
     except ImportError:

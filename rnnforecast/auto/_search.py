@@ -136,11 +136,12 @@ class Search:
 
     # -- one candidate -----------------------------------------------------------------------------
 
-    def run(self, candidate: Candidate, free: bool = False, name: str | None = None) -> None:
+    def run(self, candidate: Candidate, free: bool = False) -> None:
         """Try one candidate; ``free`` ones whatever the budget. Never raises for its failure."""
         begin = monotonic()
         seed = int(self.seeds.randint(2**31 - 1))  # drawn even if it is skipped: seeds stay put
-        trial = Trial(name or candidate.name, candidate)
+        again = self._n_seeds(candidate)
+        trial = Trial(candidate.name + (f", seed {again + 1}" if again else ""), candidate)
         try:
             forecaster = self.prepared(candidate, seed)
             note = "" if free else self._fit_to_budget(candidate, forecaster)
@@ -304,13 +305,10 @@ class Search:
         while pending:
             varied = sum(trial.is_network for trial in self.trials) >= _VARIETY
             stars = self._repeatable(_STAR) if varied and self.left > 0 else []
-            if stars:
-                self._run_again(stars[0])
-            else:
-                self.run(pending.pop(0))
+            self.run(stars[0] if stars else pending.pop(0))
         for _ in range(_REPEATS):
             for candidate in self._repeatable(0.0):
-                self._run_again(candidate)
+                self.run(candidate)
 
     def _repeatable(self, above: float) -> list[Candidate]:
         """Networks whose seeds together weigh more than ``above`` and that may have one more."""
@@ -322,9 +320,6 @@ class Search:
 
     def _n_seeds(self, candidate: Candidate) -> int:
         return sum(trial.candidate is candidate for trial in self.trials)
-
-    def _run_again(self, candidate: Candidate) -> None:
-        self.run(candidate, name=f"{candidate.name}, seed {self._n_seeds(candidate) + 1}")
 
     def weighted(self) -> list[tuple[Trial, float]]:
         """The judged trials and their weights in the best ensemble of them."""

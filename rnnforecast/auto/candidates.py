@@ -52,7 +52,7 @@ def table(panel: Panel, n_train: int, horizon: int, season: int) -> list[Candida
     positive = bool(np.nanmin(panel.targets) > 0)
     # a day of hours or less, and rows enough for windows of two weeks
     weekly = season in (24, 48, 96, 144) and 14 * season <= n_train - 2 * horizon
-    week = {"seasonality": 7 * season, "lookback": 14 * season, "segment": season}
+    week: dict[str, Any] = {"seasonality": 7 * season, "lookback": 14 * season, "segment": season}
     large: dict[str, Any] = {"hidden_size": 64, "batch_size": 128}
     # the airline model of Box & Jenkins, by conditional least squares for long seasons
     airline = ARIMAForecaster(

@@ -179,22 +179,24 @@ def steps_of_rows(
 ) -> np.ndarray:
     """Steps of rows from the origin of their series on a regular calendar, int64; all are checked.
 
-    ``place[k]`` is the position in ``origins`` of series ``keys.ids[k]``. Where all stamps stand on
-    one grid, only the distinct ones are counted.
+    ``place[k]`` is the position in ``origins`` of series ``keys.ids[k]``. Where the stamps of all
+    series stand on one grid, only the distinct ones are counted.
     """
     assert keys.levels is not None
-    series = np.zeros(keys.n_rows, dtype=np.int8) if keys.series is None else keys.series
     try:
-        every = origins.append(keys.levels)
-        steps = calendar.steps(every.min(), every)
-    except OffGridError:
+        if keys.series is None or keys.codes is None:
+            return calendar.steps(origins[0], keys.levels)[rows]
         try:
-            return calendar.steps(origins.take(place[series]), keys.stamps(slice(None)))[rows]
-        except OffGridError as error:
-            who = keys.label(series[error.row])
-            raise DataError(f"{owner}: {who}: {error}") from error
+            every = origins.append(keys.levels)
+            steps = calendar.steps(every.min(), every)
+        except OffGridError:
+            starts = origins.take(place[keys.series])
+            return calendar.steps(starts, keys.stamps(slice(None)))[rows]
+    except OffGridError as error:
+        who = keys.label(0 if keys.series is None else keys.series[error.row])
+        raise DataError(f"{owner}: {who}: {error}") from error
     begin, at = steps[: len(origins)], steps[len(origins) :]
-    return at[rows if keys.codes is None else keys.codes[rows]] - begin[place[series[rows]]]
+    return at[keys.codes[rows]] - begin[place[keys.series[rows]]]
 
 
 def _constants(
@@ -258,7 +260,7 @@ def append_arrays(panel: Panel, targets: np.ndarray, past: np.ndarray, known: np
         for part in (targets, past, known)
     )
     indptr = np.arange(n + 1) * n_rows
-    rows = {"targets": targets, "past": past, "known": known, "indptr": indptr}
+    rows: dict[str, Any] = {"targets": targets, "past": past, "known": known, "indptr": indptr}
     added = replace(panel, **rows, stamps=None, absent=None)
     return _joined(panel, added, np.arange(n), np.zeros(n, dtype=np.int64))
 

@@ -97,9 +97,11 @@ class EvenCalendar(Calendar):
         """One stamp or several as numbers."""
 
     def steps(self, origins, stamps):
-        steps, rest = np.divmod(self._count(stamps) - self._count(origins), self.interval)
-        self._check_grid(stamps, rest != 0)
-        return steps
+        distance = self._count(stamps) - self._count(origins)
+        if self.interval == 1:
+            return distance
+        self._check_grid(stamps, distance % self.interval != 0)
+        return distance // self.interval
 
 
 class IntegerCalendar(EvenCalendar):

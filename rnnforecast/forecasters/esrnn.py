@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -152,9 +153,9 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
     aggregate: str = "mean"
 
     if TYPE_CHECKING:  # fitted, and so no parameters
-        scale_: Scale
-        seasonality_: tuple[int, ...]
-        most_rows_: int
+        scale_: Scale = field(init=False)
+        seasonality_: tuple[int, ...] = field(init=False)
+        most_rows_: int = field(init=False)
 
     # -- parameters --------------------------------------------------------------------------------
 
@@ -262,9 +263,9 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         most_rows = self.most_rows_ if goes_on else most_rows
         reader = SeriesReader(panel, scale, spec, most_rows, device, torch.float32)
         # where level and seasons multiply: log of truth over the seasonal naive error
-        unit = scale.target_scale if log else np.ones_like(naive)
-        shift = scale.target_loc - np.log(naive) if log else np.zeros_like(naive)
-        unit, shift = (reader.tensor(x.reshape(-1, 1, 1)) for x in (unit, shift))
+        units = scale.target_scale if log else np.ones_like(naive)
+        shifts = scale.target_loc - np.log(naive) if log else np.zeros_like(naive)
+        unit, shift = (reader.tensor(x.reshape(-1, 1, 1)) for x in (units, shifts))
 
         def learner(stops: np.ndarray, **parts: Any) -> Learner:
             return self._learner(
@@ -368,7 +369,8 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
 
 
 def _counts(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and int(value) >= 1
 
 
 def _exp(z: torch.Tensor) -> torch.Tensor:

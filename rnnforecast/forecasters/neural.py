@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -158,11 +158,11 @@ class NeuralForecaster(BaseForecaster):
     verbose: int = 0
 
     if TYPE_CHECKING:  # fitted, and so no parameters
-        networks_: list[Any]
-        histories_: list[History]
-        n_epochs_: int
-        output_: Output
-        conformal_: ConformalErrors
+        networks_: list[Any] = field(init=False)
+        histories_: list[History] = field(init=False)
+        n_epochs_: int = field(init=False)
+        output_: Output = field(init=False)
+        conformal_: ConformalErrors = field(init=False)
 
     # -- hooks -------------------------------------------------------------------------------------
 

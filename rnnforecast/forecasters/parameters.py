@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, dataclass_transform
 
@@ -18,7 +18,7 @@ _SECTION = re.compile(r"^(\w[\w ]*)\n-{3,}\n", re.MULTILINE)
 _ENTRY = re.compile(r"^(\w+(?:, \w+)*) : ", re.MULTILINE)
 
 
-@dataclass_transform(kw_only_default=True, eq_default=False)
+@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(field,))
 def estimator(cls: Any) -> Any:
     """Class decorator: the annotated fields of ``cls`` and of its bases are its parameters.
 
@@ -48,7 +48,7 @@ def estimator(cls: Any) -> Any:
     """
     text = inspect.cleandoc(cls.__doc__ or "")
     cls = dataclass(kw_only=True, eq=False, repr=False)(cls)
-    names = [field.name for field in fields(cls)]
+    names = [each.name for each in fields(cls)]
     entries: dict[str, str] = {}
     for base in reversed(cls.__mro__[1:]):
         entries.update(getattr(base, "_parameter_texts", {}))

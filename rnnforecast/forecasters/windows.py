@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -84,13 +84,13 @@ class WindowForecaster(NeuralForecaster):
     scaler: str | None = "window"
 
     if TYPE_CHECKING:  # fitted, and so no parameters
-        lookback_: int
-        seasonality_: int
-        batch_size_: int
-        hidden_size_: int
-        segment_: int
-        phases_: CalendarPhases | None
-        scale_: Scale
+        lookback_: int = field(init=False)
+        seasonality_: int = field(init=False)
+        batch_size_: int = field(init=False)
+        hidden_size_: int = field(init=False)
+        segment_: int = field(init=False)
+        phases_: CalendarPhases | None = field(init=False)
+        scale_: Scale = field(init=False)
     # of the end of the history, one array a network, where a stream keeps them
     _encodings = None
     # parameters that not every subclass has

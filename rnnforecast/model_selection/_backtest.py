@@ -35,7 +35,7 @@ _OWNER = "backtest"
 
 @dataclass(frozen=True)
 class Data:
-    """Rows with their keys, and y where it is apart.
+    """Rows with their keys, and y where it was given beside them.
 
     ``time: (n_rows,)`` are positions in the sorted unique ``stamps`` of all series; ``columns`` are
     those of the series and the time, None where there is none.
@@ -218,15 +218,19 @@ class _Job:
     horizon: int
     columns: dict[str, float]
 
+    @property
+    def _levels(self) -> list[float]:
+        return sorted({*self.columns.values()})
+
     def run(self) -> list[pd.DataFrame]:
         data, model = self.data, clone(self.model)
         parts: list[pd.DataFrame] = []
         names = [] if data.y is not None else target_columns(model, data.frame, data.columns)
         observed = ~np.isnan(data.values(names))
-        begun = [self._begun(observed, origin) for origin in self.origins]
-        tests = [self._test_rows(*pair) for pair in zip(begun, self.origins)]
+        started = [self._started(observed, origin) for origin in self.origins]
+        tests = [self._test_rows(*pair) for pair in zip(started, self.origins)]
         given = np.zeros(len(data.time), dtype=bool)
-        for origin, mine, test in zip(self.origins, begun, tests):
+        for origin, mine, test in zip(self.origins, started, tests):
             try:
                 start, new = perf_counter(), mine & (data.time <= origin) & ~given
                 if not parts:
@@ -236,7 +240,7 @@ class _Job:
                 seconds, given = perf_counter() - start, given | new
                 # no series may begin later: it would be measured on rows after its first origin
                 plain = getattr(type(model), "predict", None) is BaseForecaster.predict
-                if plain and len(tests) > 1 and (begun[-1] == begun[0]).all():
+                if plain and len(tests) > 1 and (started[-1] == started[0]).all():
                     return self._at_once(model, mine, given, tests, seconds)
                 parts.append(self._one_origin(model, given, origin, test, seconds))
             except Exception as error:
@@ -247,16 +251,16 @@ class _Job:
                 ) from error
         return parts
 
-    def _begun(self, observed: np.ndarray, origin: int) -> np.ndarray:
+    def _started(self, observed: np.ndarray, origin: int) -> np.ndarray:
         """Mask of the rows of series whose every target was observed up to the origin."""
         past = self.data.time <= origin
         seen = pd.DataFrame(np.column_stack([past, observed & past[:, None]]))
         return seen.groupby(self.data.series).transform("any").to_numpy().all(axis=1)
 
-    def _test_rows(self, begun: np.ndarray, origin: int) -> np.ndarray:
+    def _test_rows(self, started: np.ndarray, origin: int) -> np.ndarray:
         """Positions of the rows to forecast, by series and time."""
         time = self.data.time
-        found = np.flatnonzero(begun & (time > origin) & (time <= origin + self.horizon))
+        found = np.flatnonzero(started & (time > origin) & (time <= origin + self.horizon))
         if len(found) == 0:
             raise DataError(
                 f"{_OWNER}: no series has rows both before and after origin "
@@ -272,22 +276,21 @@ class _Job:
         if not y:
             X, train = hide_future(model, X, self.data.columns), self.data.frame[given]
         start = perf_counter()
-        values = forecast_rows(model, X, sorted({*self.columns.values()}), train)
+        values = forecast_rows(model, X, self._levels, train)
         return self._frame(model, origin, test, values, fit_seconds, perf_counter() - start)
 
     def _at_once(
         self,
         model: Any,
-        begun: np.ndarray,
+        started: np.ndarray,
         given: np.ndarray,
         tests: list[np.ndarray],
         fit_seconds: float,
     ) -> list[pd.DataFrame]:
         """Forecasts from all origins in one pass, each of which knows the rows before it only."""
         data, n_origins, start = self.data, len(tests), perf_counter()
-        used = begun & (data.time <= self.origins[-1] + self.horizon)
-        later = (*data.rows(used & ~given), None)[:2]
-        panel = model._extended(*later)
+        used = started & (data.time <= self.origins[-1] + self.horizon)
+        panel = model._extended(*(*data.rows(used & ~given), None)[:2])
         view = model._at(panel)
         follow_seconds, start = perf_counter() - start, perf_counter()
         keys = read_table(_OWNER, data.frame.iloc[used], *data.columns).keys
@@ -302,8 +305,7 @@ class _Job:
         known = np.full((len(at), int(step.max()) + 1, panel.known.shape[1]), np.nan)
         known[place, step] = panel.known[panel.indptr[series] + position]
         forecast = view._forecast(panel, of, until[at, of], known.shape[1], known)[place, step]
-        levels = sorted({*self.columns.values()})
-        table = forecast.quantile(levels).unbind(-1) if levels else ()
+        table = forecast.quantile(self._levels).unbind(-1) if self._levels else ()
         values = np.stack([part.cpu().numpy() for part in (forecast.point, *table)])
         seconds = (perf_counter() - start) / n_origins
         fits = [fit_seconds] + [follow_seconds / (n_origins - 1)] * (n_origins - 1)
@@ -326,7 +328,7 @@ class _Job:
         targets = raw_targets(model, data.frame.columns) if y is None else list(y.columns)
         truth, series = data.values(targets, test), data.series[test]
         _check("y_pred", values[0], truth.shape)
-        rows, levels = np.repeat(test, len(targets)), sorted({*self.columns.values()})
+        rows = np.repeat(test, len(targets))
         columns: dict[str, Any] = {
             "model": self.name,
             "origin": data.stamps.take(np.full(len(rows), origin)),
@@ -338,7 +340,7 @@ class _Job:
             "y_pred": values[0].ravel(),
         }
         for name, level in self.columns.items():
-            columns[name] = values[1 + levels.index(level)].ravel()
+            columns[name] = values[1 + self._levels.index(level)].ravel()
             _check(name, columns[name], truth.ravel().shape)
         columns |= {"fit_seconds": fit_seconds, "predict_seconds": predict_seconds}
         if data.keys.series is None:

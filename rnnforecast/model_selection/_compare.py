@@ -159,7 +159,8 @@ def compare(
             "compare: the backtest has origins that are not time stamps of df: pass the data that "
             "it was made from, and series_id= and time= if they are columns"
         )
-    freqs = (getattr(innermost(model), "freq", None) for model in models.values())
+    inner = {name: innermost(model) for name, model in models.items()}
+    freqs = (getattr(model, "freq", None) for model in inner.values())
     freq = next((freq for freq in freqs if freq is not None), None)
     none = np.empty((len(truth), 0))
     panel = Panel.build("compare", data.keys, data.values(targets), none, none, none, freq)
@@ -169,10 +170,12 @@ def compare(
 
     step = int(np.diff(origins).min(initial=len(data.stamps)))
     horizon = int(results["step"].max()) if horizon is None else horizon
-    naive = _first_naive(models)
-    candidates = [baseline] if baseline else _baselines(models)
-    hidden = None
-    if naive is None or not candidates:
+    naives = [name for name, model in inner.items() if isinstance(model, NaiveForecaster)]
+    naives.sort(key=lambda name: inner[name].strategy != "seasonal")
+    kinds = {name: type(model).__module__ for name, model in inner.items()}
+    ours = [name for name, kind in kinds.items() if kind.startswith("rnnforecast.baselines")]
+    candidates, hidden = [baseline] if baseline else ours, ""
+    if not naives or not candidates:
         hidden = "seasonal naive"
         while hidden in names:
             hidden += "'"
@@ -189,14 +192,14 @@ def compare(
     scales = naive_scales(panel, targets, data.stamps[origins], counts, season)
     windows = score_windows(results, named, scales, coverage)
     # forecasts from origins less than a horizon apart share test stamps
-    lags = -(-horizon // step)
-    board, baseline = _leaderboard(windows, naive or hidden, candidates or [hidden], lags)
+    lags, naive = -(-horizon // step), [*naives, hidden][0]
+    board, baseline = _leaderboard(windows, naive, candidates or [hidden], lags)
     seconds = results.groupby(["model", "origin"])[["fit_seconds", "predict_seconds"]].first()
     board = board.join(seconds.groupby(level="model").mean())
     board = board[board.index != hidden].sort_values(windows.columns[0], kind="stable")
     board.attrs = {
         "baseline": baseline,
-        "naive": naive or hidden,
+        "naive": naive,
         "seasonality": season,
         "n_origins": len(origins),
     }
@@ -250,21 +253,8 @@ def _season(given: int | None, panel: Panel, lengths: np.ndarray, first_origin: 
     return given
 
 
-def _first_naive(models: dict[str, Any]) -> str | None:
-    """Name of the naive forecast among the models: a seasonal one, else the first."""
-    inner = {name: innermost(model) for name, model in models.items()}
-    naive = [name for name, model in inner.items() if isinstance(model, NaiveForecaster)]
-    seasonal = [name for name in naive if inner[name].strategy == "seasonal"]
-    return next(iter(seasonal or naive), None)
-
-
-def _baselines(models: dict[str, Any]) -> list[str]:
-    kinds = {name: type(innermost(model)).__module__ for name, model in models.items()}
-    return [name for name, kind in kinds.items() if kind.startswith("rnnforecast.baselines")]
-
-
 def _leaderboard(
-    windows: pd.DataFrame, naive: Any, candidates: list, lags: int
+    windows: pd.DataFrame, naive: str, candidates: list[str], lags: int
 ) -> tuple[pd.DataFrame, str]:
     """Means, spreads, wins and tests of every model; the baseline that was tested against."""
     first = windows.columns[0]

@@ -70,11 +70,13 @@ def _numbers(frame: pd.DataFrame, columns: list) -> np.ndarray:
 
 
 def target_columns(model: Any, frame: pd.DataFrame, keys: Sequence[Any]) -> list:
-    """Columns that an unfitted model would forecast: those named, else all that have no role."""
+    """Columns that an unfitted model would forecast: those named, else all that have no role; none
+    where the data do not have them or the model does not say.
+    """
     forecaster, columns = innermost(model), frame.columns
     named = _find(getattr(forecaster, "target", None), columns)
-    if named and None not in named:
-        return named
+    if named or not hasattr(forecaster, "target"):
+        return [] if None in named else named
     roles = [getattr(forecaster, role, None) for role in ("known", "static")]
     others = {*keys, *(name for role in roles for name in _find(role, columns))}
     return [c for c in columns if c not in others and pd.api.types.is_numeric_dtype(frame[c].dtype)]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rnnforecast.nn import _library
+from rnnforecast.nn import library as _library
 from rnnforecast.nn._buffers import empty
 
 __all__ = ["Given", "flatten", "run"]

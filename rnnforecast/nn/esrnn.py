@@ -164,7 +164,7 @@ class ESRNN(nn.Module):
         season = sum(term[:, :n_steps] for term in terms[1:])
         # of rows beyond one period, the latest that is known of their phase
         steps = torch.arange(spec.horizon, device=device)
-        base = sum(
+        base: Any = sum(
             term[:, last[:, None] + 1 + steps % period]
             for term, period in zip(terms, (1, *spec.periods))
         )

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from rnnforecast.nn._library import library
 from rnnforecast.nn.cells import FusedCell, GRUCell, LSTMCell, PeepholeLSTMCell, RNNCell
 from rnnforecast.nn.layers import RecurrentStack
+from rnnforecast.nn.library import library
 
 __all__ = ["StackStep", "can_step"]
 

@@ -347,7 +347,7 @@ class SlidingWindows(SteppedTransformer):
         lacking = [name for name in names if name not in table.frame.columns]
         if lacking:
             raise DataError(f"{self._owner}: known column {lacking[0]!r} is missing from X")
-        values = np.full((len(table), len(self.columns_)), np.nan)
+        values = np.full((len(table), len(self.columns_)), np.nan, panel.targets.dtype)
         values[:, self._at(names)] = numeric(self._owner, table.frame[names], names)
         grown, series, positions = self._extend(table, values)
         given = np.zeros((panel.n_series, horizon), dtype=bool)

@@ -47,26 +47,16 @@ def with_value(df, value, column="y"):
 
 # (what is passed to fit, parameters, error, what its message tells)
 FIT = {
-    "too few rows": (
-        lambda: frame(30),
-        {"lookback": 24, "horizon": 12},
-        r"the series has 30 rows; lookback 24 \+ horizon 12 needs at least 36: use lookback <= 18",
-    ),
     "too few rows for the horizon": (
         lambda: frame(30),
         {"lookback": 24, "horizon": 40},
-        r"the series has 30 rows; lookback 24 \+ horizon 40 needs at least 64: use a smaller",
+        r"the series has 30 rows; a row to look back on and horizon 40 need at least 41: use a",
     ),
-    "one row": (lambda: frame(1), {"freq": "h"}, r"1 row \(n_samples=1\).*needs at least"),
-    "a panel series too short": (
-        lambda: panel().drop(index=[("B", s) for s in frame().index[5:]]),
+    "one row": (lambda: frame(1), {"freq": "h"}, r"1 row \(n_samples=1\).*need at least 4"),
+    "no panel series long enough": (
+        lambda: pd.concat({"A": frame(3), "B": frame(2)}, names=["id", "time"]),
         {},
-        r"series 'B' has 5 rows; lookback 6 \+ horizon 3 needs at least 9: use lookback <= 2",
-    ),
-    "a panel series shorter than the horizon": (
-        lambda: panel().drop(index=[("B", s) for s in frame().index[2:]]),
-        {},
-        r"series 'B' has 2 rows; .*needs at least 9: .*leave this series out",
+        r"series 'A' has 3 rows; .*horizon 3 need at least 4: use a smaller horizon",
     ),
     "unsorted stamps": (lambda: swap(frame(), 4, 9), {}, r"not sorted.*sort_index"),
     "unsorted stamps of a series": (lambda: swap(panel(), 64, 69), {}, r"series 'B'.*not sorted"),
@@ -184,14 +174,15 @@ def test_fit_refuses_and_changes_nothing(case, was_fitted):
         assert not hasattr(fc, "panel_")
 
 
-def test_the_look_back_named_in_the_error_is_the_longest_that_works():
-    df = frame(30)[["y"]]
+def test_the_number_of_rows_named_in_the_error_is_enough():
+    options = {**TINY, "horizon": 12, "lookback": 24}
     with pytest.raises(DataError) as caught:
-        DeepLSTMForecaster(**{**TINY, "horizon": 12, "lookback": 24}).fit(df)
-    longest = int(re.search(r"lookback <= (\d+)", str(caught.value))[1])
-    DeepLSTMForecaster(**{**TINY, "horizon": 12, "lookback": longest}).fit(df)
-    with pytest.raises(DataError, match=f"lookback <= {longest}"):
-        DeepLSTMForecaster(**{**TINY, "horizon": 12, "lookback": longest + 1}).fit(df)
+        DeepLSTMForecaster(**options).fit(frame(12)[["y"]])
+    least = int(re.search(r"need at least (\d+)", str(caught.value))[1])
+    ahead = DeepLSTMForecaster(**options).fit(frame(least)[["y"]]).forecast()
+    assert np.isfinite(ahead.to_numpy()).all()
+    with pytest.raises(DataError, match=f"need at least {least}"):
+        DeepLSTMForecaster(**options).fit(frame(least - 1)[["y"]])
 
 
 @pytest.mark.parametrize("container", [sparse.csr_matrix, sparse.coo_array])

@@ -8,11 +8,17 @@ from math import ceil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnnforecast import DeepGRUForecaster
-from rnnforecast.forecasters.conformal import ConformalErrors, conformal_quantile
+from rnnforecast.outputs import (
+    ConformalErrors,
+    ConformalForecast,
+    PointForecast,
+    conformal_quantile,
+)
 
 
 def brute_force(errors, level):
@@ -74,10 +80,14 @@ def test_quantiles_stand_around_the_point_in_the_unit_of_the_series():
     errors = rng.normal(size=(50, 3, 2))
     errors[rng.random(errors.shape) < 0.2] = np.nan
     scale = np.array([[1.0, 2.0], [10.0, 20.0]])
-    conformal = ConformalErrors(errors, scale)
     point = rng.normal(size=(2, 3, 2))
     levels = (0.1, 0.5, 0.9)
-    out = conformal.quantiles(point, np.array([1, 0]), levels)
+    around = PointForecast(torch.as_tensor(point))
+    scales = torch.as_tensor(scale[[1, 0]])[:, None]
+    forecast = ConformalForecast(around, ConformalErrors(errors), scales)
+    out = forecast.quantile(levels)
+    for same in (forecast.point, forecast.median, forecast.mean):
+        np.testing.assert_array_equal(same, point)
     for k, i in enumerate((1, 0)):
         for step in range(3):
             for target in range(2):
@@ -86,16 +96,38 @@ def test_quantiles_stand_around_the_point_in_the_unit_of_the_series():
                 for j, level in enumerate(levels):
                     expected = point[k, step, target] + scale[i, target] * brute_force(own, level)
                     np.testing.assert_allclose(out[k, step, target, j], expected)
+    # some rows and steps of it say the same of them
+    np.testing.assert_array_equal(forecast[1:, [2, 0]].quantile(levels), out[1:, [2, 0]])
+
+
+def test_samples_are_errors_of_past_origins_over_all_steps():
+    rng = np.random.default_rng(0)
+    errors = rng.normal(size=(40, 3, 2))
+    errors[5, 1, 0] = np.nan  # no whole path
+    point, scale = torch.zeros(2, 5, 2).double(), torch.tensor([[[1.0, 2.0]], [[10.0, 20.0]]])
+    conformal = ConformalErrors(errors)
+    forecast = ConformalForecast(PointForecast(point), conformal, scale.double())
+    drawn = forecast.sample(50, torch.Generator().manual_seed(0)) / scale
+    assert drawn.shape == (50, 2, 5, 2)
+    grow = (np.arange(4, 6) / 3)[:, None] ** conformal.growth()
+    for path in drawn.flatten(0, 1).numpy():
+        (origin,) = np.flatnonzero(np.isclose(errors[:, 0, 0], path[0, 0]))
+        assert origin != 5
+        np.testing.assert_allclose(path[:3], errors[origin])
+        np.testing.assert_allclose(path[3:], errors[origin, 2] * grow)
+    assert len(np.unique(drawn[..., 0, 0])) > 20
+    again = forecast.sample(50, torch.Generator().manual_seed(0)) / scale
+    assert torch.equal(again, drawn)
 
 
 def test_a_step_with_few_errors_borrows_those_of_all_steps():
     errors = np.random.default_rng(0).normal(size=(40, 3, 1))
     errors[19:, 1] = np.nan  # 19 are left, one short of enough
-    offsets = ConformalErrors(errors, np.ones((1, 1))).offsets(3, (0.9,))
+    offsets = ConformalErrors(errors).offsets(3, (0.9,))
     pooled = errors[~np.isnan(errors)]
     assert offsets[1, 0, 0] == brute_force(pooled, 0.9)
     assert offsets[0, 0, 0] == brute_force(errors[:, 0, 0], 0.9)
-    none = ConformalErrors(np.full((5, 2, 1), np.nan), np.ones((1, 1)))
+    none = ConformalErrors(np.full((5, 2, 1), np.nan))
     assert (none.offsets(4, (0.1, 0.9)) == 0).all()
 
 
@@ -105,12 +137,12 @@ def test_a_step_with_few_errors_borrows_those_of_all_steps():
 def test_growth_is_the_slope_of_the_log_error(power, expected):
     base = np.random.default_rng(0).normal(size=(30, 1, 1))
     steps = np.arange(1, 9)[None, :, None]
-    conformal = ConformalErrors(base * steps**power, np.ones((1, 1)))
+    conformal = ConformalErrors(base * steps**power)
     np.testing.assert_allclose(conformal.growth(), [expected], atol=1e-12)
     offsets = conformal.offsets(20, (0.1, 0.9))
     factor = (np.arange(9, 21) / 8) ** expected
     np.testing.assert_allclose(offsets[8:], offsets[7] * factor[:, None, None])
-    alone = ConformalErrors(base, np.ones((1, 1)))
+    alone = ConformalErrors(base)
     np.testing.assert_allclose(alone.growth(), [0.5])
 
 

@@ -22,7 +22,7 @@ from rnnforecast import (
     DeepRNNForecaster,
 )
 from rnnforecast.exceptions import DataError, DivergedError, NotFittedError
-from rnnforecast.forecasters._plan import make_plan
+from rnnforecast.training import Learner
 from rnnforecast.training.optimizers import Adam
 
 pytestmark = pytest.mark.machine
@@ -67,9 +67,18 @@ def state(thing):
         return {f.name: state(getattr(thing, f.name)) for f in dataclasses.fields(thing)}
     if isinstance(thing, dict):
         return {k: state(v) for k, v in thing.items()}
+    if isinstance(thing, (list, tuple)):
+        return [state(v) for v in thing]
     if isinstance(thing, (pd.Index, pd.Series)):
         return list(thing)
-    return repr(vars(thing)) if hasattr(thing, "__dict__") else repr(thing)
+    return state(vars(thing)) if hasattr(thing, "__dict__") else repr(thing)
+
+
+def trained(monkeypatch):
+    """The learners that fits go through from here on."""
+    learners, fit = [], Learner.fit
+    monkeypatch.setattr(Learner, "fit", lambda self, *a: learners.append(self) or fit(self, *a))
+    return learners
 
 
 def weights(fc):
@@ -771,12 +780,16 @@ def test_future_index_is_that_of_the_forecast():
 @pytest.mark.parametrize(
     ("fraction", "held"), [(0.0, 0), (0.1, 10), (0.5, 50), (0.99, 90), (0.01, 4)]
 )
-def test_validation_takes_what_leaves_one_training_window(fraction, held):
+def test_validation_takes_what_leaves_one_training_window(fraction, held, monkeypatch):
     """Of 100 rows with look-back 6 and horizon 4: a share that asks for more gets 90."""
-    panel = tiny().fit(pd.DataFrame({"y": np.arange(100.0)})).panel_
-    plan = make_plan("Someone", panel, 4, 6, 1, fraction)
-    assert len(plan.validation) == max(held - 3, 0)  # windows of 4 within the held rows
-    assert len(plan.train) == 100 - held - 6 - 3
+    learners = trained(monkeypatch)
+    df = pd.DataFrame({"y": np.arange(100.0)})
+    fc = tiny(horizon=4, validation_fraction=fraction, max_epochs=1).fit(df)
+    (learner,) = learners
+    n_train, n_validation = 100 - held - 6 - 3, max(held - 3, 0)  # windows of 4 in the held rows
+    assert len(learner.source.windows) == n_train
+    assert sum(len(batch.truth) for batch, _ in learner.validation) == n_validation
+    assert len(fc.conformal_.errors) == (n_validation or n_train)
 
 
 def test_update_does_not_round_float64_rows_to_a_float32_history():

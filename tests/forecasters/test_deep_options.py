@@ -18,7 +18,6 @@ from rnnforecast import (
 from rnnforecast.data.seasonality import choose_segment
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters import deep
-from rnnforecast.forecasters._training import choose_batch_size
 
 TINY = {"horizon": 4, "lookback": 12, "hidden_size": 4, "max_epochs": 2, "random_state": 0}
 
@@ -53,9 +52,12 @@ def test_a_segment_longer_than_the_lookback_is_refused():
         DeepLSTMForecaster(**TINY, segment=13).fit(frame())
 
 
-@pytest.mark.parametrize(("n", "batch"), [(10, 32), (50_000, 50), (999_000, 128)])
+@pytest.mark.parametrize(("n", "batch"), [(10, 32), (50_000, 50), (200_000, 128)])
 def test_the_batch_is_a_thousandth_of_the_windows(n, batch):
-    assert choose_batch_size(n) == batch
+    quick = {"horizon": 1, "lookback": 2, "seasonality": 1, "hidden_size": 2, "max_epochs": 1}
+    fc = DeepGRUForecaster(**quick, n_layers=1, validation_fraction=0.0, calendar=False)
+    assert fc.fit(np.arange(n + 2.0)[:, None] % 7).batch_size_ == batch
+    assert fc.set_params(batch_size=3).fit(np.arange(20.0)[:, None]).batch_size_ == 3
 
 
 def test_many_windows_get_a_wider_network(monkeypatch):

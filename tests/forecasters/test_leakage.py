@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from rnnforecast import DeepGRUForecaster, DeepLSTMForecaster
-from rnnforecast.forecasters._plan import make_plan
+from rnnforecast.training import Learner
 
 TINY = {
     "horizon": 3,
@@ -121,15 +122,23 @@ def test_no_weight_is_trained_on_validation_rows(make):
     )
 
 
-def test_windows_of_training_end_before_those_of_validation_begin():
+def test_windows_of_training_end_before_those_of_validation_begin(monkeypatch):
     df = panel().drop(index=[("b", s) for s in frame().index[60:]])
+    df["x"] = np.arange(160)  # names the row
+    learners, fit = [], Learner.fit
+    monkeypatch.setattr(Learner, "fit", lambda self, *a: learners.append(self) or fit(self, *a))
     fc = DeepGRUForecaster(**TINY, target=["y", "z"], known="x").fit(df)
-    plan = make_plan("Someone", fc.panel_, 3, 6, 1, 0.1)
-    series, origins = plan.train[np.arange(len(plan.train))]
-    v_series, v_origins = plan.validation[np.arange(len(plan.validation))]
-    for i, n in ((0, 100), (1, 60)):
+    (learner,) = learners
+
+    def origins_of(batches):
+        ahead = np.concatenate([batch.inputs.future_known[:, 0, 0] for batch in batches])
+        return np.sort(np.rint(ahead * fc.scale_.known_scale + fc.scale_.known_loc))
+
+    rows = origins_of(learner.source.epoch(torch.Generator()))  # an epoch is one pass
+    v_rows = origins_of(batch for batch, _ in learner.validation)
+    for begin, n in ((0, 100), (100, 60)):
         cut = n - n // 10
-        own, v_own = origins[series == i], v_origins[v_series == i]
+        own, v_own = (x[(x >= begin) & (x < begin + n)] - begin for x in (rows, v_rows))
         assert own.min() == 6  # a whole look-back
         assert own.max() + 3 == cut  # the last forecast row is the last trained on
         assert v_own.min() == cut
@@ -168,7 +177,7 @@ def test_calibration_errors_are_truths_less_forecasts_from_the_rows_before():
     df = frame()
     fc = DeepGRUForecaster(**TINY, **ROLES).fit(df)
     moved = copy.deepcopy(fc)
-    scale = fc.conformal_.scale[0]
+    scale = fc.scale_.target_scale[0]
     origins = range(90, 98)  # forecasts of three steps that lie in the last ten rows
     assert len(fc.conformal_.errors) == len(origins)
     for k, origin in enumerate(origins):

@@ -14,8 +14,7 @@ from sklearn.base import clone
 
 from rnnforecast import DeepGRUForecaster, DeepLSTMForecaster
 from rnnforecast.exceptions import DataError, DivergedError
-from rnnforecast.forecasters import _training
-from rnnforecast.forecasters._members import average
+from rnnforecast.training import seeds_of
 from rnnforecast.training.optimizers import Adam
 
 pytestmark = pytest.mark.machine
@@ -55,12 +54,11 @@ def bits(network):
     return {name: value.numpy().tobytes() for name, value in network.state_dict().items()}
 
 
-def alone(fc, k, **options):
-    """Forecast of member k."""
-    twin = clone(fc).set_params(n_members=1)
-    twin.__dict__.update({n: v for n, v in vars(fc).items() if n.endswith("_")})
-    twin.model_ = fc.model_.members[k]
-    return twin.forecast(FUTURE, **options)
+def alone(fc, k):
+    """Member k by itself."""
+    twin = copy.copy(fc)
+    twin.networks_ = [fc.networks_[k]]
+    return twin
 
 
 def test_the_first_member_is_the_single_model(single, several):
@@ -74,11 +72,11 @@ def test_the_first_member_is_the_single_model(single, several):
 
 @pytest.mark.parametrize("random_state", [5, np.random.RandomState(5), None])
 def test_seeds(random_state):
-    first = _training.seeds_of(random_state, 4)
+    first = seeds_of(random_state, 4)
     assert len(set(first)) == 4
     if random_state is not None:
-        assert first[0] == _training.seed_of(5)
-        assert first[:2] == _training.seeds_of(5, 2)
+        assert first[:1] == seeds_of(5, 1)
+        assert first[:2] == seeds_of(5, 2)
 
 
 @pytest.mark.parametrize("horizon", [None, 7])
@@ -88,30 +86,21 @@ def test_a_forecast_is_the_average_of_the_members_own(several, aggregate, horizo
     if aggregate == "mean":
         fc = fit(n_members=3, aggregate="mean")
         assert [bits(n) for n in fc.networks_] == [bits(n) for n in several.networks_]
-    each = np.stack([alone(fc, k, horizon=horizon) for k in range(3)])
+    each = np.stack([alone(fc, k).forecast(FUTURE, horizon=horizon) for k in range(3)])
     expected = getattr(np, aggregate)(each, axis=0)
     np.testing.assert_array_equal(fc.forecast(FUTURE, horizon=horizon), expected)
 
 
 def test_rows_of_the_past_are_averaged_too(several):
     rows = DF.groupby(level=0).tail(5)
-    each = np.stack([m.in_sample(several.panel_, *args(several, rows)) for m in members(several)])
-    np.testing.assert_allclose(several.predict(rows), np.median(each, 0)[:, 0, 0], rtol=1e-12)
-
-
-def members(fc):
-    return fc.model_.members
-
-
-def args(fc, rows):
-    series = np.repeat([0, 1], 5)
-    return series, np.tile(np.arange(55, 60), 2), rows[["x"]].to_numpy()
+    each = np.stack([alone(several, k).predict(rows) for k in range(3)])
+    np.testing.assert_allclose(several.predict(rows), np.median(each, 0), rtol=1e-12)
 
 
 def test_quantiles_are_averaged_level_by_level():
     fc = fit(n_members=4, quantiles=[0.1, 0.9])
     levels = [0.1, 0.5, 0.9]
-    each = np.stack([alone(fc, k, quantiles=levels) for k in range(4)])
+    each = np.stack([alone(fc, k).forecast(FUTURE, quantiles=levels) for k in range(4)])
     ours = fc.forecast(FUTURE, quantiles=levels)
     np.testing.assert_array_equal(ours, np.median(each, axis=0))
     assert (np.diff(ours.to_numpy(), axis=1) >= 0).all()
@@ -119,17 +108,17 @@ def test_quantiles_are_averaged_level_by_level():
 
 def test_intervals_are_calibrated_on_the_averaged_forecast(several):
     """Errors of the averaged forecast at every origin of the validation rows."""
-    errors = several.conformal_.errors  # in series units
-    units = several.model_.units
+    errors = several.conformal_.errors  # on the scale of their series
+    scale = several.scale_.target_scale
     origins = [(i, p) for i in (0, 1) for p in range(54, 58)]  # the last tenth: 6 rows
     assert errors.shape == (len(origins), 3, 1)
     for (i, p), error in zip(origins, errors):
         rows = several.panel_.series(i)
         ahead = slice(rows.start + p, rows.start + p + 3)
         known = several.panel_.known[ahead][None]
-        values = several.model_.future(several.panel_, np.array([i]), 3, known, np.array([p]))
+        point = several._forecast(several.panel_, np.array([i]), np.array([p]), 3, known).point
         truth = several.panel_.targets[ahead]
-        expected = (truth - values[0, :, :, 0]) / units.target_scale[i]
+        expected = (truth - point[0].numpy()) / scale[i]
         np.testing.assert_allclose(error, expected, atol=2e-5)
 
 
@@ -220,16 +209,6 @@ def test_a_member_that_diverges_is_named_and_nothing_is_left_half_fitted(monkeyp
 def test_unusable_parameters(options, message):
     with pytest.raises(DataError, match=message):
         fit(**options)
-
-
-def test_average():
-    rng = np.random.default_rng(0)
-    values = [np.sort(rng.normal(size=(3, 5))) for _ in range(4)]
-    for name in ("median", "mean"):
-        out = average(values, name)
-        np.testing.assert_array_equal(out, getattr(np, name)(np.stack(values), axis=0))
-        assert (np.diff(out) >= 0).all()  # members in order: so is their average
-    assert average(values[:1], "median") is values[0]
 
 
 # -- precision -------------------------------------------------------------------------------------

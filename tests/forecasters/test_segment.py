@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -44,13 +45,14 @@ def weights(fc):
 
 
 @pytest.mark.parametrize("season", [1, 2, 4, 7, 12, 24, 48, 52, 96, 144, 168, 365])
-@pytest.mark.parametrize("shortest", [3, 20, 60, 300, 1000, 20_000])
+@pytest.mark.parametrize("typical", [3, 20, 60, 300, 1000, 20_000])
 @pytest.mark.parametrize("horizon", [1, 13, 96])
-def test_rules_against_their_description(season, shortest, horizon):
-    lookback = choose_long_lookback(shortest, horizon, season)
+def test_rules_against_their_description(season, typical, horizon):
+    panel = SimpleNamespace(lengths=np.array([1, typical, 10 * typical]))
+    lookback = choose_long_lookback(panel, horizon, season)
     seasons = 30 * season if season > 1 else 0
     wanted = min(max(seasons, 2 * horizon, 24), 720)
-    assert lookback == max(min(wanted, (shortest - horizon) // 2), 1)
+    assert lookback == max(min(wanted, (typical - horizon) // 2), 1)
     segment = choose_long_segment(season, lookback)
     assert 1 <= segment <= lookback
     if season == 1:
@@ -79,7 +81,7 @@ def test_choices_are_fitted_attributes_and_told():
         ({"scaler": "minmax"}, "scaler"),
         ({"dropout": 1.0}, "dropout"),
         ({"hidden_size": 0}, "hidden_size"),
-        ({"lookback": 200}, "use lookback <="),
+        ({"horizon": 120}, "need at least 121: use a smaller horizon"),
     ],
 )
 def test_bad_parameters_say_what_to_do(options, message):

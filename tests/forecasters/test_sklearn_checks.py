@@ -57,7 +57,10 @@ def test_scikit_learn(estimator, check):
 
 
 @pytest.mark.slow
-@parametrize_with_checks([DeepLSTMForecaster()], expected_failed_checks=declared)
+@parametrize_with_checks(
+    [DeepLSTMForecaster(), SegmentRNNForecaster(), ESRNNForecaster()],
+    expected_failed_checks=declared,
+)
 def test_scikit_learn_with_the_defaults(estimator, check):
     check(estimator)
 

@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from rnnforecast import metrics
 from rnnforecast.baselines import NaiveForecaster
+from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
 from rnnforecast.model_selection import backtest, compare, diebold_mariano
 
@@ -179,6 +180,24 @@ def test_few_origins_and_long_overlap_have_no_test(frame):
     overlapping = compare(models, frame, horizon=5, n_origins=4, step=1)
     assert overlapping["dm_pvalue"].isna().all()
     assert compare(models, frame, horizon=5, n_origins=4, step=2)["dm_pvalue"].notna().sum() == 1
+
+
+def test_one_season_rule_for_networks_scales_and_the_naive_forecast():
+    """Counted rows of a panel, where no calendar says the season; only rows before count."""
+    rng = np.random.default_rng(0)
+    months = 5 * np.sin(np.arange(96) * np.pi / 6)
+    parts = {k: pd.DataFrame({"y": 20 + months + rng.normal(size=96)}) for k in "abcd"}
+    df = pd.concat({**parts, "late": parts["a"][:12].set_axis(range(84, 96))}, names=["id", "n"])
+    board = compare(NaiveForecaster(target="y"), df, horizon=6, n_origins=2)
+    assert board.attrs["seasonality"] == choose_seasonality(
+        NaiveForecaster(target="y").fit(df[df.index.get_level_values("n") < 84]).panel_
+    )
+    assert board.attrs["seasonality"] == 12
+    assert board.attrs["n_series"] == [4, 5]
+    spoilt = df.copy()
+    spoilt.loc[spoilt.index.get_level_values("n") >= 84] = 0.0
+    again = compare(NaiveForecaster(target="y"), spoilt, horizon=6, n_origins=2)
+    assert again.attrs["seasonality"] == 12
 
 
 def test_short_data_fall_back_to_no_season():

@@ -21,7 +21,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnnforecast.nn import _library
+from rnnforecast.nn import library as _library
 from rnnforecast.nn.recurrence import recur
 
 CELLS = ["rnn", "lstm", "peephole", "gru"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rnnforecast.nn import step as module
-from rnnforecast.nn._library import library
+from rnnforecast.nn.library import library
 from rnnforecast.nn.layers import RecurrentStack
 from rnnforecast.nn.step import StackStep, can_step
 

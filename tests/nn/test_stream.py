@@ -12,7 +12,7 @@ from torch import nn
 
 from rnnforecast.nn import CELLS, Cell, ForecastNetwork, Inputs, NetworkSpec, RecurrentStack
 from rnnforecast.nn import step as step_module
-from rnnforecast.nn._library import library
+from rnnforecast.nn.library import library
 from rnnforecast.nn.step import StackStep
 from rnnforecast.nn.stream import StreamEncoder, can_stream
 

@@ -290,6 +290,12 @@ def test_future_needs_the_known_columns_only(rng):
         windows.future()
 
 
+def test_future_keeps_float32(rng):
+    X = series(rng.normal(size=(20, 2))).astype(np.float32)
+    windows = SlidingWindows(lookback=2, horizon=3, known="b").fit(X.iloc[:15])
+    assert (windows.future(X.iloc[15:]).dtypes == np.float32).all()
+
+
 def test_array_rule(rng):
     X = rng.normal(size=(20, 1))
     windows = SlidingWindows(lookback=3).fit(X[:15])

@@ -312,6 +312,25 @@ def test_key_columns(rng):
     np.testing.assert_allclose(differencer.inverse_transform(step)["c0"], [expected])
 
 
+def test_series_without_time_stamps_are_counted_each_by_itself():
+    X = pd.DataFrame({"s": list("aabbab"), "y": [1.0, 3, 10, 40, 6, 90]})
+    differencer = Differencer(series_id="s").fit(X)
+    changes = differencer.transform(X)
+    np.testing.assert_array_equal(changes["y"], [np.nan, 2, np.nan, 30, 3, 50])
+    pd.testing.assert_frame_equal(differencer.inverse_transform(changes), X)
+    later = pd.DataFrame({"s": list("bab"), "y": [91.0, 8, 93]})
+    np.testing.assert_array_equal(differencer.transform(later)["y"], [1, 2, 2])
+
+
+def test_a_fit_that_fails_keeps_what_was_fitted(rng):
+    X = rng.normal(size=(20, 2))
+    differencer = Differencer().fit(X)
+    expected = differencer.transform(X)
+    with pytest.raises(DataError, match="lags must be"):
+        differencer.set_params(lags=0).fit(hourly(np.ones(5)))
+    np.testing.assert_array_equal(differencer.transform(X), expected)
+
+
 @pytest.mark.parametrize("transformer", [Differencer(), Deseasonalizer(seasonality=4)], ids=repr)
 def test_future_rows_change_nothing_of_the_past(rng, transformer):
     X = hourly(rng.normal(size=(60, 2)))

@@ -58,7 +58,7 @@ def status() -> Status:
 
     Examples
     --------
-    >>> from rnnforecast.nn._library import library, status
+    >>> from rnnforecast.nn.library import library, status
     >>> (library() is None) == (status().path == "torch")
     True
     """
