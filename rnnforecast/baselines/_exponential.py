@@ -328,7 +328,12 @@ def fit_ets(y: np.ndarray, x: np.ndarray, forms: list[list[Form]], maxiter: int)
         raise DataError(
             "exponential smoothing could not be fitted: use another forecaster, or drop this series"
         )
-    common = {"note": note, "converged": found.converged, "first": first, "form": form}
+    common: dict[str, Any] = {
+        "note": note,
+        "converged": found.converged,
+        "first": first,
+        "form": form,
+    }
     if not form.linear:
         start, sigma = found.start.copy(), found.sigma * (unit if form.error == "add" else 1.0)
         start[: len(start) - (form.m if form.seasonal == "mul" else 0)] *= unit
@@ -351,9 +356,9 @@ def forms_of(
         seasons = [(own, None), (own, "add"), ("mul", "mul")][: 2 if error == "add" else 3]
     else:
         seasons = [("mul" if error == "auto" and seasonal == "mul" else own, seasonal)]
-    trends = [(None, False)] * (trend != "add")
+    trends: list[tuple[str | None, bool]] = [(None, False)] * (trend != "add")
     if trend is not None:
-        trends += [("add", fades) for fades in ((False, True) if damped == "auto" else (damped,))]
+        trends += [("add", bool(d)) for d in ((False, True) if damped == "auto" else (damped,))]
     return [[Form(e, *t, s, m if s else 0) for t in trends] for e, s in seasons]
 
 

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -121,8 +121,8 @@ class FilterModel(LocalModel):
             half = len(y) // 2
             left = self.run(y[:half], x[:half], row, at)
             right = self.run(y[half:], x[half:], row + half, left)
-            joined = (np.concatenate(parts) for parts in zip(left[:2], right[:2], strict=True))
-            return Filtered(*joined, right.state, right.cov)
+            mean, variance = (np.append(a, b) for a, b in zip(left[:2], right[:2], strict=True))
+            return Filtered(mean, variance, right.state, right.cov)
         # a covariate may be missing only where the target is, where nothing is read
         effect = self.effect(np.nan_to_num(x))
         model = self.space((y - effect - self.trend(row, len(y))) / self.unit)
@@ -213,8 +213,8 @@ class LocalForecaster(BaseForecaster):
     _uses_known = False  # whether covariates take part
 
     if TYPE_CHECKING:  # fitted, and so no parameters
-        models_: list[list[LocalModel]]
-        seasonality_: int
+        models_: list[list[LocalModel]] = field(init=False)
+        seasonality_: int = field(init=False)
 
     @abstractmethod
     def _local_fit(self, seasonality: int) -> tuple[Callable, dict[str, Any]]:
@@ -258,7 +258,7 @@ class LocalForecaster(BaseForecaster):
             check_values(owner, history, 2)
         read = np.zeros(history.n_series, dtype=np.int64) if fresh else self.panel_.lengths
         self._check_covariates(history, read)
-        models = []
+        models: list[list[LocalModel]] = []
         with _quiet():
             for i, old in enumerate(place):
                 shift = self._shift(history, i, int(old)) if fresh else 0

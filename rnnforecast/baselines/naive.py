@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,13 +78,13 @@ class NaiveForecaster(BaseForecaster):
     seasonality: int | None = None
 
     if TYPE_CHECKING:  # fitted, and so no parameters
-        seasonality_: int
-        drift_: np.ndarray
-        sigma_: np.ndarray
-        season_sigma_: np.ndarray
-        span_: np.ndarray
-        mean_: np.ndarray
-        std_: np.ndarray
+        seasonality_: int = field(init=False)
+        drift_: np.ndarray = field(init=False)
+        sigma_: np.ndarray = field(init=False)
+        season_sigma_: np.ndarray = field(init=False)
+        span_: np.ndarray = field(init=False)
+        mean_: np.ndarray = field(init=False)
+        std_: np.ndarray = field(init=False)
 
     def _check_params(self) -> None:
         super()._check_params()
