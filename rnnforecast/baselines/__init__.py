@@ -2,7 +2,6 @@
 
 from rnnforecast.baselines.arima import ARIMAForecaster, AutoARIMAForecaster
 from rnnforecast.baselines.ets import ETSForecaster
-from rnnforecast.baselines.local import LocalForecaster
 from rnnforecast.baselines.naive import NaiveForecaster
 from rnnforecast.baselines.theta import ThetaForecaster
 
@@ -10,7 +9,6 @@ __all__ = [
     "ARIMAForecaster",
     "AutoARIMAForecaster",
     "ETSForecaster",
-    "LocalForecaster",
     "NaiveForecaster",
     "ThetaForecaster",
 ]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import LinAlgError, qr
 
-from rnnforecast.baselines.local import FilterModel, leading_missing
+from rnnforecast.baselines._local import FilterModel, leading_missing
 
 __all__ = ["ArimaModel", "Orders", "fit_arima", "fit_auto_arima"]
 
@@ -65,37 +65,23 @@ class Orders(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ArimaModel(FilterModel):
-    """A fitted regression with ARIMA errors.
+    """A fitted regression with ARIMA errors."""
 
-    Attributes
-    ----------
-    orders : Orders
-    arma : ndarray
-        Coefficients in the order of ``orders.terms``.
-    slopes : ndarray, shape (n_trend,)
-        Coefficients of the powers of time in ``orders.trend``; row 0 of fit is time 0.
-    beta : ndarray, shape (n_known,)
-        Coefficients of the covariates.
-    offset : float
-        Taken from the values before the filter, where differencing makes it any number.
-    time : int
-        Time of row 0.
-    """
-
-    orders: Orders
-    arma: np.ndarray
-    slopes: np.ndarray
-    beta: np.ndarray
-    offset: float
-    time: int = 0
+    form: Orders
+    arma: np.ndarray  # coefficients in the order of ``form.terms``
+    slopes: np.ndarray  # of the powers of time in ``form.trend``; row 0 of fit is time 0
+    beta: np.ndarray  # of the covariates
+    offset: float = 0.0  # added to the trend, where differencing makes it any number
+    time: int = 0  # of row 0
+    row: int = 0
 
     def space(self, values):
-        model = _sarimax(values, self.orders)
+        model = _sarimax(values, self.form)
         model.update(np.append(self.arma, 1.0))
         return model
 
     def trend(self, start, n):
-        return _powers(self.time + start, n, self.orders.trend) @ self.slopes + self.offset
+        return _powers(self.time + start, n, self.form.trend) @ self.slopes + self.offset
 
     def effect(self, x):
         return x @ self.beta if len(self.beta) else 0.0
@@ -103,8 +89,8 @@ class ArimaModel(FilterModel):
     def one_step(self, y, x):
         mean, variance = super().one_step(y, x)
         unknown = np.logical_and.accumulate(variance > _UNKNOWN * self.sigma**2)
-        unknown[self.first + 3 * self.orders.n_lost :] = False
-        if unknown.any() and self.orders.n_lost:
+        unknown[self.first + 3 * self.form.n_lost :] = False
+        if unknown.any() and self.form.n_lost:
             # the level is not known yet: the last observation, or the mean before the first one
             rest = y - self.effect(np.nan_to_num(x)) - self.trend(0, len(y))
             row = np.maximum.accumulate(np.where(np.isnan(rest), -1, np.arange(len(y))))
@@ -114,18 +100,12 @@ class ArimaModel(FilterModel):
         return mean, variance
 
     def moved(self, y, x, shift):
-        return replace(self, first=leading_missing(y), time=shift).filtered(y, x)
-
-    def filtered(self, y: np.ndarray, x: np.ndarray) -> ArimaModel:
-        """The model at the end of a history whose first observed row is ``first``."""
-        fresh = replace(self, row=self.first, state=None, cov=None)
-        if self.orders.n_lost:  # the filter starts at 0, so that its numbers stay small
-            start = self.effect(x[self.first]) + self.trend(self.first, 1)[0] - self.offset
-            fresh = replace(fresh, offset=float(y[self.first] - start))
+        first = leading_missing(y)
+        fresh = replace(self, first=first, time=shift, row=first, state=None, cov=None)
+        if self.form.n_lost:  # the filter starts at 0, so that its numbers stay small
+            start = self.effect(x[first]) + fresh.trend(first, 1)[0] - self.offset
+            fresh = replace(fresh, offset=float(y[first] - start))
         return fresh.updated(y, x)
-
-    def describe(self):
-        return str(self.orders)
 
 
 def _sarimax(values: np.ndarray, orders: Orders, **options: Any) -> Any:
@@ -175,16 +155,8 @@ def _spread(values: np.ndarray) -> float:
 
 
 def fit_arima(y: np.ndarray, x: np.ndarray, orders: Orders, maxiter: int) -> ArimaModel:
-    """Maximum likelihood fit to one series.
-
-    Parameters
-    ----------
-    y : ndarray, shape (n_rows,)
-        At least two observed values.
-    x : ndarray, shape (n_rows, n_known)
-        NaN only where ``y`` is NaN.
-    orders : Orders
-    maxiter : int
+    """Maximum likelihood fit to one series with at least two observed values; NaN in ``x`` only
+    where ``y`` is NaN.
     """
     first, n_observed, asked = leading_missing(y), int((~np.isnan(y)).sum()), orders
     orders = _feasible(n_observed, x.shape[1], asked)
@@ -226,36 +198,17 @@ def fit_arima(y: np.ndarray, x: np.ndarray, orders: Orders, maxiter: int) -> Ari
     slopes, beta = np.split(coefficients, [len(orders.trend)])
     if not lost and len(slopes):
         slopes[0] += centre
-    return _model(y, x, orders, arma, slopes, beta, sigma * unit, unit, 0.0, converged, note)
-
-
-def _model(
-    y: np.ndarray,
-    x: np.ndarray,
-    orders: Orders,
-    arma: np.ndarray,
-    slopes: np.ndarray,
-    beta: np.ndarray,
-    sigma: float,
-    unit: float,
-    offset: float,
-    converged: bool = True,
-    note: str = "",
-) -> ArimaModel:
-    """The model at the end of its history."""
-    return ArimaModel(
+    model = ArimaModel(
         converged=converged,
         note=note,
-        first=leading_missing(y),
-        row=0,
-        orders=orders,
+        form=orders,
         arma=arma,
         slopes=slopes,
         beta=beta,
-        sigma=float(sigma),
-        unit=max(float(sigma), 1e-9 * unit),
-        offset=offset,
-    ).filtered(y, x)
+        sigma=float(sigma) * unit,
+        unit=max(float(sigma), 1e-9) * unit,
+    )
+    return model.moved(y, x, 0)
 
 
 def _search(
@@ -321,11 +274,17 @@ def fit_auto_arima(
     slopes = [coefficient[("intercept", "drift")[power]] for power in orders.trend]
     beta = np.zeros(x.shape[1])
     beta[keep] = [coefficient[f"ex_{j + 1}"] for j in range(len(keep))]
-    offset = -coefficient.get("drift", 0.0) * (rows[0] - 1)  # there the first row is time 1
-    unit = float(np.nanstd(y))
-    return _model(
-        y, x, orders, np.array(arma), np.array(slopes), beta, np.sqrt(sigma2), unit, offset
+    sigma = float(np.sqrt(sigma2))
+    model = ArimaModel(
+        form=orders,
+        arma=np.array(arma),
+        slopes=np.array(slopes),
+        beta=beta,
+        offset=-coefficient.get("drift", 0.0) * (rows[0] - 1),  # there the first row is time 1
+        sigma=sigma,
+        unit=max(sigma, 1e-9 * float(np.nanstd(y))),
     )
+    return model.moved(y, x, 0)
 
 
 def _choose(

@@ -10,10 +10,11 @@ import pandas as pd
 
 from rnnforecast._validation import check_choice, check_int
 from rnnforecast.baselines._arima import ArimaModel, Orders, fit_arima, fit_auto_arima
-from rnnforecast.baselines.local import LocalForecaster
+from rnnforecast.baselines._local import LocalForecaster
 from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError, optional_import
 from rnnforecast.forecasters._rows import Rows
+from rnnforecast.forecasters.parameters import estimator
 
 __all__ = ["ARIMAForecaster", "AutoARIMAForecaster"]
 
@@ -45,12 +46,12 @@ class _ArimaBase(LocalForecaster):
     @property
     def order_(self) -> Any:
         """(p, d, q) in use: a tuple, or a frame (series × target)."""
-        return self._per_series(lambda model: model.orders.order, "order_")
+        return self._per_series(lambda model: model.form.order, "order_")
 
     @property
     def seasonal_order_(self) -> Any:
         """(P, D, Q, m) in use: a tuple, or a frame (series × target)."""
-        return self._per_series(lambda model: model.orders.seasonal, "seasonal_order_")
+        return self._per_series(lambda model: model.form.seasonal, "seasonal_order_")
 
     @property
     def params_(self) -> Any:
@@ -62,12 +63,13 @@ class _ArimaBase(LocalForecaster):
 
 def _parameters(model: ArimaModel, known: list) -> pd.Series:
     """Named estimates of one series, as statsmodels names them."""
-    names = [("const", "drift")[power] for power in model.orders.trend]
+    names = [("const", "drift")[power] for power in model.form.trend]
     names += [*known, *model.space(np.zeros(1)).param_names]
     values = np.concatenate([model.slopes, model.beta, model.arma, [model.sigma**2]])
     return pd.Series(values, index=names)
 
 
+@estimator
 class ARIMAForecaster(_ArimaBase):
     """Regression with seasonal ARIMA errors, by maximum likelihood.
 
@@ -80,17 +82,8 @@ class ARIMAForecaster(_ArimaBase):
     trend : {None, "n", "c", "t", "ct"}, default None
         Mean of the series: nothing, a constant, a linear trend in time, or both. None: a constant
         unless the series is differenced. With one difference, "t" is a drift.
-    seasonality : int, optional
-        Steps in a season; None: that of the calendar, else what the autocorrelation says.
     maxiter : int, default 100
         Limit of the optimiser's iterations.
-    horizon : int, default 1
-        Steps of ``forecast()`` and ``predict()``.
-    target, known, static, series_id, time, freq
-        Roles of the columns, as in every forecaster. Known covariates enter linearly, each row's
-        own values in its own mean; past-only and static ones are ignored.
-    n_jobs : int, optional
-        Number of processes over the series of a panel; None is 1.
 
     Attributes
     ----------
@@ -134,36 +127,10 @@ class ARIMAForecaster(_ArimaBase):
     2023-06  10.0
     """
 
-    def __init__(
-        self,
-        *,
-        order: tuple[int, int, int] = (1, 0, 0),
-        seasonal_order: tuple[int, ...] = (0, 0, 0, 0),
-        trend: str | None = None,
-        seasonality: int | None = None,
-        maxiter: int = 100,
-        horizon: int = 1,
-        target: Any = None,
-        known: Any = None,
-        static: Any = None,
-        series_id: Any = None,
-        time: Any = None,
-        freq: Any = None,
-        n_jobs: int | None = None,
-    ):
-        self.order = order
-        self.seasonal_order = seasonal_order
-        self.trend = trend
-        self.seasonality = seasonality
-        self.maxiter = maxiter
-        self.horizon = horizon
-        self.target = target
-        self.known = known
-        self.static = static
-        self.series_id = series_id
-        self.time = time
-        self.freq = freq
-        self.n_jobs = n_jobs
+    order: tuple[int, int, int] = (1, 0, 0)
+    seasonal_order: tuple[int, ...] = (0, 0, 0, 0)
+    trend: str | None = None
+    maxiter: int = 100
 
     def _check_params(self) -> None:
         super()._check_params()
@@ -185,7 +152,7 @@ class ARIMAForecaster(_ArimaBase):
         given = self.seasonal_order[3] if len(self.seasonal_order) == 4 else 0
         return int(given) or super()._season(panel)
 
-    def _local_fit(self, panel: Panel, seasonality: int) -> tuple[Callable, dict[str, Any]]:
+    def _local_fit(self, seasonality: int) -> tuple[Callable, dict[str, Any]]:
         p, d, q = (int(value) for value in self.order)
         seasonal_p, seasonal_d, seasonal_q = (int(value) for value in self.seasonal_order[:3])
         seasonal = seasonal_p + seasonal_d + seasonal_q > 0
@@ -203,6 +170,7 @@ class ARIMAForecaster(_ArimaBase):
         return fit_arima, {"orders": orders, "maxiter": int(self.maxiter)}
 
 
+@estimator
 class AutoARIMAForecaster(_ArimaBase):
     """Regression with seasonal ARIMA errors, its orders chosen by statsforecast.
 
@@ -210,8 +178,6 @@ class AutoARIMAForecaster(_ArimaBase):
 
     Parameters
     ----------
-    seasonality : int, optional
-        Steps in a season; None: that of the calendar, else what the autocorrelation says.
     d, D : int, optional
         Differences and seasonal differences; None: by unit root tests.
     max_p, max_q, max_P, max_Q : int, default 5, 5, 2, 2
@@ -222,13 +188,6 @@ class AutoARIMAForecaster(_ArimaBase):
         Walk through neighbouring orders; False tries all.
     approximation : bool, default False
         Compare orders by conditional sums of squares: quicker for long seasons.
-    horizon : int, default 1
-        Steps of ``forecast()`` and ``predict()``.
-    target, known, static, series_id, time, freq
-        Roles of the columns, as in every forecaster. Known covariates enter linearly, each row's
-        own values in its own mean; past-only and static ones are ignored.
-    n_jobs : int, optional
-        Number of processes over the series of a panel; None is 1.
 
     Attributes
     ----------
@@ -266,46 +225,15 @@ class AutoARIMAForecaster(_ArimaBase):
     (0, 1, 0)
     """
 
-    def __init__(
-        self,
-        *,
-        seasonality: int | None = None,
-        d: int | None = None,
-        D: int | None = None,
-        max_p: int = 5,
-        max_q: int = 5,
-        max_P: int = 2,
-        max_Q: int = 2,
-        criterion: str = "aicc",
-        stepwise: bool = True,
-        approximation: bool = False,
-        horizon: int = 1,
-        target: Any = None,
-        known: Any = None,
-        static: Any = None,
-        series_id: Any = None,
-        time: Any = None,
-        freq: Any = None,
-        n_jobs: int | None = None,
-    ):
-        self.seasonality = seasonality
-        self.d = d
-        self.D = D
-        self.max_p = max_p
-        self.max_q = max_q
-        self.max_P = max_P
-        self.max_Q = max_Q
-        self.criterion = criterion
-        self.stepwise = stepwise
-        self.approximation = approximation
-        self.horizon = horizon
-        self.target = target
-        self.known = known
-        self.static = static
-        self.series_id = series_id
-        self.time = time
-        self.freq = freq
-        self.n_jobs = n_jobs
+    d: int | None = None
+    D: int | None = None
+    max_p: int = 5
+    max_q: int = 5
+    max_P: int = 2
+    max_Q: int = 2
+    criterion: str = "aicc"
+    stepwise: bool = True
+    approximation: bool = False
 
     def _check_params(self) -> None:
         super()._check_params()
@@ -318,7 +246,7 @@ class AutoARIMAForecaster(_ArimaBase):
         check_choice(owner, "stepwise", self.stepwise, (True, False))
         check_choice(owner, "approximation", self.approximation, (True, False))
 
-    def _local_fit(self, panel: Panel, seasonality: int) -> tuple[Callable, dict[str, Any]]:
+    def _local_fit(self, seasonality: int) -> tuple[Callable, dict[str, Any]]:
         optional_import("statsforecast.models", "auto", type(self).__name__)
         settings = {
             "d": self.d,

@@ -8,16 +8,19 @@ from typing import Any
 import pandas as pd
 
 from rnnforecast._validation import check_choice, check_int
-from rnnforecast.baselines._exponential import fit_ets
-from rnnforecast.baselines.local import LocalForecaster
-from rnnforecast.data.panel import Panel
+from rnnforecast.baselines._exponential import fit_ets, forms_of
+from rnnforecast.baselines._local import LocalForecaster
 from rnnforecast.exceptions import DataError
+from rnnforecast.forecasters.parameters import estimator
 
 __all__ = ["ETSForecaster"]
 
 
+@estimator
 class ETSForecaster(LocalForecaster):
     """Exponential smoothing (error, trend, seasonal), by maximum likelihood.
+
+    Covariates are ignored.
 
     Parameters
     ----------
@@ -27,16 +30,8 @@ class ETSForecaster(LocalForecaster):
     damped_trend : {"auto", True, False}, default "auto"
         Whether the trend fades.
     seasonal : {"auto", "add", "mul", None}, default "auto"
-    seasonality : int, optional
-        Steps in a season; None: that of the calendar, else what the autocorrelation says.
     maxiter : int, default 1000
         Limit of iterations of the optimiser.
-    horizon : int, default 1
-        Steps of ``forecast()`` and ``predict()``.
-    target, known, static, series_id, time, freq
-        Roles of the columns, as in every forecaster. Covariates are ignored.
-    n_jobs : int, optional
-        Number of processes over the series of a panel; None is 1.
 
     Attributes
     ----------
@@ -59,17 +54,16 @@ class ETSForecaster(LocalForecaster):
     -----
     "auto" compares forms by the corrected AIC (Hyndman, Koehler, Ord & Snyder 2008, section 7.1):
     first the season (none, additive, and multiplicative with multiplicative errors where all values
-    are positive), then the trend (none, additive, damped). Seasons longer than 12 steps are
-    compared with heuristic initial states; the chosen form is then estimated in full. A series with
-    too few rows for a form is fitted with a simpler one; where the form was asked for by name, a
+    are positive and none is missing), then the trend (none, additive, damped). Form and smoothing
+    parameters of a series of more than 1000 rows come from its last 1000 (20 seasons, if that is
+    more). A season of more than 24 steps starts as a smooth curve, of 12 waves. A series with too
+    few rows for a form is fitted with a simpler one; where the form was asked for by name, a
     warning tells.
 
-    Estimates are those of statsmodels' ``ETSModel``. Where values are missing between observed
-    ones, additive forms are estimated by an exact likelihood that skips them (ibid., chapter 12).
-    Nothing is filled: a missing row leaves the state uncertain and the interval wider; a
-    multiplicative form passes over it. Intervals are exact and normal for additive components; else
-    quantiles of 5000 simulated paths, always the same draws. ``update`` runs the recursion on and
-    keeps the parameters.
+    Additive forms run through statsmodels' Kalman filter. Nothing is filled: a missing row leaves
+    the state uncertain and the interval wider; a multiplicative form (``ETSModel``) passes over it.
+    Intervals are exact and normal for additive components; else quantiles of 5000 simulated paths,
+    always the same draws. ``update`` runs the filter on and keeps the parameters.
 
     Examples
     --------
@@ -81,38 +75,11 @@ class ETSForecaster(LocalForecaster):
     'ETS(A,N,A)[12]'
     """
 
-    def __init__(
-        self,
-        *,
-        error: str = "auto",
-        trend: str | None = "auto",
-        damped_trend: bool | str = "auto",
-        seasonal: str | None = "auto",
-        seasonality: int | None = None,
-        maxiter: int = 1000,
-        horizon: int = 1,
-        target: Any = None,
-        known: Any = None,
-        static: Any = None,
-        series_id: Any = None,
-        time: Any = None,
-        freq: Any = None,
-        n_jobs: int | None = None,
-    ):
-        self.error = error
-        self.trend = trend
-        self.damped_trend = damped_trend
-        self.seasonal = seasonal
-        self.seasonality = seasonality
-        self.maxiter = maxiter
-        self.horizon = horizon
-        self.target = target
-        self.known = known
-        self.static = static
-        self.series_id = series_id
-        self.time = time
-        self.freq = freq
-        self.n_jobs = n_jobs
+    error: str = "auto"
+    trend: str | None = "auto"
+    damped_trend: bool | str = "auto"
+    seasonal: str | None = "auto"
+    maxiter: int = 1000
 
     def _check_params(self) -> None:
         super()._check_params()
@@ -127,22 +94,15 @@ class ETSForecaster(LocalForecaster):
                 f"{owner}: damped_trend=True needs a trend: pass trend='add'. Got trend=None"
             )
 
-    def _local_fit(self, panel: Panel, seasonality: int) -> tuple[Callable, dict[str, Any]]:
+    def _local_fit(self, seasonality: int) -> tuple[Callable, dict[str, Any]]:
         if self.seasonal in ("add", "mul") and seasonality < 2:
             raise DataError(
                 f"{type(self).__name__}: seasonal={self.seasonal!r} needs a season of 2 or more "
                 f"steps, and none was found: pass seasonality=, e.g. "
                 f"seasonality=12. Got {seasonality}"
             )
-        options = {
-            "error": self.error,
-            "trend": self.trend,
-            "damped": self.damped_trend,
-            "seasonal": self.seasonal,
-            "m": seasonality,
-            "maxiter": int(self.maxiter),
-        }
-        return fit_ets, options
+        forms = forms_of(self.error, self.trend, self.damped_trend, self.seasonal, seasonality)
+        return fit_ets, {"forms": forms, "maxiter": int(self.maxiter)}
 
     @property
     def form_(self) -> Any:
@@ -152,9 +112,9 @@ class ETSForecaster(LocalForecaster):
     @property
     def params_(self) -> Any:
         """Smoothing parameters: a Series, or a frame (series × target) of them."""
-        return self._per_series(_parameters, "params_")
-
-
-def _parameters(model: Any) -> pd.Series:
-    values = [*model.smoothing, model.sigma]
-    return pd.Series(values, index=[*model.form.names, "sigma"], dtype="float64")
+        return self._per_series(
+            lambda model: pd.Series(
+                [*model.smoothing, model.sigma], index=[*model.form.names, "sigma"], dtype="float64"
+            ),
+            "params_",
+        )

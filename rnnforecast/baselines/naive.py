@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from rnnforecast._validation import check_choice, check_int
-from rnnforecast.baselines.local import check_values
+from rnnforecast.baselines._local import check_values
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.forecasters.base import BaseForecaster
+from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.outputs import Forecast, NormalForecast
 
 __all__ = ["NaiveForecaster"]
@@ -19,8 +20,11 @@ __all__ = ["NaiveForecaster"]
 _STRATEGIES = ("last", "seasonal", "drift")
 
 
+@estimator
 class NaiveForecaster(BaseForecaster):
     """The naive forecast: what every other forecaster has to beat.
+
+    All series are forecast at once. Covariates are ignored.
 
     Parameters
     ----------
@@ -30,10 +34,6 @@ class NaiveForecaster(BaseForecaster):
     seasonality : int, optional
         Steps in a season for ``strategy="seasonal"``. None: that of the calendar (24 for hours, 7
         for days, 12 for months), else what the autocorrelation says.
-    horizon : int, default 1
-        Steps of ``forecast()`` and ``predict()``.
-    target, known, static, series_id, time, freq
-        Roles of the columns, as in every forecaster. Covariates are ignored.
 
     Attributes
     ----------
@@ -73,28 +73,17 @@ class NaiveForecaster(BaseForecaster):
     2024-01-06  6.0
     """
 
-    def __init__(
-        self,
-        *,
-        strategy: str = "last",
-        seasonality: int | None = None,
-        horizon: int = 1,
-        target: Any = None,
-        known: Any = None,
-        static: Any = None,
-        series_id: Any = None,
-        time: Any = None,
-        freq: Any = None,
-    ):
-        self.strategy = strategy
-        self.seasonality = seasonality
-        self.horizon = horizon
-        self.target = target
-        self.known = known
-        self.static = static
-        self.series_id = series_id
-        self.time = time
-        self.freq = freq
+    strategy: str = "last"
+    seasonality: int | None = None
+
+    if TYPE_CHECKING:  # fitted, and so no parameters
+        seasonality_: int
+        drift_: np.ndarray
+        sigma_: np.ndarray
+        season_sigma_: np.ndarray
+        span_: np.ndarray
+        mean_: np.ndarray
+        std_: np.ndarray
 
     def _check_params(self) -> None:
         super()._check_params()

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from rnnforecast._validation import check_choice, check_real
-from rnnforecast.baselines._exponential import PLAIN, LinearModel
-from rnnforecast.baselines.local import LocalForecaster, leading_missing
-from rnnforecast.data.panel import Panel
+from rnnforecast.baselines._exponential import Form, LinearModel
+from rnnforecast.baselines._local import LocalForecaster, leading_missing
 from rnnforecast.exceptions import DataError
+from rnnforecast.forecasters.parameters import estimator
 
 __all__ = ["ThetaForecaster"]
 
@@ -104,7 +104,7 @@ def fit_theta(
         sigma=1.0,
         unit=1.0,
         row=0,
-        form=PLAIN,
+        form=Form(),
         smoothing=np.array([alpha]),
         start=np.zeros(1),
         centre=0.0,
@@ -144,27 +144,22 @@ def _estimate(
     return alpha, slope, season * unit if additive else season, not additive
 
 
+@estimator
 class ThetaForecaster(LocalForecaster):
     """The Theta method: simple exponential smoothing plus half of the linear trend.
+
+    Covariates are ignored.
 
     Parameters
     ----------
     theta : float, default 2.0
         Weight of the trend, (theta - 1) / theta of it; 1 is simple exponential smoothing.
-    seasonality : int, optional
-        Steps in a season; None: that of the calendar, else what the autocorrelation says.
     deseasonalize : bool, default True
         Adjust for the season by classical decomposition, where the series has two seasons or more.
     use_test : bool, default True
         Adjust only where the autocorrelation at the season is significant at the 10% level.
     method : {"auto", "add", "mul"}, default "auto"
         Kind of season; "auto" is multiplicative where all values are positive.
-    horizon : int, default 1
-        Steps of ``forecast()`` and ``predict()``.
-    target, known, static, series_id, time, freq
-        Roles of the columns, as in every forecaster. Covariates are ignored.
-    n_jobs : int, optional
-        Number of processes over the series of a panel; None is 1.
 
     Attributes
     ----------
@@ -202,36 +197,10 @@ class ThetaForecaster(LocalForecaster):
     2030-01-01  11.0
     """
 
-    def __init__(
-        self,
-        *,
-        theta: float = 2.0,
-        seasonality: int | None = None,
-        deseasonalize: bool = True,
-        use_test: bool = True,
-        method: str = "auto",
-        horizon: int = 1,
-        target: Any = None,
-        known: Any = None,
-        static: Any = None,
-        series_id: Any = None,
-        time: Any = None,
-        freq: Any = None,
-        n_jobs: int | None = None,
-    ):
-        self.theta = theta
-        self.seasonality = seasonality
-        self.deseasonalize = deseasonalize
-        self.use_test = use_test
-        self.method = method
-        self.horizon = horizon
-        self.target = target
-        self.known = known
-        self.static = static
-        self.series_id = series_id
-        self.time = time
-        self.freq = freq
-        self.n_jobs = n_jobs
+    theta: float = 2.0
+    deseasonalize: bool = True
+    use_test: bool = True
+    method: str = "auto"
 
     def _check_params(self) -> None:
         super()._check_params()
@@ -241,7 +210,7 @@ class ThetaForecaster(LocalForecaster):
         check_choice(owner, "use_test", self.use_test, (True, False))
         check_choice(owner, "method", self.method, ("auto", "add", "mul"))
 
-    def _local_fit(self, panel: Panel, seasonality: int) -> tuple[Callable, dict[str, Any]]:
+    def _local_fit(self, seasonality: int) -> tuple[Callable, dict[str, Any]]:
         options = {
             "theta": float(self.theta),
             "m": seasonality,

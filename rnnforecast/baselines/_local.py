@@ -1,8 +1,8 @@
 """Models that are fitted to each series and each target alone, behind the one forecast hook.
 
-A family is one ``LocalModel`` (what was learnt of one target of one series, small and picklable)
-and one ``LocalForecaster`` that says how to fit it. The walk over series and targets, joblib,
-covariates and warnings are here, and so are the models that a Kalman filter of statsmodels runs.
+A family is a ``LocalModel`` (what was learnt of one target of one series) and a ``LocalForecaster``
+that says how to fit it. The walk over series and targets, covariates, warnings and errors are here,
+and so is what all models have in common that run through a Kalman filter of statsmodels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,104 +27,65 @@ from rnnforecast.data.panel import Panel, group_rows
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.base import BaseForecaster
+from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.outputs import Forecast, NormalForecast
 
-__all__ = ["FilterModel", "Filtered", "LocalForecaster", "LocalModel", "SimulatedForecast"]
-
-# standard normal scores at which simulated forecasts keep their quantiles
-SCORES = np.linspace(-3.0, 3.0, 25)
+SCORES = np.linspace(-3.0, 3.0, 25)  # standard normal scores of the quantiles that are simulated
 
 
 class SimulatedForecast(Forecast):
-    """Distributions given by their quantiles at normal scores, linear in the score between them.
-
-    Parameters
-    ----------
-    centre : Tensor, shape (..., targets)
-        The point forecast.
-    deviations : Tensor, shape (..., targets, 25)
-        Quantiles less the centre at the scores -3, -2.75, ..., 3; a normal distribution is exact.
+    """A centre, and deviations from it at normal scores; between and beyond them linear in the
+    score, which is exact for a normal distribution.
     """
 
     def __init__(self, centre: torch.Tensor, deviations: torch.Tensor):
-        self.centre = centre
-        self.deviations = deviations
+        self.centre = centre  # (..., targets)
+        self.deviations = deviations  # (..., targets, 25)
 
     @property
     def median(self) -> torch.Tensor:
         return self.centre
 
-    def _at(self, scores: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-        """Values at ``scores``, (..., targets), in ``table``, (..., targets, 25)."""
-        place = (scores - SCORES[0]) / (SCORES[1] - SCORES[0])
-        low = place.floor().long().clamp(0, len(SCORES) - 2)  # tails go on in a straight line
-        left = table.gather(-1, low[..., None])[..., 0]
-        right = table.gather(-1, low[..., None] + 1)[..., 0]
-        return left + (right - left) * (place - low)
-
     def quantile(self, levels: Sequence[float]) -> torch.Tensor:
-        scores = torch.as_tensor(ndtri(np.asarray(levels, dtype=np.float64))).to(self.centre)
-        parts = [self._at(s.expand(self.centre.shape), self.deviations) for s in scores]
-        return self.centre[..., None] + torch.stack(parts, -1)
-
-    def sample(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        shape = (n, *self.centre.shape)
-        scores = torch.randn(shape, generator=generator, dtype=self.centre.dtype)
-        return self.centre + self._at(scores, self.deviations.expand(*shape, -1))
+        place = (ndtri(np.asarray(levels)) - SCORES[0]) / (SCORES[1] - SCORES[0])
+        low = np.clip(np.floor(place), 0, len(SCORES) - 2).astype(int)
+        left, right = self.deviations[..., low], self.deviations[..., low + 1]
+        share = torch.as_tensor(place - low).to(self.centre)
+        return self.centre[..., None] + torch.lerp(left, right, share.expand(left.shape))
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalModel(ABC):
-    """What was learnt of one target of one series.
+    """What was learnt of one target of one series; small and picklable."""
 
-    Attributes
-    ----------
-    converged : bool
-        False if the optimiser stopped before its own criterion was met.
-    note : str
-        What the user should know about this fit; empty if nothing.
-    first : int
-        Row of the first observed value.
-    """
-
+    form: Any  # what it is, e.g. ETS(A,N,A)[12], as text for repr
+    first: int = 0  # row of the first observed value
     converged: bool = True
-    note: str = ""
-    first: int = 0
+    note: str = ""  # what the user should know about this fit
 
     @abstractmethod
     def ahead(
         self, y: np.ndarray, x: np.ndarray, origins: np.ndarray, n_steps: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Forecasts of the rows after the first ``origins`` rows, less what their covariates add.
-
-        Parameters
-        ----------
-        y, x : ndarray, shape (n_rows,) and (n_rows, n_known)
-            The whole history.
-        origins : ndarray of int, shape (k,)
-        n_steps : int
-
-        Returns
-        -------
-        mean : ndarray, shape (k, n_steps)
-        deviation : ndarray, shape (k, n_steps), or (k, n_steps, 25) at ``SCORES`` if not normal
+        """Forecasts after the first ``origins: (k,)`` rows of a history ``y: (n_rows,)`` with
+        covariates ``x: (n_rows, n_known)``, less what the covariates of the steps ahead add: mean
+        ``(k, n_steps)``, and deviation of that shape or ``(k, n_steps, 25)`` at ``SCORES``.
         """
 
     def effect(self, x: np.ndarray) -> np.ndarray | float:
-        """What covariates ``x``, shape (..., n_known), add to the mean, shape (...)."""
+        """What covariates ``x: (..., n_known)`` add to the mean."""
         return 0.0
 
     def updated(self, y: np.ndarray, x: np.ndarray) -> LocalModel:
-        """The same model once more rows of the history are known."""
+        """The same model once more rows of its history are known."""
         return self
 
     @abstractmethod
     def moved(self, y: np.ndarray, x: np.ndarray, shift: int) -> LocalModel:
         """The same parameters for a history that starts ``shift`` rows after that of fit."""
 
-    @abstractmethod
     def describe(self) -> str:
-        """Form of the model for ``repr``, e.g. ``ETS(A,N,A)[12]``."""
+        return str(self.form)
 
 
 class Filtered(NamedTuple):
@@ -138,25 +99,12 @@ class Filtered(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FilterModel(LocalModel):
-    """A linear state space model of statsmodels, filtered up to the end of the history.
+    """A linear state space model of statsmodels, filtered to the end of a history."""
 
-    Attributes
-    ----------
-    sigma : float
-        Standard deviation of the innovations.
-    unit : float
-        The filter sees ``(y - trend - effect of covariates) / unit``; its innovations have
-        variance 1.
-    row : int
-        Rows of the history that the filter has read, which starts at ``first``.
-    state, cov : ndarray or None
-        Predicted state of the row after these; None stands for the model's own start.
-    """
-
-    sigma: float
-    unit: float
-    row: int
-    state: np.ndarray | None = None
+    sigma: float  # standard deviation of the innovations
+    unit: float  # the filter sees (y - trend - effect) / unit, with innovations of variance 1
+    row: int  # rows that were read
+    state: np.ndarray | None = None  # predicted state of the row after them; None at the start
     cov: np.ndarray | None = None
 
     @abstractmethod
@@ -170,10 +118,10 @@ class FilterModel(LocalModel):
     def run(self, y: np.ndarray, x: np.ndarray, row: int, at: Any = None) -> Filtered:
         """Filter rows from ``row`` on; ``at`` has the state after those before them."""
         if len(y) > 2000:  # statsmodels keeps the covariance of every row's state
-            middle = len(y) // 2
-            left = self.run(y[:middle], x[:middle], row, at)
-            right = self.run(y[middle:], x[middle:], row + middle, left)
-            joined = [np.concatenate(parts) for parts in zip(left[:2], right[:2], strict=True)]
+            half = len(y) // 2
+            left = self.run(y[:half], x[:half], row, at)
+            right = self.run(y[half:], x[half:], row + half, left)
+            joined = (np.concatenate(parts) for parts in zip(left[:2], right[:2], strict=True))
             return Filtered(*joined, right.state, right.cov)
         # a covariate may be missing only where the target is, where nothing is read
         effect = self.effect(np.nan_to_num(x))
@@ -203,7 +151,7 @@ class FilterModel(LocalModel):
     def ahead(self, y, x, origins, n_steps):
         mean, variance = np.empty((2, len(origins), n_steps))
         inside = (origins < self.row) & (n_steps == 1)
-        if inside.any():  # one pass for the rows of the history
+        if inside.any():  # one pass for all rows of the history
             one_step = self.one_step(y[: self.row], x[: self.row])
             mean[inside, 0], variance[inside, 0] = (part[origins[inside]] for part in one_step)
         unknown = np.full(n_steps, np.nan), np.zeros((n_steps, x.shape[1]))
@@ -226,7 +174,7 @@ def leading_missing(y: np.ndarray) -> int:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Keep warnings inside that the user cannot act on."""
     # recorded, and so not shown, as statsmodels puts a filter of its own first when imported
     with warnings.catch_warnings(record=True), np.errstate(all="ignore"):
@@ -236,7 +184,7 @@ def quiet() -> Iterator[None]:
 
 def _fit_one(fit: Callable, label: str, y: np.ndarray, x: np.ndarray, options: dict) -> LocalModel:
     try:
-        with quiet():
+        with _quiet():
             return fit(y, x, **options)
     except DataError as error:
         raise DataError(f"{label}: {error}") from error
@@ -247,89 +195,88 @@ def _fit_one(fit: Callable, label: str, y: np.ndarray, x: np.ndarray, options: d
         ) from error
 
 
+@estimator
 class LocalForecaster(BaseForecaster):
-    """Base of forecasters with one ``LocalModel`` for each series and target.
+    """Base of forecasters with one model for each series and target.
 
-    Subclasses implement ``_local_fit`` and say with ``_uses_known`` whether covariates take part.
+    Parameters
+    ----------
+    seasonality : int, optional
+        Steps in a season; None: that of the calendar, else what the autocorrelation says.
+    n_jobs : int, optional
+        Number of processes over the series of a panel; None is 1.
     """
 
-    n_jobs: int | None
-    models_: list[list[LocalModel]]
-    seasonality_: int
+    seasonality: int | None = None
+    n_jobs: int | None = None
 
-    _uses_known = False
+    _uses_known = False  # whether covariates take part
+
+    if TYPE_CHECKING:  # fitted, and so no parameters
+        models_: list[list[LocalModel]]
+        seasonality_: int
 
     @abstractmethod
-    def _local_fit(self, panel: Panel, seasonality: int) -> tuple[Callable, dict[str, Any]]:
+    def _local_fit(self, seasonality: int) -> tuple[Callable, dict[str, Any]]:
         """A module-level function ``fit(y, x, **options) -> LocalModel`` and its options."""
 
     def _season(self, panel: Panel) -> int:
-        """Seasonal period: the parameter, or the one that all forecasters choose."""
-        given = self.get_params(deep=False)["seasonality"]
-        return choose_seasonality(panel) if given is None else int(given)
+        return choose_seasonality(panel) if self.seasonality is None else int(self.seasonality)
 
     # -- hooks of BaseForecaster ------------------------------------------------------------------
 
     def _check_params(self) -> None:
         super()._check_params()
-        owner = type(self).__name__
-        check_int(owner, "seasonality", self.get_params(deep=False)["seasonality"], none=True)
+        check_int(type(self).__name__, "seasonality", self.seasonality, none=True)
 
     def _fit_panel(self, panel: Panel) -> dict[str, Any]:
         owner = type(self).__name__
         check_values(owner, panel, 2)
         self._check_covariates(panel, np.zeros(panel.n_series, dtype=np.int64))
         seasonality = self._season(panel)
-        fit, options = self._local_fit(panel, seasonality)
-        n_targets = panel.targets.shape[1]
-        places = [(i, k) for i in range(panel.n_series) for k in range(n_targets)]
+        fit, options = self._local_fit(seasonality)
+        width = panel.targets.shape[1]
+        places = [(i, k) for i in range(panel.n_series) for k in range(width)]
+        labels = [_label(panel, i, k) for i, k in places]
         models = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fit_one)(
-                fit, f"{owner}: {_label(panel, i, k)}", *self._rows(panel, i, k), options
-            )
-            for i, k in places
+            delayed(_fit_one)(fit, f"{owner}: {label}", *self._rows(panel, *place), options)
+            for label, place in zip(labels, places, strict=True)
         )
-        _report(owner, panel, places, models)
-        return {
-            "models_": [models[i * n_targets : (i + 1) * n_targets] for i in range(panel.n_series)],
-            "seasonality_": seasonality,
-        }
+        _report(owner, labels, models)
+        models = [models[i : i + width] for i in range(0, len(models), width)]
+        return {"models_": models, "seasonality_": seasonality}
 
     def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
-        same = history.is_panel == self.panel_.is_panel
-        known = self.panel_.ids.get_indexer(history.ids) if same else np.full(history.n_series, -1)
-        if (known < 0).any():
+        owner, same = type(self).__name__, history.is_panel == self.panel_.is_panel
+        place = self.panel_.ids.get_indexer(history.ids) if same else np.full(history.n_series, -1)
+        if (place < 0).any():
             raise DataError(
-                f"{type(self).__name__} has a model for each series it was fitted to, and none for "
-                f"{history.label(int(np.argmax(known < 0)))}: fit it on this series"
+                f"{owner} has a model for each series it was fitted to, and none for "
+                f"{history.label(int(np.argmax(place < 0)))}: fit it on this series"
             )
         if fresh:
-            check_values(type(self).__name__, history, 2)
-        start = np.zeros(history.n_series, dtype=np.int64) if fresh else self.panel_.lengths
-        self._check_covariates(history, start)
+            check_values(owner, history, 2)
+        read = np.zeros(history.n_series, dtype=np.int64) if fresh else self.panel_.lengths
+        self._check_covariates(history, read)
         models = []
-        with quiet():
-            for i, old in enumerate(known):
+        with _quiet():
+            for i, old in enumerate(place):
                 shift = self._shift(history, i, int(old)) if fresh else 0
-                rows = [self._rows(history, i, k) for k in range(history.targets.shape[1])]
-                models.append(
-                    [
-                        model.moved(y, x, shift) if fresh else model.updated(y, x)
-                        for model, (y, x) in zip(self.models_[old], rows, strict=True)
-                    ]
-                )
+                models.append([])
+                for k, model in enumerate(self.models_[old]):
+                    rows = self._rows(history, i, k)
+                    new = model.moved(*rows, shift) if fresh else model.updated(*rows)
+                    models[-1].append(new)
         return {"models_": models}
 
     def _shift(self, history: Panel, i: int, old: int) -> int:
         """Rows between the start of series ``old`` in fit and that of series i in ``history``."""
-        if self.panel_.starts is None or history.starts is None:
+        calendar, starts = self.panel_.calendar, self.panel_.starts
+        if calendar is None or starts is None or history.starts is None:
             return 0
-        own, first = self.panel_.time_index(old), history.starts[[i]]
-        inside = own.get_indexer(first)[0]  # where the rows are their own grid
-        if inside >= 0:
-            return int(inside)
-        assert self.panel_.calendar is not None
-        return int(self.panel_.calendar.steps(self.panel_.starts[old], first)[0])
+        first = history.starts[[i]]
+        inside = self.panel_.time_index(old).get_indexer(first)[0]  # rows may be their own grid
+        return int(inside if inside >= 0 else calendar.steps(starts[old], first)[0])
 
     def _forecast(
         self,
@@ -340,39 +287,41 @@ class LocalForecaster(BaseForecaster):
         known: np.ndarray,
     ) -> Forecast:
         shape = len(series), n_steps, history.targets.shape[1]
-        mean, spread = np.empty(shape), np.empty((*shape, len(SCORES)))
-        normal, deviation = True, np.empty(shape)
-        with quiet():
+        mean, deviation = np.empty(shape), np.empty(shape)
+        simulated: np.ndarray | None = None
+        with _quiet():
             for i, rows in group_rows(series):
                 for k, model in enumerate(self.models_[i]):
-                    y, x = self._rows(history, i, k)
-                    centre, width = model.ahead(y, x, origins[rows], n_steps)
+                    centre, width = model.ahead(*self._rows(history, i, k), origins[rows], n_steps)
                     mean[rows, :, k] = centre + model.effect(known[rows])
-                    normal &= width.ndim == 2
                     if width.ndim == 2:
                         deviation[rows, :, k] = width
-                        width = width[..., None] * SCORES
-                    spread[rows, :, k] = width
-        if normal:
+                        continue
+                    if simulated is None:
+                        simulated = np.full((*shape, len(SCORES)), np.nan)
+                    simulated[rows, :, k] = width
+        if simulated is None:
             return NormalForecast(torch.from_numpy(mean), torch.from_numpy(deviation))
-        return SimulatedForecast(torch.from_numpy(mean), torch.from_numpy(spread))
+        normal = np.isnan(simulated[..., :1])
+        simulated = np.where(normal, deviation[..., None] * SCORES, simulated)
+        return SimulatedForecast(torch.from_numpy(mean), torch.from_numpy(simulated))
 
     # -- rows -------------------------------------------------------------------------------------
 
     def _rows(self, panel: Panel, i: int, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Target k, shape (n_rows,), and the covariates in use, (n_rows, n_known), of series i."""
         rows = panel.series(i)
-        known = panel.known[rows] if self._uses_known else np.empty((int(panel.lengths[i]), 0))
+        known = panel.known[rows, : None if self._uses_known else 0]
         return panel.targets[rows, k].astype(np.float64), known.astype(np.float64)
 
-    def _check_covariates(self, panel: Panel, start: np.ndarray) -> None:
-        """Raise where a target is observed and a covariate is not, from row start[i] on."""
-        if not self._uses_known or not panel.known.shape[1]:
+    def _check_covariates(self, panel: Panel, read: np.ndarray) -> None:
+        """Raise where a target is observed and a covariate is not, after the rows ``read``."""
+        if not self._uses_known:
             return
         series = np.repeat(np.arange(panel.n_series), panel.lengths)
         row = np.arange(len(series)) - panel.indptr[series]
-        bad = np.isnan(panel.known) & panel.mask.any(axis=1)[:, None]
-        bad &= (row >= start[series])[:, None]
+        looked_at = panel.mask.any(axis=1) & (row >= read[series])
+        bad = np.isnan(panel.known) & looked_at[:, None]
         if bad.any():
             at, column = np.argwhere(bad)[0]
             i = int(series[at])
@@ -404,8 +353,8 @@ class LocalForecaster(BaseForecaster):
         values = [[value(model) for model in models] for models in self.models_]
         if not self.panel_.is_panel and len(values[0]) == 1:
             return values[0][0]
-        ids = self.panel_.ids
         columns = zip(self.target_names_, zip(*values, strict=True), strict=True)
+        ids = self.panel_.ids
         return pd.DataFrame({name: pd.Series(list(column), index=ids) for name, column in columns})
 
     @property
@@ -421,8 +370,8 @@ def check_values(owner: str, panel: Panel, least: int) -> None:
         i, k = (int(place) for place in np.argwhere(seen < least)[0])
         count = "no observed value" if seen[i, k] == 0 else "1 sample (n_samples=1)"
         raise DataError(
-            f"{owner}: {_label(panel, i, k)} has {count}; at least {least} observed "
-            f"values are needed: pass more rows, or leave this series out"
+            f"{owner}: {_label(panel, i, k)} has {count}; at least {least} observed values are "
+            f"needed: pass more rows, or leave this series out"
         )
 
 
@@ -431,20 +380,17 @@ def _label(panel: Panel, i: int, k: int) -> str:
     return panel.label(i) + (f", target {k + 1} of {n_targets}" if n_targets > 1 else "")
 
 
-def _report(
-    owner: str, panel: Panel, places: list[tuple[int, int]], models: list[LocalModel]
-) -> None:
+def _report(owner: str, labels: list[str], models: list[LocalModel]) -> None:
     """One warning for each kind of trouble, naming the first few series."""
     found: dict[str, list[str]] = {}
-    for (i, k), model in zip(places, models, strict=True):
-        if model.note:
-            found.setdefault(model.note, []).append(_label(panel, i, k))
-        if not model.converged:
-            trouble = (
-                "the optimiser did not converge, and the best parameters found are used: "
-                "raise maxiter= where there is one, or choose a simpler model"
-            )
-            found.setdefault(trouble, []).append(_label(panel, i, k))
-    for trouble, labels in found.items():
-        names = "; ".join(labels[:3]) + (f"; and {len(labels) - 3} more" if len(labels) > 3 else "")
-        warnings.warn(f"{owner}: {names}: {trouble}", ConvergenceWarning, stacklevel=4)
+    trouble = (
+        "the optimiser did not converge, and the best parameters found are used: "
+        "raise maxiter= where there is one, or choose a simpler model"
+    )
+    for label, model in zip(labels, models, strict=True):
+        for note in (model.note, "" if model.converged else trouble):
+            found.setdefault(note, []).append(label)
+    found.pop("", None)
+    for note, those in found.items():
+        names = "; ".join(those[:3]) + (f"; and {len(those) - 3} more" if len(those) > 3 else "")
+        warnings.warn(f"{owner}: {names}: {note}", ConvergenceWarning, stacklevel=5)
