@@ -43,6 +43,11 @@ class WindowIndex:
         first = np.where(high >= lookback + horizon, lookback, np.maximum((high - horizon) // 2, 1))
         return cls.between(first, high, horizon)
 
+    def stops(self, horizon: int) -> np.ndarray:
+        """Rows of each series up to the end of its last window; 0 where it has none."""
+        last = self.first + (self.counts - 1) * self.stride + horizon
+        return np.where(self.counts > 0, last, 0)
+
     def later(self, rows: int) -> WindowIndex:
         """The windows from ``rows`` rows after the first origin on (stride 1 only)."""
         return WindowIndex(self.first + rows, np.maximum(self.counts - rows, 0))

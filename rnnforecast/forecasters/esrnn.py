@@ -15,7 +15,7 @@ from rnnforecast.data.scale import Scale
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters.neural import Job, NeuralForecaster
+from rnnforecast.forecasters.neural import Job, NeuralForecaster, first_effect
 from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.forecasters.series import HybridOutput, SeriesLoss, SeriesReader, SeriesSource
 from rnnforecast.nn.cells import cell_class
@@ -272,7 +272,7 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
                 network=lambda: ESRNN(spec),
                 source=SeriesSource(reader, stops, self.batch_size, self.n_batches),
                 loss=SeriesLoss(output, unit, shift, self.level_penalty),
-                prime=lambda network: _first_effect(network, panel, scale, stops),
+                prime=lambda network: first_effect(network, panel, scale, stops, season),
                 threads=useful_threads(self.batch_size, self.hidden_size),
                 device=device,
                 **parts,
@@ -375,25 +375,3 @@ def _counts(value: Any) -> bool:
 
 def _exp(z: torch.Tensor) -> torch.Tensor:
     return torch.exp(z.clamp(max=700.0))  # e^700 is the last before infinity
-
-
-@torch.no_grad()
-def _first_effect(network: ESRNN, panel: Panel, scale: Scale, stops: np.ndarray) -> None:
-    """Effect of known covariates to begin with: least squares of seasonal differences, slightly
-    shrunk.
-    """
-    spec = network.spec
-    if not spec.n_known:
-        return
-    lag = spec.periods[0] if spec.periods else 1
-    owner = np.repeat(np.arange(panel.n_series), panel.lengths)
-    own = np.arange(len(owner)) - panel.indptr[owner]
-    later = np.flatnonzero((own >= lag) & (own < stops[owner]))
-    x = np.nan_to_num(scale.known(panel.known)[:, network.effect.encoder.numbers])
-    z = scale.targets(panel.targets[:, None], owner)[:, 0]
-    dx, dz = (part[later] - part[later - lag] for part in (x, z))
-    for target, change in enumerate(dz.T):
-        seen = ~np.isnan(change)
-        gram = dx[seen].T @ dx[seen] + 1e-3 * max(seen.sum(), 1) * np.eye(dx.shape[1])
-        found = np.linalg.solve(gram, dx[seen].T @ change[seen])
-        network.effect.linear.weight[target, : len(found)] = torch.as_tensor(found).float()

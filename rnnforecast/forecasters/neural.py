@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from rnnforecast._validation import (
     check_real,
 )
 from rnnforecast.data.panel import Panel
+from rnnforecast.data.scale import Scale
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.base import BaseForecaster
@@ -42,9 +44,10 @@ from rnnforecast.training import (
     resolve_precision,
 )
 
-__all__ = ["Job", "NeuralForecaster"]
+__all__ = ["Job", "NeuralForecaster", "first_effect"]
 
 _CALIBRATION_WINDOWS = 4096
+_EFFECT_ROWS = 100_000
 
 
 @dataclass
@@ -361,6 +364,32 @@ class NeuralForecaster(BaseForecaster):
         if "networks_" in state:
             state["networks_"] = [_on_cpu(network) for network in state["networks_"]]
         return state
+
+
+@torch.no_grad()
+def first_effect(network: Any, panel: Panel, scale: Scale, stops: np.ndarray, lag: int) -> None:
+    """Effect of known covariates to begin with: least squares of seasonal differences on those of
+    the covariates, slightly shrunk, over the first ``stops[i]`` rows of each series.
+    """
+    if not network.spec.n_known:
+        return
+    owner = np.repeat(np.arange(panel.n_series), panel.lengths)
+    own = np.arange(len(owner)) - panel.indptr[owner]
+    later = np.flatnonzero((own >= lag) & (own < stops[owner]))
+    later = later[:: len(later) // _EFFECT_ROWS + 1]
+
+    def difference(values: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        return values(later) - values(later - lag)
+
+    numbers = network.effect.encoder.numbers
+    dx = np.nan_to_num(difference(lambda rows: scale.known(panel.known[rows])[:, numbers]))
+    dz = difference(lambda rows: scale.targets(panel.targets[rows, None], owner[rows])[:, 0])
+    weight = network.effect.linear.weight
+    for target, change in enumerate(dz.T):
+        seen = ~np.isnan(change)
+        gram = dx[seen].T @ dx[seen] + 1e-3 * max(seen.sum(), 1) * np.eye(dx.shape[1])
+        found = np.linalg.solve(gram, dx[seen].T @ change[seen])
+        weight[target, : len(found)] = torch.as_tensor(found).to(weight)
 
 
 def _for_forecasts(network: Any) -> Any:

@@ -100,7 +100,8 @@ class SegmentRNNForecaster(WindowForecaster):
     scaler : {"last", "window", "series", None}, default "last"
         "series": each series by its mean and deviation over the rows of fit. "last": besides, each
         window less its last value (Lin et al. 2023, eq. 3), from which the forecast starts; without
-        a season it starts between last value and mean, where it errs least. "window": instead, each
+        a season it starts between last value and mean of the window and the mean of the series,
+        where it errs least. "window": instead, each
         window by its own mean and deviation (reversible instance normalisation). None: values as
         they are.
     seasonality : int, optional

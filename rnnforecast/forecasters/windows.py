@@ -18,7 +18,7 @@ from rnnforecast.data.scale import Scale
 from rnnforecast.data.seasonality import choose_lookback, choose_seasonality, choose_segment
 from rnnforecast.data.windows import WindowIndex, gather
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters.neural import Job, NeuralForecaster
+from rnnforecast.forecasters.neural import Job, NeuralForecaster, first_effect
 from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.nn import Inputs, WindowNetwork, unfold
 from rnnforecast.outputs import Forecast, Output
@@ -189,6 +189,11 @@ class WindowForecaster(NeuralForecaster):
             offsets = np.arange(-extra, 1, segment)
             batches = source(plan.train.later(extra), plan.lookback + extra, windows, offsets)
             loss = _StretchLoss(output, plan.lookback, segment)
+
+        def prime(network: Any) -> None:
+            first_effect(network, panel, scale, plan.train.stops(self.horizon), plan.season)
+            network.prime(_on_cpu(windows))
+
         learner = self._learner(
             network=lambda: self._network(panel, plan, width, segment, output),
             source=batches,
@@ -198,7 +203,7 @@ class WindowForecaster(NeuralForecaster):
                 for _, batch in held.evenly(_VALIDATION_WINDOWS, batches.batch_size)
             ],
             validation_loss=_WindowLoss(output),
-            prime=lambda network: network.prime(_on_cpu(windows)),
+            prime=prime,
             threads=useful_threads(batch_size, width),
             device=device,
         )

@@ -103,7 +103,8 @@ class ForecastNetwork(WindowNetwork):
         """Begin with the anchor that errs least at each step."""
         total = torch.zeros_like(self.anchor_logits)
         for inputs, truth in batches:
-            error = (self.normalise(inputs.targets).anchors - truth[..., None]).abs()
+            truth = self.take_known(inputs, truth)
+            error = (self.normalise(self.take_effect(inputs)).anchors - truth[..., None]).abs()
             total += torch.nan_to_num(error).sum((0, 2))
         best = total.argmin(-1)
         self.anchor_logits[torch.arange(len(best)), best] = 4.0

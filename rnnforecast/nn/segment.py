@@ -73,6 +73,7 @@ class SegmentNetwork(WindowNetwork):
         self.head = nn.Linear(hidden, size * spec.n_params)
         if spec.pull:
             self.pull = nn.Parameter(torch.empty(spec.horizon))
+            self.stay = nn.Parameter(torch.empty(spec.horizon))
 
     def reset(self, generator: torch.Generator) -> None:
         """Embeddings standard normal; blind to marks and past covariates until training shows
@@ -88,20 +89,29 @@ class SegmentNetwork(WindowNetwork):
                 self.past.weight.zero_()
             if self.spec.pull:
                 self.pull.zero_()
+                self.stay.fill_(1.0)
 
     @torch.no_grad()
     def prime(self, batches: Iterable[tuple[Inputs, Tensor]]) -> None:
-        """Begin each step at the point between last value and mean that errs least (squared)."""
+        """Begin each step at the point between last value and mean that errs least (squared), and
+        as near to the mean of the series, which is zero, as errs least.
+        """
         if not self.spec.pull:
             return
-        up, down = torch.zeros_like(self.pull), torch.full_like(self.pull, 1e-12)
-        for inputs, truth in batches:
-            window = self.normalise(inputs.targets)
-            way = window.anchors[..., 1] - window.anchors[..., 0]
-            way = torch.where(torch.isnan(truth), 0.0, way)
-            up += (way * torch.nan_to_num(truth - window.anchors[..., 0])).sum((0, 2))
-            down += way.square().sum((0, 2))
-        self.pull.copy_((up / down).clamp(0, 1))
+        known = [
+            (self.normalise(self.take_effect(inputs)).anchors, self.take_known(inputs, truth))
+            for inputs, truth in batches
+        ]
+        for share in (self.pull, self.stay):
+            up, down = torch.zeros_like(share), torch.full_like(share, 1e-12)
+            for anchors, truth in known:
+                start, way = anchors[..., 0], anchors[..., 1] - anchors[..., 0]
+                if share is self.stay:
+                    start, way = 0.0, start + self.pull[:, None] * way
+                way = torch.where(torch.isnan(truth), 0.0, way)
+                up += (way * torch.nan_to_num(truth - start)).sum((0, 2))
+                down += way.square().sum((0, 2))
+            share.copy_((up / down).clamp(0, 1))
 
     def normalise(self, residual: Tensor) -> Window:
         """Statistics of a window, ``residual: (batch, lookback, n_targets)``; as the base class has
@@ -150,6 +160,7 @@ class SegmentNetwork(WindowNetwork):
         anchor = window.centre.expand(-1, spec.horizon, -1)
         if spec.pull:
             anchor = anchor + self.pull[:, None] * (window.anchors[..., 1] - anchor)
+            anchor = self.stay[:, None] * anchor
         return raw, anchor
 
     def _step(self, static: Tensor | None, *state: Tensor) -> Tensor:

@@ -117,6 +117,10 @@ class WindowNetwork(nn.Module, ABC):
             return inputs.targets
         return inputs.targets - self.effect(inputs.known)
 
+    def take_known(self, inputs: Inputs, truth: Tensor) -> Tensor:
+        """``truth: (batch, horizon, n_targets)`` less the effect of its own covariates."""
+        return truth - self.effect(inputs.future_known) if self.spec.n_known else truth
+
     def normalise(self, residual: Tensor) -> Window:
         """Statistics of a window; ``residual: (batch, lookback, n_targets)``."""
         observed = ~torch.isnan(residual)

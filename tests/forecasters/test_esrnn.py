@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,11 @@ import torch
 from sklearn.base import clone
 
 from rnnforecast import ESRNNForecaster
-from rnnforecast.data.building import build_panel
-from rnnforecast.data.frames import read_table
+from rnnforecast.data.scale import Scale
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters._esrnn_training import ESRun, initial_states
-from rnnforecast.forecasters._esrnn_units import hybrid_loss, measure, pinball
-from rnnforecast.nn.smoothing import smooth_arrays
+from rnnforecast.forecasters.series import HybridOutput, SeriesReader, first_states
+from rnnforecast.outputs import PointForecast
+from rnnforecast.training import Learner
 
 TINY = {"hidden_size": 4, "max_epochs": 2, "n_batches": 3, "n_members": 1, "random_state": 0}
 
@@ -40,8 +40,24 @@ def panel(ends=(0, 13, 60), n=90):
     return pd.concat(parts, names=["id", "time"])
 
 
+def weights(net):
+    return {k: v.numpy().tobytes() for k, v in net.state_dict().items()}
+
+
 def bits(fc):
-    return [{k: v.numpy().tobytes() for k, v in net.state_dict().items()} for net in fc.networks_]
+    return [weights(net) for net in fc.networks_]
+
+
+def states(fc):
+    """Level after every row of every series, side by side and aligned at their ends, and the batch
+    that they were read from.
+    """
+    fc, (net,), panel = copy.copy(fc), fc.networks_, fc.panel_
+    reader = SeriesReader(panel, fc.scale_, net.spec, 10**6, torch.device("cpu"), torch.float64)
+    width = int(panel.lengths.max())
+    batch, _ = reader.read(np.arange(panel.n_series), panel.lengths, width)
+    terms = net.smooth(batch, batch.values - net.covariates(batch.series, batch.known))
+    return terms[0][:, 1:].numpy(), batch
 
 
 # -- randomness and state --------------------------------------------------------------------------
@@ -87,23 +103,30 @@ def test_the_future_in_X_changes_no_bit():
     np.testing.assert_array_equal(fc.predict(later), fc.predict(later * np.nan))
 
 
-def test_calibration_rows_train_no_weight_of_the_network_apart(monkeypatch):
+def test_calibration_rows_train_no_weight_of_the_network_for_it(monkeypatch):
     df = wave(120)
     moved = df.copy()
     moved.iloc[-12:] *= 2.0
-    seen = []
-    calibrate = ESRun.calibrate
+    seen, fit, of, scales = [], Learner.fit, Scale.of, {}
 
-    def spy(self, networks):
-        seen.append([net.state_dict() for net in networks])
-        return calibrate(self, networks)
+    def spy(self, *args):
+        members = fit(self, *args)
+        seen.append([weights(member.network) for member in members])
+        return members
 
-    monkeypatch.setattr(ESRun, "calibrate", spy)
-    first, other = tiny().fit(df), tiny().fit(moved)
-    (one,), (two,) = seen
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert bits(first) != bits(other)  # those that forecast know all rows
+    monkeypatch.setattr(Learner, "fit", spy)
+    # the scale is measured on all rows of fit: here that of the first fit serves both
+    monkeypatch.setattr(Scale, "of", lambda panel, **k: scales.setdefault(str(k), of(panel, **k)))
+    first, other = tiny(n_members=2).fit(df), tiny(n_members=2).fit(moved)
+    (one, two), (calibrating, same) = seen[::2], seen[1::2]
+    assert len(calibrating) == 1 and calibrating == same
+    assert one == bits32(first) and one != two  # those that forecast know all rows
+    assert calibrating[0] not in one
     assert not np.array_equal(first.conformal_.errors, other.conformal_.errors)
+
+
+def bits32(fc):
+    return [weights(copy.deepcopy(net).float()) for net in fc.networks_]
 
 
 def test_in_sample_values_come_from_the_rows_before():
@@ -117,27 +140,53 @@ def test_in_sample_values_come_from_the_rows_before():
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_in_sample_values_are_those_of_the_recursion(known):
+def test_without_the_network_it_is_the_recursion(known):
+    """Level and seasons row by row, as in Smyl 2020, from the rows before each origin."""
     df = wave()
     if known:
         df["x"] = np.random.default_rng(1).normal(size=len(df))
         df["y"] += 0.5 * df["x"]
     fc = tiny(target="y", known="x" if known else None).fit(df)
     (net,) = fc.networks_
-    units = fc.model_.units
-    z = (np.log(df["y"].to_numpy()) - units.centre[0, 0]) / units.scale[0, 0]
+    rows, with_network = df[["x"]] if known else df, fc.predict(df[["x"]] if known else df)
+    for part in (net.head, net.skip):
+        for parameter in part.parameters():
+            parameter.zero_()
+    scale = fc.scale_
+    z = (np.log(df["y"].to_numpy()) - scale.target_loc[0, 0]) / scale.target_scale[0, 0]
     effect = np.zeros(len(z))
     if known:
-        x = torch.tensor(fc.model_.covariates.known(df[["x"]].to_numpy()))[None]
+        x = torch.tensor(scale.known(df[["x"]].to_numpy()))[None]
         effect = net.effect(x)[0, :, 0].numpy()
-    alpha, gammas = (x.numpy() for x in net.coefficients(torch.tensor([0])))
-    trust = net.trust(torch.tensor([0])).numpy()
-    seasons = [k[:, None] * season for k, season in zip(trust, fc.model_.seasons)]
-    out = smooth_arrays((z - effect)[None], alpha, list(gammas), fc.model_.level, seasons)
-    before = np.concatenate([fc.model_.level, out.level[0, :-1]])
-    fitted = before + out.seasons[0][0, :90] + out.seasons[1][0, :90] + effect
-    expected = np.exp(fitted * units.scale[0, 0] + units.centre[0, 0])
-    np.testing.assert_allclose(fc.predict(df[["x"]] if known else df), expected, rtol=1e-10)
+    alpha, gammas, trusts = (x.numpy()[..., 0] for x in net.coefficients(torch.tensor([0])))
+    plain, values = z - effect, fc.predict(rows)
+    assert not np.allclose(values, with_network)
+    for origin in (3, 14, 40, 89):
+        warm = 16 if origin >= 16 else 8 if origin >= 8 else 2  # two of the longest season
+        head = z[None, : max(min(warm, (origin - 6) // 2), 1)]
+        able = np.array([[origin >= 8], [origin >= 16]])
+        (((level,),), *firsts) = first_states(head, (4, 8), able)
+        seasons = [list(trust * first[0]) for trust, first in zip(trusts, firsts)]
+        for t in range(origin):
+            error = plain[t] - level - seasons[0][t] - seasons[1][t]
+            level += alpha * error
+            for season, gamma, has in zip(seasons, gammas, able[:, 0]):
+                season.append(season[t] + gamma * (1 - alpha) * error * has)
+        fitted = level + seasons[0][origin] + seasons[1][origin] + effect[origin]
+        expected = np.exp(fitted * scale.target_scale[0, 0] + scale.target_loc[0, 0])
+        np.testing.assert_allclose(values[origin], expected, rtol=1e-10)
+
+
+def test_in_sample_values_are_the_networks_one_step_forecasts():
+    df = wave()
+    fc = tiny().fit(df)
+    values, moved = fc.predict(df), copy.copy(fc)
+    for origin in (1, 5, 30, 89):
+        rows = fc.panel_.targets[:origin]
+        moved.panel_ = replace(fc.panel_, targets=rows, indptr=np.array([0, origin]))
+        np.testing.assert_allclose(moved.forecast().iloc[0, 0], values[origin], rtol=1e-12)
+    whole = fc.rolling_forecast(wave(100)[90:])
+    np.testing.assert_allclose(whole.loc[df.index[-1]], fc.forecast(), rtol=1e-12)
 
 
 def test_update_moves_the_states_as_a_whole_history_would():
@@ -150,12 +199,11 @@ def test_update_moves_the_states_as_a_whole_history_would():
     for stamp in sorted(set(time[time > cut])):
         step.update(df[time == stamp])
     pd.testing.assert_frame_equal(step.forecast(), at_once.forecast())
-    # the states of the whole history under the same weights
-    (member,) = at_once.model_.members
-    again = at_once.model_.begun(member.network, at_once.panel_)
-    np.testing.assert_allclose(member.states.level, again.states.level, rtol=1e-12)
-    for moved, whole in zip(member.states.ahead, again.states.ahead):
-        np.testing.assert_allclose(moved, whole, rtol=1e-12, atol=1e-12)
+    # the same weights and scale on the whole history
+    whole = copy.deepcopy(fc)
+    whole.panel_ = tiny().fit(df).panel_
+    pd.testing.assert_frame_equal(whole.forecast(horizon=15), at_once.forecast(horizon=15))
+    np.testing.assert_array_equal(states(whole)[0], states(at_once)[0])
     assert bits(fc) == bits(at_once)
 
 
@@ -163,7 +211,7 @@ def test_a_gap_carries_the_state():
     df = wave()
     fc = tiny().fit(df)
     jumped = copy.deepcopy(fc).update(wave(100).iloc[96:])  # rows 90..95 were not observed
-    level = jumped.model_.members[0].states.level[:, 0]
+    level = states(jumped)[0][0]
     assert (level[90:96] == level[89]).all()
     assert level[96] != level[89]
 
@@ -177,6 +225,69 @@ def test_forecasts_depend_on_the_own_series_alone():
     for name in ("s0", "s1", "s2"):
         one = fc.predict(rows.loc[[name]])
         np.testing.assert_allclose(one, fc.forecast().loc[name, "y"], rtol=1e-10)
+
+
+# -- trained like the other forecasters ------------------------------------------------------------
+
+
+def test_trained_quantiles():
+    df = panel()
+    fc = tiny(quantiles=[0.1, 0.9], n_members=2).fit(df)
+    q = fc.forecast(quantiles=[0.1, 0.3, 0.5, 0.9], horizon=15)["y"]
+    assert (np.diff(q.to_numpy(), axis=1) >= 0).all() and (q.to_numpy() > 0).all()
+    np.testing.assert_allclose(q[0.5], fc.forecast(horizon=15)["y"])
+    assert fc.predict_quantiles(df, [0.1, 0.9]).shape == (len(df), 2)
+    with pytest.raises(DataError, match="reach beyond the trained ones"):
+        fc.forecast(quantiles=[0.05])
+
+
+def test_early_stopping_keeps_the_best_epoch():
+    df = wave(200)
+    options = {"early_stopping": True, "lr": 0.5, "max_epochs": 25}
+    fc = tiny(**options, patience=2).fit(df)
+    history = fc.history_
+    best = int(np.argmin(history.val_loss)) + 1
+    assert history.best_epoch == best and len(history) == best + 2 < 25
+    assert np.isfinite(history.val_loss).all()
+    # the rows held out train no weight: only their scale is known (the same here), and the loss
+    again = tiny(**options, patience=2).fit(df)
+    assert bits(again) == bits(fc)
+    long = tiny(**options, patience=24).fit(df)
+    np.testing.assert_array_equal(long.history_.train_loss[: len(history)], history.train_loss)
+
+
+def test_held_out_rows_train_no_weight_where_they_stop_the_training(monkeypatch):
+    df = wave(120)
+    moved = df.copy()
+    moved.iloc[-12:] *= 2.0
+    scales, of = {}, Scale.of
+    monkeypatch.setattr(Scale, "of", lambda panel, **k: scales.setdefault(str(k), of(panel, **k)))
+    one, two = (tiny(early_stopping=True, patience=9).fit(data) for data in (df, moved))
+    assert one.history_.train_loss == two.history_.train_loss
+    assert one.history_.val_loss != two.history_.val_loss
+
+
+def test_warm_start_and_partial_fit_go_on_from_the_weights():
+    df = panel()
+    fc = tiny(n_members=2, warm_start=True, lr=1e-9).fit(df)
+    before = copy.deepcopy(fc)
+    fc.set_params(random_state=5).fit(df)
+    for new, old in zip(fc.networks_, before.networks_):
+        for name, value in new.state_dict().items():
+            np.testing.assert_allclose(value, old.state_dict()[name], atol=1e-6)
+    with pytest.raises(DataError, match="warm_start needs the same architecture"):
+        fc.set_params(hidden_size=5).fit(df)
+    time = df.index.get_level_values("time")
+    more = tiny().fit(df[time < time.max()])
+    first = bits(more)
+    more.partial_fit(df[time == time.max()])
+    assert bits(more) != first and more.n_epochs_ == 1
+    assert more.cutoff_ == time.max()
+
+
+def test_the_weights_do_not_depend_on_the_number_of_jobs():
+    one, two = (tiny(n_members=2, n_jobs=n, dropout=0.2).fit(panel()) for n in (1, 2))
+    assert bits(one) == bits(two)
 
 
 # -- inputs ----------------------------------------------------------------------------------------
@@ -223,9 +334,9 @@ def test_zeros_and_negatives_are_additive():
 def test_short_series_go_without_their_season():
     df = pd.concat([panel(), pd.concat({"s9": wave(10, 9)}, names=["id", "time"])])
     fc = tiny().fit(df)
-    (net,) = fc.networks_
-    np.testing.assert_array_equal(net.seasonal.numpy(), [[1, 1, 1, 1], [1, 1, 1, 0]])
-    assert (fc.model_.seasons[1][3] == 0).all()
+    batch = states(fc)[1]
+    np.testing.assert_array_equal(batch.able, [[1, 1, 1, 1], [1, 1, 1, 0]])
+    assert (batch.starts[2][3] == 0).all() and (batch.starts[2][:3] != 0).all()
     assert fc.forecast().notna().all().all()
     assert tiny().fit(wave(14)).seasonality_ == (4,)
     assert tiny(seasonality=None).fit(df).seasonality_ == (24,)  # however short the shortest
@@ -238,8 +349,8 @@ def test_missing_rows_are_masked():
     holes.iloc[[5, 30, 31, 32, 70]] = np.nan
     fc = tiny().fit(holes)
     assert np.isfinite(fc.forecast().to_numpy()).all()
-    filled = fc.model_.members[0].states.level[[5, 30, 31, 32, 70], 0]
-    np.testing.assert_array_equal(filled, fc.model_.members[0].states.level[[4, 29, 29, 29, 69], 0])
+    level = states(fc)[0][0]
+    np.testing.assert_array_equal(level[[5, 30, 31, 32, 70]], level[[4, 29, 29, 29, 69]])
 
 
 def test_several_targets_are_as_many_series():
@@ -284,8 +395,7 @@ def test_intervals_cover_and_stay_positive():
     assert (wide.to_numpy() > 0).all()
     assert (np.diff(wide.to_numpy(), axis=1) >= 0).all()
     errors = fc.conformal_.errors
-    point = fc.model_.future(fc.panel_, np.array([0]), 6, np.empty((1, 6, 0)))
-    spread = fc.conformal_.quantiles(point, np.array([0]), (0.05, 0.95)) - point[..., None]
+    spread = fc.conformal_.offsets(6, (0.05, 0.95))
     inside = (errors >= spread[..., 0]) & (errors <= spread[..., 1])
     assert inside.mean() >= 0.9
 
@@ -293,7 +403,8 @@ def test_intervals_cover_and_stay_positive():
 def test_pickles_and_describes_itself():
     fc = tiny(n_members=2).fit(panel())
     pd.testing.assert_frame_equal(pickle.loads(pickle.dumps(fc)).forecast(), fc.forecast())  # noqa: S301
-    assert "multiplicative, lookback=8, seasons 4 and 8; 2 member(s)" in repr(fc)
+    assert "multiplicative, lookback=8, seasons 4 and 8" in repr(fc)
+    assert "2 members" in repr(fc)
 
 
 # -- parameters ------------------------------------------------------------------------------------
@@ -331,34 +442,40 @@ def test_choices_are_kept():
 def test_the_loss_is_the_measures():
     rng = np.random.default_rng(0)
     y, f, naive = rng.uniform(1, 9, 50), rng.uniform(1, 9, 50), rng.uniform(1, 2, 50)
-    error = torch.tensor(np.log(f) - np.log(y))
-    weight = torch.tensor(y / naive)
     relative = 2 * np.abs(f - y) / (f + y)
     scaled = np.abs(f - y) / naive
     half = (relative / 0.3 + scaled) / 2
+
+    def loss(name, tau, base):
+        # forecasts and truths are logarithms of multiples of the naive error
+        forecast, truth = (torch.tensor(np.log(v / naive))[:, None, None] for v in (f, y))
+        truth = torch.cat([truth, torch.full_like(truth, torch.nan)])  # unobserved: left out
+        forecast = PointForecast(torch.cat([forecast, forecast + 1]))
+        return float(HybridOutput(name, tau, base).loss(forecast, truth))
+
     for name, expected in (("relative", relative / 0.3), ("scaled", scaled), ("balanced", half)):
-        value = hybrid_loss(name, 0.5, error, weight, 0.3)
-        assert float(value) == pytest.approx(expected.mean(), rel=1e-12)
+        assert loss(name, 0.5, 0.3) == pytest.approx(expected.mean(), rel=1e-12)
     side = 2 * np.where(f < y, 0.3, 0.7)
-    value = hybrid_loss("scaled", 0.3, error, weight, 0.3)
-    assert float(value) == pytest.approx((side * scaled).mean(), rel=1e-12)
-    assert float(pinball(0.3, torch.tensor(f - y))) == pytest.approx(
-        (side * np.abs(f - y)).mean(), rel=1e-12
+    assert loss("scaled", 0.3, 0.3) == pytest.approx((side * scaled).mean(), rel=1e-7)
+    plain = HybridOutput("relative", 0.3, None).loss(  # no logarithms: always scaled
+        PointForecast(torch.tensor(f)[:, None, None]), torch.tensor(y)[:, None, None]
     )
+    assert float(plain) == pytest.approx((side * np.abs(f - y)).mean(), rel=1e-7)
 
 
-def test_units_are_the_seasonal_naive_errors():
-    y = wave(50)["y"].to_numpy()
-    table = read_table("test", pd.DataFrame({"y": y}), None, None)
-    empty = np.empty((50, 0))
-    one = build_panel("test", table.keys, y[:, None], empty, empty, empty, None)
-    units = measure(one, np.array([50]), 4, True)
-    assert units.naive[0, 0] == pytest.approx(np.abs(y[4:] - y[:-4]).mean())
-    assert units.scale[0, 0] == pytest.approx(np.abs(np.log(y[4:] / y[:-4])).mean())
-    assert units.relative == pytest.approx((2 * np.abs(y[4:] - y[:-4]) / (y[4:] + y[:-4])).mean())
-    none = np.array([0])
-    z = units.to(y[None], none)
-    np.testing.assert_allclose(units.back(z[..., None], none)[0, :, 0], y, rtol=1e-12)
+def test_scales_are_the_seasonal_naive_errors():
+    df = wave(50)
+    y = df["y"].to_numpy()
+    fc = tiny(seasonality=4).fit(df)
+    naive = Scale.of(fc.panel_, lag=4)
+    assert naive.target_scale[0, 0] == pytest.approx(np.abs(y[4:] - y[:-4]).mean())
+    assert fc.scale_.target_scale[0, 0] == pytest.approx(np.abs(np.log(y[4:] / y[:-4])).mean())
+    assert fc.scale_.target_loc[0, 0] == pytest.approx(np.log(y).mean())
+    exact = (2 * np.abs(y[4:] - y[:-4]) / (y[4:] + y[:-4])).mean()
+    assert fc.output_.relative == pytest.approx(exact, rel=1e-2)
+    z = fc.scale_.targets(y[None, :, None], np.array([0]))[0, :, 0]
+    back = np.exp(z * fc.scale_.target_scale[0, 0] + fc.scale_.target_loc[0, 0])
+    np.testing.assert_allclose(back, y, rtol=1e-12)
 
 
 def test_first_states_are_means_by_phase():
@@ -366,7 +483,7 @@ def test_first_states_are_means_by_phase():
     day, week = np.array([1.0, -2.0, 0.5, 0.5]), np.repeat([0.3, -0.3], 4)
     z = 7 + day[t % 4] + week[t % 8]
     z = np.stack([z, np.where(t < 8, z, np.nan)])
-    level, seasons = initial_states(z, (4, 8), np.array([[True, True], [True, False]]))
+    level, *seasons = first_states(z, (4, 8), np.array([[True, True], [True, False]]))
     np.testing.assert_allclose(seasons[0], [day, day], atol=1e-12)
     np.testing.assert_allclose(seasons[1], [week, 0 * week], atol=1e-12)
     np.testing.assert_allclose(level[0], 7.0)

@@ -58,7 +58,7 @@ def test_scikit_learn(estimator, check):
 
 @pytest.mark.slow
 @parametrize_with_checks(
-    [DeepLSTMForecaster(), SegmentRNNForecaster(), ESRNNForecaster()],
+    [DeepLSTMForecaster(), SegmentRNNForecaster()],
     expected_failed_checks=declared,
 )
 def test_scikit_learn_with_the_defaults(estimator, check):

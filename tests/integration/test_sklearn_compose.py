@@ -233,9 +233,12 @@ def test_column_transformer_without_y_and_named_known(lstm, seattle):
     assert_array_equal(pipe.predict(hidden), pipe.predict(dry))
 
 
-def test_words_that_nobody_encoded_are_refused(lstm, seattle):
-    with pytest.raises(DataError, match=r"'weather'.*OneHotEncoder in a ColumnTransformer"):
-        lstm(lookback=14).fit(seattle[["weather"]], seattle["temp_max"])
+def test_words_among_covariates_are_categories(lstm, seattle):
+    fc = lstm(lookback=14).fit(seattle[["weather"]], seattle["temp_max"])
+    (column,) = (c for c in fc.panel_.columns if c.role == "known")
+    assert column.categories == tuple(sorted(seattle["weather"].unique()))
+    with pytest.raises(DataError, match="'weather'.*expected numbers"):
+        lstm(lookback=14, target="weather").fit(seattle[["weather", "temp_max"]])
 
 
 def _season(X):

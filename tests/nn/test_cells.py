@@ -22,12 +22,12 @@ from rnnforecast.nn import (
     RecurrentStack,
     _buffers,
     _kernels,
-    _library,
     cell_class,
     initialise,
     recurrence,
     register_cell,
 )
+from rnnforecast.nn import library as _library
 from rnnforecast.nn.recurrence import recur
 
 MODULES = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}

@@ -117,7 +117,7 @@ def literal(network, inputs, k, j):
     start = np.full(spec.horizon, centre)  # eq. 10
     if spec.pull:
         mean = seen.mean() if len(seen) else 0.0
-        start = start + w["pull"] * (mean - start)
+        start = (start + w["pull"] * (mean - start)) * w["stay"]
     return raw, start, scale
 
 
@@ -237,6 +237,8 @@ def test_a_window_without_any_value_still_forecasts():
 @pytest.mark.parametrize("shift", ["last", "mean"])
 def test_a_window_in_another_unit_gives_the_same_deviation(shift):
     network = network_of(SPEC._replace(n_known=0, shift=shift))
+    if network.spec.pull:  # any mean of the series but zero is of another window's unit
+        torch.nn.init.ones_(network.stay)
     inputs = inputs_of(network.spec)
     raw, location, scale = network(inputs)
     factor = 40 if shift == "mean" else 1  # the last value carries no unit
@@ -278,6 +280,11 @@ def test_the_start_is_primed_at_the_least_squares_point_between_last_value_and_m
         squares = [np.nanmean((truth - last - g * (mean - last)) ** 2, axis=(0, 2)) for g in grid]
         np.testing.assert_allclose(
             network.pull.detach(), grid[np.argmin(squares, axis=0)], atol=0.0051
+        )
+        start = last + network.pull.detach().numpy()[:, None] * (mean - last)
+        squares = [np.nanmean((truth - g * start) ** 2, axis=(0, 2)) for g in grid]
+        np.testing.assert_allclose(
+            network.stay.detach(), grid[np.argmin(squares, axis=0)], atol=0.0051
         )
 
 

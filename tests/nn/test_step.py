@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from rnnforecast.nn import step as module
-from rnnforecast.nn.library import library
 from rnnforecast.nn.layers import RecurrentStack
+from rnnforecast.nn.library import library
 from rnnforecast.nn.step import StackStep, can_step
 
 

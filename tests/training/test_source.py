@@ -246,7 +246,7 @@ def test_a_stretch_has_static_inputs_for_each_of_its_windows(ready, monkeypatch)
     )
     batch = source.take(np.array([0, 30]))
     series, origins = source.windows[np.array([0, 30])]
-    assert list(origins - 4)[0] == 5
+    assert origins[0] - 4 == 5
     assert batch.inputs.targets.shape == (2, 9, 2)
     clock = batch.inputs.static[:, 1:].reshape(2, 3, 2)
     np.testing.assert_array_equal(clock[..., 0], origins[:, None] + [-4, -2, 0])
