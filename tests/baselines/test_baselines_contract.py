@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import VotingRegressor
@@ -20,7 +21,9 @@ from rnnforecast.baselines import (
     NaiveForecaster,
     ThetaForecaster,
 )
+from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
+from rnnforecast.forecasters import DeepGRUForecaster
 
 MODELS = {
     "last": NaiveForecaster(horizon=3),
@@ -258,6 +261,102 @@ def test_a_gap_before_update_is_missing_rows(name):
     np.testing.assert_allclose(
         fc.update(df[63:65]).predict(df[65:]), other.update(holes).predict(df[65:]), rtol=1e-12
     )
+
+
+@every
+@pytest.mark.parametrize("gaps", [False, True])
+def test_rolling_origins_are_update_and_forecast(name, gaps):
+    data = panel()
+    rng = np.random.default_rng(4)
+    if gaps:
+        data.loc[rng.random(len(data)) < 0.1, "y"] = np.nan
+    day = data.index.get_level_values("day")
+    if name == "theta":  # takes none in fit
+        data["y"] = data["y"].where(day > "2024-02-20", panel()["y"])
+    old, new = data[day <= "2024-02-20"], data[(day > "2024-02-20") & (day <= "2024-03-01")]
+    fc = model(name, target="y", known="x").fit(old)
+    rolled = fc.rolling_forecast(new, stride=4, quantiles=[0.1, 0.5, 0.9])
+    step = pickle.loads(pickle.dumps(fc))  # noqa: S301
+    days = pd.date_range("2024-02-20", "2024-03-01")
+    own = []
+    for origin in days[:-3:4]:
+        known = new[new.index.get_level_values("day") > origin]
+        table = step.forecast(known[["x"]].groupby(level="id").head(3), quantiles=[0.1, 0.5, 0.9])
+        own.append(pd.concat({origin: table}, names=["origin"]))
+        step.update(known[known.index.get_level_values("day") <= origin + pd.Timedelta(days=4)])
+    own = pd.concat(own).reorder_levels(["id", "origin", "day"]).sort_index()
+    own = own[own.index.isin(rolled.index)]
+    pd.testing.assert_frame_equal(rolled.sort_index(), own, rtol=1e-9, check_freq=False)
+
+
+@every
+def test_the_rows_of_fit_as_a_history(name):
+    data = panel()
+    fc = model(name, target="y", known="x").fit(data)
+    ahead = pd.concat(
+        {key: frame(3, 9, data.loc[key].index[-1] + pd.Timedelta(days=1)) for key in "bac"},
+        names=["id", "day"],
+    )[["x"]]
+    # the start of a series is measured again, and forgotten by its end
+    tolerance = 1e-2 if name == "ets" else 1e-6
+    own, again = fc.forecast(ahead), fc.forecast(ahead, history=data)
+    pd.testing.assert_frame_equal(own, again, rtol=tolerance)
+    # another order, and one series later: the season keeps its phase
+    tail = pd.concat({"a": data.loc["a"][9:]}, names=["id"])
+    some = fc.forecast(ahead.loc[["a"]], history=tail)
+    np.testing.assert_allclose(some["y"], own.loc["a", "y"], rtol=0.1)
+
+
+@every
+def test_series_that_are_new(name):
+    data = panel()
+    old, new = data.loc[["b", "a"]], data.loc[["c"]]
+    fc = model(name, target="y", known="x").fit(old)
+    ahead = pd.DataFrame({"x": [0.0] * 3}, index=fc.future_index(3)[:3])
+    if isinstance(fc, NaiveForecaster):
+        alone = model(name, target="y", known="x").fit(new)
+        ahead = pd.DataFrame({"x": 0.0}, index=alone.future_index(3))
+        expected = alone.forecast(ahead, quantiles=[0.1, 0.9])
+        pd.testing.assert_frame_equal(
+            fc.forecast(ahead, history=new, quantiles=[0.1, 0.9]), expected
+        )
+        fc.update(new)
+        ahead = pd.DataFrame({"x": 0.0}, index=fc.future_index(3))
+        pd.testing.assert_frame_equal(
+            fc.forecast(ahead, quantiles=[0.1, 0.9]).loc[["c"]], expected, check_freq=False
+        )
+        return
+    message = f"{type(fc).__name__} has a model for each series .* none for series 'c'"
+    with pytest.raises(DataError, match=message):
+        fc.forecast(ahead, history=new)
+    with pytest.raises(DataError, match=message):
+        fc.update(new)
+    assert fc.panel_.n_series == 2
+
+
+def test_a_new_series_of_one_row_has_the_usual_errors():
+    fc = NaiveForecaster(target="y").fit(panel()[["y"]])
+    index = pd.MultiIndex.from_tuples([("new", pd.Timestamp("2024-01-01"))], names=["id", "day"])
+    fc.update(pd.DataFrame({"y": [7.0]}, index=index))
+    table = fc.forecast(quantiles=[0.1, 0.5]).loc["new"]["y"]
+    assert table[0.5].iloc[0] == 7.0
+    width = np.median(fc.sigma_[:3]) * norm.ppf(0.9)
+    np.testing.assert_allclose(7.0 - table[0.1].iloc[0], width, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "sarima"])
+def test_the_season_is_that_of_all_forecasters(name):
+    rng = np.random.default_rng(0)
+    parts = {
+        key: pd.DataFrame({"y": 10 * np.sin(np.arange(96) * np.pi / 6) + rng.normal(size=96)})
+        for key in "ab"
+    }
+    data = pd.concat(parts, names=["id", "row"])  # integer time: no calendar tells the season
+    fc = model(name).fit(data)
+    network = DeepGRUForecaster(hidden_size=2, max_epochs=1, random_state=0).fit(data)
+    assert fc.seasonality_ == network.seasonality_ == choose_seasonality(fc.panel_) == 12
+    if name == "ets":
+        assert fc.form_["y"].str.contains(r"\[12\]").all()
 
 
 SMALL = {
