@@ -7,6 +7,7 @@ and so is what all models have in common that run through a Kalman filter of sta
 
 from __future__ import annotations
 
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -21,6 +22,7 @@ import torch
 from joblib import Parallel, delayed
 from scipy.special import ndtri
 from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
 
 from rnnforecast._validation import check_int
 from rnnforecast.data.panel import Panel, group_rows
@@ -182,6 +184,29 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+_lock, _fits = threading.Lock(), 0
+_limits: threadpool_limits
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Let BLAS use one thread: a filter's products are far too small for more, which cost five
+    times the time where cores are busy. Fits in several threads share the limit.
+    """
+    global _fits, _limits
+    with _lock:
+        if not _fits:
+            _limits = threadpool_limits(1, user_api="blas")
+        _fits += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _fits -= 1
+            if not _fits:
+                _limits.restore_original_limits()
+
+
 def _fit_one(fit: Callable, label: str, y: np.ndarray, x: np.ndarray, options: dict) -> LocalModel:
     try:
         with _quiet():
@@ -238,10 +263,11 @@ class LocalForecaster(BaseForecaster):
         width = panel.targets.shape[1]
         places = [(i, k) for i in range(panel.n_series) for k in range(width)]
         labels = [_label(panel, i, k) for i, k in places]
-        models = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fit_one)(fit, f"{owner}: {label}", *self._rows(panel, *place), options)
-            for label, place in zip(labels, places, strict=True)
-        )
+        with _one_blas_thread():
+            models = Parallel(n_jobs=self.n_jobs)(
+                delayed(_fit_one)(fit, f"{owner}: {label}", *self._rows(panel, *place), options)
+                for label, place in zip(labels, places, strict=True)
+            )
         _report(owner, labels, models)
         models = [models[i : i + width] for i in range(0, len(models), width)]
         return {"models_": models, "seasonality_": seasonality}

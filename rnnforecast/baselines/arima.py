@@ -13,7 +13,6 @@ from rnnforecast.baselines._arima import ArimaModel, Orders, fit_arima, fit_auto
 from rnnforecast.baselines._local import LocalForecaster
 from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError, optional_import
-from rnnforecast.forecasters._rows import Rows
 from rnnforecast.forecasters.parameters import estimator
 
 __all__ = ["ARIMAForecaster", "AutoARIMAForecaster"]
@@ -26,7 +25,7 @@ class _ArimaBase(LocalForecaster):
 
     _uses_known = True
 
-    def _rows_of(self, X: Any) -> Rows:
+    def _rows_of(self, X: Any) -> Any:
         rows = super()._rows_of(X)
         missing = np.isnan(rows.known)
         if missing.any():
