@@ -480,14 +480,7 @@ def test_a_series_needs_one_observed_row():
 
 @pytest.mark.parametrize("kind", ["deep", "deep, joint and dense"])
 def test_short_series_stream(kind):
-    df = pd.concat([panel((90, 80)), short(3).set_axis(panel().loc[["s0"]].index[-3:])])
-    df.index = pd.MultiIndex.from_arrays(
-        [
-            [*panel((90, 80)).index.get_level_values(0), *["short"] * 3],
-            df.index.get_level_values(1),
-        ],
-        names=["id", "time"],
-    )
+    df = panel((90, 80, 3))
     fc = quick(kind).fit(df)
     stream = fc.stream()
     close(stream.forecast(horizon=5), fc.forecast(horizon=5))
