@@ -643,6 +643,60 @@ def test_a_history_holds_the_targets_beside_x_where_they_came_apart(kind):
 
 
 @ALL
+def test_a_history_comes_in_any_container_and_with_any_series(kind):
+    polars = pytest.importorskip("polars")
+    df = panel()
+    long = df.reset_index()
+    fc = quick(kind, series_id="id", time="time", target="y").fit(long)
+    close(fc.forecast(history=polars.from_pandas(long)), fc.forecast())
+    # one series is a panel of one, and a panel is so many times one
+    alone = quick(kind).fit(df.loc["s0"])
+    several = alone.forecast(history=df)
+    close(several.loc["s1"], alone.forecast(history=df.loc["s1"]))
+    one = fc.forecast(history=long[long["id"] == "s1"])
+    close(one, fc.forecast().loc[["s1"]])
+    holes = df.loc["s0"].drop(df.loc["s0"].index[[50, 51, 85]])
+    hidden = df.loc["s0"].copy()
+    hidden.iloc[[50, 51, 85]] = np.nan
+    close(alone.forecast(history=holes), alone.forecast(history=hidden), rtol=1e-12)
+
+
+@pytest.mark.parametrize("by_week", [False, True])
+def test_a_history_has_time_stamps_where_fit_had(by_week):
+    df = weekend(24 * 42) if by_week else wave(90)
+    fc = quick("deep", lookback=24).fit(df)
+    assert (fc.phases_ is not None) == by_week
+    with pytest.raises(DataError, match="DeepGRUForecaster.*time stamp"):
+        fc.forecast(history=df.to_numpy())
+    with pytest.raises(DataError, match="kind seen in fit"):
+        fc.forecast(history=df.reset_index(drop=True))
+    with pytest.raises(DataError, match="not on the grid"):
+        fc.forecast(history=df.set_axis(df.index[0] + (df.index - df.index[0]) * 1.5))
+
+
+def weekend(n, seed=0):
+    """Hours of a week whose weekend has another day."""
+    index = pd.date_range("2024-01-01", periods=n, freq="h")
+    y = 10 + 3 * np.sin(np.arange(n) * np.pi / 12) + 5 * ((index.dayofweek > 4) & (index.hour > 8))
+    return pd.DataFrame({"y": y + 0.1 * np.random.default_rng(seed).normal(size=n)}, index=index)
+
+
+@pytest.mark.parametrize("training", ["windows", "dense"])
+def test_the_calendars_phases_are_those_of_each_origin(training):
+    df = weekend(24 * 45)
+    train, new = df[: 24 * 42], df[24 * 42 :]
+    fc = quick("deep", horizon=24, lookback=24, training=training).fit(train)
+    assert fc.phases_ is not None
+    whole, moved = fc.rolling_forecast(new, stride=12), copy.deepcopy(fc)
+    for k, origin in enumerate(whole.index.get_level_values(0).unique()):
+        moved.update(new[12 * (k - 1) : 12 * k]) if k else None
+        close(whole.loc[origin], moved.forecast())
+        own = copy.copy(moved)
+        own.scale_ = fc.scale_.on(moved.panel_)
+        close(fc.forecast(history=df[:origin], horizon=30), own.forecast(horizon=30))
+
+
+@ALL
 @pytest.mark.parametrize("given", [24, "frame", [1, 2], None])
 def test_what_is_no_future_covariate_is_refused_where_there_are_none(kind, given):
     df = wave(60)
@@ -696,6 +750,20 @@ def test_rows_of_new_series_must_be_whole(fitted):
         with pytest.raises(DataError):
             fc.update(bad)
     close(fc.forecast(after(df, cut), horizon=7), before, rtol=0)
+
+
+@ALL
+def test_rows_of_new_series_with_targets_apart(kind):
+    X, y = panel(columns=("x",)), panel()["y"]
+    fc = quick(kind).fit(X, y)
+    fc.update(renamed(X.loc[["s0"]], "*"), renamed(y.loc[["s0"]], "*"))
+    ahead = fc.forecast(pd.DataFrame({"x": 0.5}, index=fc.future_index()))
+    both = pd.concat([X, y], axis=1)
+    own = fc.forecast(
+        pd.DataFrame({"x": 0.5}, index=ahead.loc[["s0*"]].index),
+        history=renamed(both.loc[["s0"]], "*"),
+    )
+    close(ahead.loc[["s0*"]], own)
 
 
 @ALL
