@@ -49,7 +49,7 @@ class WindowIndex:
         return np.where(self.counts > 0, last, 0)
 
     def later(self, rows: np.ndarray | int) -> WindowIndex:
-        """The windows from ``rows`` rows after the first origin of each series on (stride 1 only)."""
+        """The windows from ``rows`` rows after each first origin on (stride 1 only)."""
         return WindowIndex(self.first + rows, np.maximum(self.counts - rows, 0))
 
     def __len__(self) -> int:
