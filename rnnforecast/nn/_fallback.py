@@ -8,6 +8,7 @@ are one matrix product at the end.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
@@ -192,13 +193,6 @@ def differentiable(plan: Plan, needs: Any, tensors: Any, grads: Any) -> list[Ten
 # ---- by hand -------------------------------------------------------------------------------------
 
 
-class _Direction:
-    """``Plan`` of one direction."""
-
-    def __init__(self, cell: str, reverse: bool):
-        self.cell, self.directions = cell, (reverse,)
-
-
 def _by_hand(plan: Plan, x: Tensor, h0: Any, c0: Any, weights: tuple[Any, ...]) -> Any:
     outs, lasts, cells = [], [], []
     for d, reverse in enumerate(plan.directions):
@@ -207,8 +201,8 @@ def _by_hand(plan: Plan, x: Tensor, h0: Any, c0: Any, weights: tuple[Any, ...]) 
         c = None
         if plan.cell == "lstm":
             c = first if c0 is None else c0[d]
-        own_weights = weights[5 * d : 5 * d + 5]
-        out, h_n, c_n = _ByHand.apply(_Direction(plan.cell, reverse), x, h, c, *own_weights)
+        alone = SimpleNamespace(cell=plan.cell, directions=(reverse,))
+        out, h_n, c_n = _ByHand.apply(alone, x, h, c, *weights[5 * d : 5 * d + 5])
         outs.append(out)
         lasts.append(h_n)
         cells.append(c_n)
@@ -255,13 +249,11 @@ class _ByHand(torch.autograd.Function):
             return (None,) * 9
         if torch.is_grad_enabled():  # create_graph
             # the literal steps have a first and a last state for each direction
-            first = [None if state is None else state[None] for state in (h0, c0)]
-            last = [None if grad is None else grad[None] for grad in grads[1:]]
-            d_x, *d_first, d_w_ih, d_w_hh, d_b_ih, d_b_hh, d_peephole = differentiable(
-                ctx.plan, ctx.needs_input_grad[1:], (x, *first, *weights), (grads[0], *last)
-            )
-            d_h, d_c = (None if grad is None else grad[0] for grad in d_first)
-            return None, d_x, d_h, d_c, d_w_ih, d_w_hh, d_b_ih, d_b_hh, d_peephole
+            h0, c0, *last = (None if t is None else t[None] for t in (h0, c0, *grads[1:]))
+            tensors = (x, h0, c0, *weights)
+            found = differentiable(ctx.plan, ctx.needs_input_grad[1:], tensors, (grads[0], *last))
+            found[1:3] = (None if grad is None else grad[0] for grad in found[1:3])
+            return None, *found
         (reverse,), cell = ctx.plan.directions, ctx.plan.cell
         w_ih, w_hh, b_ih, _, peephole = weights
         d_out = torch.zeros_like(states[1:]) if grads[0] is None else _time_major(grads[0], reverse)
