@@ -26,11 +26,10 @@ import time
 import torch
 from torch import nn
 
-from rnnforecast.nn import library as _library
-from rnnforecast.nn.recurrence import FusedGRU, FusedLSTM, FusedRNN
+from rnnforecast.nn import CELLS
+from rnnforecast.nn.library import library, status
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
-OURS = {"rnn": FusedRNN, "lstm": FusedLSTM, "gru": FusedGRU}
 TORCH = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 FIRST = 8  # inputs of a first layer: a target and some calendar features
 # batch, time, hidden
@@ -44,13 +43,13 @@ QUICK = [(32, 96, 32), (128, 96, 64), (128, 96, 128)]
 
 def fma_peak(seconds: float = 0.002, clock=time.perf_counter) -> float:
     """GFLOP/s of one core in float32."""
-    library = _library.library()
-    if library is None:
+    compiled = library()
+    if compiled is None:
         return float("nan")
-    library.rnnf_fma_peak.restype = ctypes.c_double
-    library.rnnf_fma_peak.argtypes = [ctypes.c_double, ctypes.c_int64]
+    compiled.rnnf_fma_peak.restype = ctypes.c_double
+    compiled.rnnf_fma_peak.argtypes = [ctypes.c_double, ctypes.c_int64]
     start, wall = clock(), time.perf_counter()
-    rate = library.rnnf_fma_peak(seconds, 0)  # by the wall clock
+    rate = compiled.rnnf_fma_peak(seconds, 0)  # by the wall clock
     return rate * (time.perf_counter() - wall) / (clock() - start)
 
 
@@ -66,11 +65,11 @@ class Gemm:
         torch.mm(self.a, self.b, out=self.out)
 
 
-def step(layer, x, gradient, train: bool):
-    """One training step of the layer, or one call in inference."""
+def step(read, layer, x, gradient, train: bool):
+    """One training step of the layer, or one call in inference; ``read(x)`` runs it."""
 
     def run_training():
-        outputs, _ = layer(x)
+        outputs, _ = read(x)
         outputs.backward(gradient)
         x.grad = None
         for parameter in layer.parameters():
@@ -78,7 +77,7 @@ def step(layer, x, gradient, train: bool):
 
     def run_inference():
         with torch.inference_mode():
-            layer(x)
+            read(x)
 
     return run_training if train else run_inference
 
@@ -103,14 +102,16 @@ def measure(cell: str, shape: tuple[int, int, int], first: bool, train: bool, ar
     batch, n_steps, hidden = shape
     inputs = FIRST if first else hidden
     torch.manual_seed(0)
-    ours = OURS[cell](inputs, hidden, batch_first=True)
+    ours = CELLS[cell](inputs, hidden)
     theirs = TORCH[cell](inputs, hidden, batch_first=True)
-    theirs.load_state_dict(ours.state_dict())
+    theirs.load_state_dict({f"{name}_l0": w for name, w in ours.state_dict().items()})
     x = torch.randn(batch, n_steps, inputs, requires_grad=train and not first)
     gradient = torch.randn(batch, n_steps, hidden)
     fma: list[float] = []
     gemm = Gemm()
-    functions = [step(layer, x, gradient, train) for layer in (ours, theirs)]
+    functions = [
+        step(read, layer, x, gradient, train) for read, layer in ((ours.scan, ours), (theirs,) * 2)
+    ]
     clock = time.process_time if args.cpu_time else time.perf_counter
     functions += [gemm, lambda: fma.append(fma_peak(clock=clock))]
     native, torchs, gemm_s, _ = take_turns(functions, args.seconds, clock)
@@ -159,8 +160,8 @@ def main() -> None:
     if args.cpu_time and args.threads > 1:
         parser.error("--cpu-time counts the seconds of all threads together: use --threads 1")
     torch.set_num_threads(args.threads)
-    status = _library.status()
-    print(f"kernels: {status.path} {status.instruction_set or ''} ({status.reason})")
+    kernels = status()
+    print(f"kernels: {kernels.path} {kernels.instruction_set or ''} ({kernels.reason})")
     print(
         f"torch {torch.__version__}, {args.threads} thread(s), one core's FMA peak "
         f"{fma_peak(0.2):.0f} GFLOP/s, float32\n\n{HEADER}"
@@ -179,7 +180,7 @@ def main() -> None:
         for r in rows
     ]
     print(json.dumps({"benchmark": "kernels", "threads": args.threads, "cpu_time": args.cpu_time,
-                      "path": status.path, "instruction_set": status.instruction_set,
+                      "path": kernels.path, "instruction_set": kernels.instruction_set,
                       "torch": torch.__version__, "rows": rounded}))  # fmt: skip
 
 

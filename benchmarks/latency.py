@@ -21,7 +21,9 @@ import pandas as pd
 import torch
 
 from rnnforecast import DeepLSTMForecaster
+from rnnforecast.forecasters import windows
 from rnnforecast.nn.library import status
+from rnnforecast.nn.window import fold
 
 
 def fitted(n_series: int, n_rows: int, **options) -> DeepLSTMForecaster:
@@ -51,15 +53,15 @@ def alternate(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
 
 def recurrent_layers(fc: DeepLSTMForecaster) -> Callable:
     """The encoder alone over the last look-back of every series, in chunks as a forecast's."""
-    model, n = fc.model_, fc.panel_.n_series
-    network = fc.network_
+    network, n = fc.network_, fc.panel_.n_series
+    size = windows._at_once(network)
     chunks = []
-    for start in range(0, n, model._chunk):
-        series = np.arange(start, min(start + model._chunk, n))
-        inputs = model._inputs(fc.panel_, series, fc.panel_.lengths[series])
+    for start in range(0, n, size):
+        series = np.arange(start, min(start + size, n))
+        inputs = fc._inputs(network, fc.panel_, series, fc.panel_.lengths[series])
         window = network.normalise(inputs.targets)
         features = network.features(window.values, window.observed, inputs.past)
-        chunks.append(network._fold(features))
+        chunks.append(fold(features, fc.segment_))
 
     @torch.inference_mode()
     def run() -> None:
@@ -84,8 +86,8 @@ def main() -> None:
             calls = {
                 "forecast": fc.forecast,
                 "predict": fc.predict,
-                "network": lambda fc=fc, known=known: fc.model_.future(
-                    fc.panel_, np.array([0]), 24, known
+                "network": lambda fc=fc, known=known: fc._network_says(
+                    0, fc.panel_, np.array([0]), fc.panel_.lengths, 24, known
                 ),
                 "recurrent_layers": recurrent_layers(fc),
             }

@@ -21,18 +21,17 @@ import pandas as pd
 import torch
 
 from rnnforecast import DeepLSTMForecaster
-from rnnforecast.data.building import build_panel
-from rnnforecast.data.frames import read_table
-from rnnforecast.forecasters import _training
-from rnnforecast.forecasters._plan import make_plan
-from rnnforecast.training import Settings, train
+from rnnforecast.data.reading import read_fit
+from rnnforecast.training import Learner, Settings, train
 
 # hidden size, layers, batch, look-back, segment
 SHAPES = [(32, 2, 32, 168, 24), (32, 2, 32, 168, 1), (64, 2, 128, 96, 1)]
 
 
-def prepare(hidden_size: int, n_layers: int, batch_size: int, lookback: int, segment: int = 1):
-    """A run of the library's on 20 series of 2,000 hours."""
+def prepare(
+    hidden_size: int, n_layers: int, batch_size: int, lookback: int, segment: int = 1
+) -> Learner:
+    """What the library trains with on 20 series of 2,000 hours."""
     rng = np.random.default_rng(0)
     index = pd.MultiIndex.from_product(
         [range(20), pd.date_range("2020-01-01", periods=2000, freq="h")], names=["series", "time"]
@@ -47,30 +46,26 @@ def prepare(hidden_size: int, n_layers: int, batch_size: int, lookback: int, seg
         batch_size=batch_size,
         random_state=0,
     )
-    table = read_table("benchmark", df)
-    empty = np.empty((len(df), 0))
-    panel = build_panel("benchmark", table.keys, df.to_numpy(), empty, empty, empty)
-    plan = make_plan("benchmark", panel, 24, lookback, None, 0.1)
-    return _training.prepare(forecaster, panel, plan)[0]
+    return forecaster._job(read_fit("benchmark", df).panel, goes_on=False).learner
 
 
-def library(run, steps: int) -> float:
+def library(learner: Learner, network, generator: torch.Generator, steps: int) -> float:
     """Seconds a step of the library's loop."""
-    run.source.max_steps = steps
+    learner.source.max_steps = steps
     settings = Settings(1, 1e-3, "adam", 0.0, 1.0, "cosine")
     start = time.perf_counter()
-    train(run.network, run.source, run.loss, settings, run.generator)
+    train(network, learner.source, learner.loss, settings, generator)
     return (time.perf_counter() - start) / steps
 
 
-def network_alone(run, steps: int, batch, fused: bool) -> float:
+def network_alone(learner: Learner, network, steps: int, batch, fused: bool) -> float:
     """Seconds a step of forward and backward, with torch's fused optimiser or none."""
-    run.network.train()
-    optimizer = torch.optim.Adam(run.network.parameters(), lr=1e-3, fused=True) if fused else None
+    network.train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True) if fused else None
     start = time.perf_counter()
     for _ in range(steps):
-        run.network.zero_grad(set_to_none=True)
-        run.loss(run.network, batch).backward()
+        network.zero_grad(set_to_none=True)
+        learner.loss(network, batch).backward()
         if optimizer is not None:
             optimizer.step()
     return (time.perf_counter() - start) / steps
@@ -78,14 +73,16 @@ def network_alone(run, steps: int, batch, fused: bool) -> float:
 
 def measure(shape: tuple[int, int, int, int, int], rounds: int, steps: int) -> dict:
     """Medians over rounds, in microseconds a step."""
-    run = prepare(*shape)
-    batch = run.source.take(np.arange(shape[2]))
+    learner = prepare(*shape)
+    generator = torch.Generator().manual_seed(0)
+    network = learner._start(generator, None)
+    batch = learner.source.take(np.arange(shape[2]))
 
     def once() -> tuple[float, float, float]:
         return (
-            library(run, steps),
-            network_alone(run, steps, batch, False),
-            network_alone(run, steps, batch, True),
+            library(learner, network, generator, steps),
+            network_alone(learner, network, steps, batch, False),
+            network_alone(learner, network, steps, batch, True),
         )
 
     once()

@@ -21,21 +21,26 @@ import torch
 from torch import nn
 
 from rnnforecast import DeepRNNForecaster
-from rnnforecast.forecasters import _training
-from rnnforecast.nn import RecurrentLayer, register_cell
+from rnnforecast.forecasters import windows
+from rnnforecast.nn import Cell, register_cell
 
 
 @register_cell("nn.GRU")
-class _TorchGRU(RecurrentLayer):
+class _TorchGRU(Cell):
     """Torch's own module, whatever the library uses for "gru"."""
 
-    def __init__(self, input_size: int, hidden_size: int, bidirectional: bool = False):
-        super().__init__(input_size, hidden_size, bidirectional)
-        self.rnn = nn.GRU(input_size, hidden_size, batch_first=True, bidirectional=bidirectional)
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__(input_size, hidden_size)
+        self.rnn = nn.GRU(input_size, hidden_size, batch_first=True)
 
-    def forward(self, x):
-        outputs, state = self.rnn(x)
-        return outputs, torch.cat(tuple(state), dim=-1)
+    def step(self, x, state):
+        outputs, state = self.scan(x[:, None], state)
+        return outputs[:, 0], state
+
+    def scan(self, x, state=None, lengths=None):
+        assert lengths is None
+        outputs, last = self.rnn(x, None if state is None else state[0][None])
+        return outputs, (last[0],)
 
 
 def data() -> pd.DataFrame:
@@ -79,9 +84,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--segment", type=int, default=1)
     args = parser.parse_args()
-    before, most = torch.get_num_threads(), _training._MAX_STEPS
+    before, most = torch.get_num_threads(), windows._MAX_STEPS
     torch.set_num_threads(args.threads)
-    _training._MAX_STEPS = args.steps
+    windows._MAX_STEPS = args.steps
     df = data()
     settings = [("nn.GRU", 1), *(("gru", k) for k in args.members)]
     try:
@@ -90,7 +95,7 @@ def main() -> None:
         rounds = [[seconds(df, *s, args) for s in settings] for _ in range(args.rounds)]
     finally:
         torch.set_num_threads(before)
-        _training._MAX_STEPS = most
+        windows._MAX_STEPS = most
     rows = []
     for i, (cell, k) in enumerate(settings):
         ratios = [times[i] / times[0] for times in rounds]

@@ -22,7 +22,8 @@ import pandas as pd
 import torch
 
 from rnnforecast import DeepRNNForecaster
-from rnnforecast.forecasters import _training
+from rnnforecast.forecasters import windows
+from rnnforecast.training import learner
 
 BASE = {"series": 50, "length": 500, "lookback": 48, "hidden_size": 32}
 
@@ -42,7 +43,7 @@ def fit(sizes: dict[str, int], args) -> dict[str, float]:
     """Seconds of the parts of one fit."""
     df = frame(sizes["series"], sizes["length"])
     begun = []
-    train = _training.train
+    train = learner.train
 
     def watched(*given, **more):
         begun.append(time.perf_counter())
@@ -61,20 +62,20 @@ def fit(sizes: dict[str, int], args) -> dict[str, float]:
         random_state=0,
         **json.loads(args.options),
     )
-    _training.train = watched
+    learner.train = watched
     try:
         start = time.perf_counter()
         forecaster.fit(df)
         end = time.perf_counter()
     finally:
-        _training.train = train
+        learner.train = train
     forecaster.forecast()  # warm
     again = time.perf_counter()
     forecaster.forecast()
     forecast = time.perf_counter() - again
     return {
         "prepare_s": begun[0] - start,
-        "step_ms": 1e3 * (begun[1] - begun[0]) / _training._MAX_STEPS,
+        "step_ms": 1e3 * (begun[1] - begun[0]) / windows._MAX_STEPS,
         "rest_s": end - begun[1],
         "forecast_ms": 1e3 * forecast,
         "forecast_ms_a_series": 1e3 * forecast / sizes["series"],
@@ -98,9 +99,9 @@ def main() -> None:
     parser.add_argument("--cell", default="lstm")
     parser.add_argument("--options", default="{}", help="more arguments of the forecaster, as JSON")
     args = parser.parse_args()
-    threads, most = torch.get_num_threads(), _training._MAX_STEPS
+    threads, most = torch.get_num_threads(), windows._MAX_STEPS
     torch.set_num_threads(1)
-    _training._MAX_STEPS = args.steps
+    windows._MAX_STEPS = args.steps
     points = [(name, BASE | {name: BASE[name] * k}) for name in BASE for k in args.factors]
     runs: list[list[dict]] = [[] for _ in points]
     for turn in range(args.rounds + 1):
@@ -109,7 +110,7 @@ def main() -> None:
             if turn:  # the first round loads kernels and touches memory
                 made.append(answer)
     torch.set_num_threads(threads)
-    _training._MAX_STEPS = most
+    windows._MAX_STEPS = most
     rows = []
     for made, (name, sizes) in zip(runs, points):
         row = {"size": name, "value": sizes[name]}

@@ -71,11 +71,11 @@ def calls_for(fc: DeepRNNForecaster, n_series: int) -> dict[str, Callable]:
     }
     kept, step.library = step.library, lambda: None
     try:
-        calls["NumPy float64"] = partial(fc.stream().update, values)
+        calls["float64, no kernels"] = partial(fc.stream().update, values)
     finally:
         step.library = kept
-    network, model = fc.network_, fc.model_
-    inputs = model._inputs(fc.panel_, np.arange(n_series), fc.panel_.lengths)
+    network = fc.network_
+    inputs = fc._inputs(network, fc.panel_, np.arange(n_series), fc.panel_.lengths)
     window = network.normalise(inputs.targets)
 
     @torch.inference_mode()

@@ -180,7 +180,8 @@ def judge(machine: Machine, status: int, output: str, folder: str) -> Result:
     if status == NOT_HERE:
         return Result("skipped", lines[-1].removeprefix("Exit: "))
     if status:
-        return Result("FAILED", lines[-1], output)
+        line = lines[-1] if status > 0 else f"ended by signal {-status}"
+        return Result("FAILED", line, output)
     header = next((line for line in lines if line.startswith("machine: ")), "no header")
     where = folder if machine.install is no_compiler else str(ROOT)
     for words in (machine.header, f"rnnforecast in {where}"):

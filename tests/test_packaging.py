@@ -98,7 +98,8 @@ def test_the_wheel_holds_the_data_and_no_script(wheel):
         names = set(archive.namelist())
         held = {n.rsplit("/", 1)[1] for n in names if n.startswith("rnnforecast/_datasets/")}
         manifest = json.loads(archive.read("rnnforecast/_datasets/manifest.json"))
-        assert held == {"manifest.json", "downloads.json", *(entry["file"] for entry in manifest.values())}
+        files = {entry["file"] for entry in manifest.values()}
+        assert held == {"manifest.json", "downloads.json", *files}
         for name in held:
             content = archive.read(f"rnnforecast/_datasets/{name}")
             assert content == (ROOT / "datasets" / name).read_bytes()

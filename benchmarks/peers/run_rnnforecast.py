@@ -16,8 +16,9 @@ from _worker import Data, Watch, forecasts_of, serve
 
 import rnnforecast
 from rnnforecast import DeepRNNForecaster
-from rnnforecast.forecasters import _training
-from rnnforecast.training import Callback
+from rnnforecast.forecasters import windows
+from rnnforecast.nn.library import status
+from rnnforecast.training import Callback, learner
 
 
 class Snapshots(Callback):
@@ -83,7 +84,7 @@ def options(task: dict) -> dict:
     given = dict(task["settings"])
     steps = given.pop("steps", None)
     if steps is not None:
-        given["max_epochs"] = math.ceil(steps / _training._MAX_STEPS)
+        given["max_epochs"] = math.ceil(steps / windows._MAX_STEPS)
     if "hidden_size" in given and not task.get("keep_validation"):
         given |= {"early_stopping": False, "validation_fraction": 0.0}
     return given
@@ -92,11 +93,11 @@ def options(task: dict) -> dict:
 def run(task: dict, data: Data):
     watch = Watch(task)
     frame = data.training()
-    train, most = _training.train, _training._MAX_STEPS
+    train, most = learner.train, windows._MAX_STEPS
     steps = task["settings"].get("steps")
     if steps is not None and steps < most:
-        _training._MAX_STEPS = steps
-    _training.train = _watched(watch, task.get("plain", False), train)
+        windows._MAX_STEPS = steps
+    learner.train = _watched(watch, task.get("plain", False), train)
     try:
         watch.clock.start()
         forecaster = DeepRNNForecaster(
@@ -110,7 +111,7 @@ def run(task: dict, data: Data):
         forecaster.fit(frame)
         watch.clock.stop()
     finally:
-        _training.train, _training._MAX_STEPS = train, most
+        learner.train, windows._MAX_STEPS = train, most
     history = forecaster.panel_
 
     def forecast():
@@ -120,21 +121,11 @@ def run(task: dict, data: Data):
     return watch, forecasts_of(watch, forecaster.network_, forecast)
 
 
-def _status() -> str:
-    """Which kernels are in use."""
-    try:
-        from rnnforecast.nn import library as _library
-
-        return str(_library.status())
-    except ImportError:
-        return "torch"
-
-
 if __name__ == "__main__":
     versions = {
         "rnnforecast": rnnforecast.__version__,
         "torch": torch.__version__,
         "pandas": pd.__version__,
-        "kernels": _status(),
+        "kernels": str(status()),
     }
     serve(versions, run)

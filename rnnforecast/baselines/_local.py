@@ -272,24 +272,33 @@ class LocalForecaster(BaseForecaster):
         models = [models[i : i + width] for i in range(0, len(models), width)]
         return {"models_": models, "seasonality_": seasonality}
 
-    def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
-        owner, same = type(self).__name__, history.is_panel == self.panel_.is_panel
-        place = self.panel_.ids.get_indexer(history.ids) if same else np.full(history.n_series, -1)
+    def _admit(self, history: Panel) -> None:
+        place = self._place(history)
         if (place < 0).any():
             raise DataError(
-                f"{owner} has a model for each series it was fitted to, and none for "
+                f"{type(self).__name__} has a model for each series it was fitted to, and none for "
                 f"{history.label(int(np.argmax(place < 0)))}: fit it on this series"
             )
+
+    def _place(self, history: Panel) -> np.ndarray:
+        """Which series of fit each series of a history is; -1 for a new one."""
+        same = history.is_panel == self.panel_.is_panel
+        return self.panel_.ids.get_indexer(history.ids) if same else np.full(history.n_series, -1)
+
+    def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
+        place = self._place(history)
         if fresh:
-            check_values(owner, history, 2)
-        read = np.zeros(history.n_series, dtype=np.int64) if fresh else self.panel_.lengths
+            check_values(type(self).__name__, history, 2)
+        read = np.zeros(history.n_series, dtype=np.int64)
+        if not fresh:
+            read[: self.panel_.n_series] = self.panel_.lengths
         self._check_covariates(history, read)
         models: list[list[LocalModel]] = []
         with _quiet():
             for i, old in enumerate(place):
                 shift = self._shift(history, i, int(old)) if fresh else 0
                 models.append([])
-                for k, model in enumerate(self.models_[old]):
+                for k, model in enumerate(self.models_[old] if old >= 0 else ()):
                     rows = self._rows(history, i, k)
                     new = model.moved(*rows, shift) if fresh else model.updated(*rows)
                     models[-1].append(new)
@@ -313,7 +322,10 @@ class LocalForecaster(BaseForecaster):
         known: np.ndarray,
     ) -> Forecast:
         shape = len(series), n_steps, history.targets.shape[1]
-        mean, deviation = np.empty(shape), np.empty(shape)
+        mean, deviation = (
+            np.full(shape, np.nan),
+            np.full(shape, np.nan),
+        )  # of series without a model
         simulated: np.ndarray | None = None
         with _quiet():
             for i, rows in group_rows(series):

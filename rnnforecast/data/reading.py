@@ -62,6 +62,11 @@ def read_fit(
 def read_history(owner: str, table: Table, y: Any, roles: Roles, fitted: Panel) -> Panel:
     """A panel of its own from rows like those of fit, of any series, on the fitted calendar."""
     keys, calendar = table.keys, fitted.calendar
+    if calendar is not None and not keys.has_time:
+        raise DataError(
+            f"{owner}: history has no time stamps, and the rows of fit had {fitted.lasts().dtype}: "
+            f"give it such an index, or the column of time="
+        )
     if keys.has_time and calendar is not None:
         keys = fitted.same_kind(owner, keys)
     targets = targets_of(owner, table, y, roles)

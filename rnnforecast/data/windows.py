@@ -48,8 +48,8 @@ class WindowIndex:
         last = self.first + (self.counts - 1) * self.stride + horizon
         return np.where(self.counts > 0, last, 0)
 
-    def later(self, rows: int) -> WindowIndex:
-        """The windows from ``rows`` rows after the first origin on (stride 1 only)."""
+    def later(self, rows: np.ndarray | int) -> WindowIndex:
+        """The windows from ``rows`` rows after each first origin on (stride 1 only)."""
         return WindowIndex(self.first + rows, np.maximum(self.counts - rows, 0))
 
     def __len__(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from rnnforecast._validation import check_choice, check_int, check_real
@@ -111,11 +112,17 @@ class ESRNNForecaster(NeuralForecaster):
         Given or chosen; empty for none.
     most_rows_ : int
         Rows of a series that a forecast reads, at most.
+    trained_ids_ : Index
+        Series that have smoothing coefficients of their own.
+    place_ : ndarray of int, shape (n_series,)
+        Where each series of the history stands among these; -1 for others.
     mode_ : str
         "multiplicative" or "additive".
     conformal_ : ConformalErrors
         Errors on the additive scale at rolling origins over the validation rows, of the network
         trained for that (of all over training rows where there are none).
+    n_untrained_ : int
+        Series too short to train on: they are forecast like the others.
     history_, histories_, network_, networks_, n_epochs_, output_, scale_, panel_, roles_, \
 target_names_, cutoff_, n_features_in_, feature_names_in_
         As of :class:`~rnnforecast.DeepRNNForecaster`.
@@ -156,6 +163,8 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         scale_: Scale = field(init=False)
         seasonality_: tuple[int, ...] = field(init=False)
         most_rows_: int = field(init=False)
+        trained_ids_: pd.Index = field(init=False)
+        place_: np.ndarray = field(init=False)
 
     # -- parameters --------------------------------------------------------------------------------
 
@@ -261,7 +270,8 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         most_rows = max(_MOST_ROWS, _MOST_SEASONS * max(periods, default=1), 4 * window)
         most_rows = max(min(most_rows, int(lengths.max())), window)
         most_rows = self.most_rows_ if goes_on else most_rows
-        reader = SeriesReader(panel, scale, spec, most_rows, device, torch.float32)
+        place = np.arange(panel.n_series)
+        reader = SeriesReader(panel, scale, spec, place, most_rows, device, torch.float32)
         # where level and seasons multiply: log of truth over the seasonal naive error
         units = scale.target_scale if log else np.ones_like(naive)
         shifts = scale.target_loc - np.log(naive) if log else np.zeros_like(naive)
@@ -297,15 +307,22 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
             "lookback_": window,
             "stride_": spec.stride,
             "most_rows_": most_rows,
+            "place_": place,
+            "trained_ids_": panel.ids,
             "seasonality_": periods,
             "mode_": "multiplicative" if log else "additive",
             "scale_": scale,
             "output_": output,
+            "n_untrained_": int((lengths < horizon + 1).sum()),
         }
         return Job(main, fitted, WindowIndex.between(first, lengths, horizon), calibrator)
 
     def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
-        return {"scale_": self.scale_.on(history) if fresh else self.scale_.following(history)}
+        scale = self.scale_.on(history) if fresh else self.scale_.following(history)
+        return {"scale_": scale, "place_": self.trained_ids_.get_indexer(history.ids)}
+
+    def _to_go_on(self, network: ESRNN, panel: Panel) -> ESRNN:
+        return network.grown(panel.n_series * panel.targets.shape[1])
 
     # -- forecasts ---------------------------------------------------------------------------------
 
@@ -325,8 +342,8 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
     def _network_says(self, member, history, series, origins, n_steps, known):
         network = self.networks_[member]
         weight = network.head.weight
-        options = (network.spec, self.most_rows_, weight.device, weight.dtype)
-        reader = SeriesReader(history, self.scale_, *options)
+        options = (self.place_, self.most_rows_, weight.device, weight.dtype)
+        reader = SeriesReader(history, self.scale_, network.spec, *options)
         size = max(_CHUNK_NUMBERS // (self.most_rows_ * 4 * network.spec.n_targets), 1)
         parts = [
             self._roll(network, reader, series[k], origins[k], n_steps, known[k])

@@ -77,6 +77,9 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
         """
         return {}
 
+    def _admit(self, history: Panel) -> None:
+        """Raise DataError for a history that cannot be forecast: with series that are new, say."""
+
     def _check_params(self) -> None:
         """Raise DataError for unusable parameters; extended by subclasses."""
         check_int(type(self).__name__, "horizon", self.horizon)
@@ -143,7 +146,10 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
         """The history with the rows of X (and y) appended."""
         check_is_fitted(self, "panel_")
         owner, table = type(self).__name__, self._read_rows(X, ("known", "targets", "past"))
-        return self.panel_.append(owner, table, reading.targets_of(owner, table, y, self.roles_))
+        targets = reading.targets_of(owner, table, y, self.roles_)
+        panel = self.panel_.append(owner, table, targets)
+        self._admit(panel)
+        return panel
 
     @property
     def cutoff_(self) -> Any:
@@ -216,6 +222,7 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
         else:
             table, y = self._read_rows(rows, ("targets", "past", "known", "static")), None
         panel = reading.read_history(owner, table, y, roles, self.panel_)
+        self._admit(panel)
         return self._at(panel, fresh=True)
 
     def __copy__(self) -> Any:

@@ -197,6 +197,10 @@ class NeuralForecaster(BaseForecaster):
         """A forecast on the scale of ``_network_says``, in the unit of the data."""
         return forecast
 
+    def _to_go_on(self, network: Any, panel: Panel) -> Any:
+        """A trained network, ready to train further on a panel that may have more series."""
+        return network
+
     # -- fit ---------------------------------------------------------------------------------------
 
     def _check_params(self) -> None:
@@ -326,7 +330,8 @@ class NeuralForecaster(BaseForecaster):
         view = copy.copy(self)
         view.__dict__.update({"max_epochs": 1, "early_stopping": False, "panel_": panel})
         view.__dict__.update(self._follow(panel, fresh=False))
-        fitted = view._trained(panel, view._job(panel, goes_on=True), self.networks_)
+        warm = [self._to_go_on(network, panel) for network in self.networks_]
+        fitted = view._trained(panel, view._job(panel, goes_on=True), warm)
         self.__dict__.update({"panel_": panel}, **fitted)
         return self
 

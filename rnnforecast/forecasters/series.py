@@ -64,6 +64,9 @@ class SeriesReader:
     panel : Panel
     scale : Scale
     spec : ESRNNSpec
+    place : ndarray of int, shape (n_series,)
+        Which series of the network each series of the panel is; -1 for one that it was not trained
+        on.
     most_rows : int
         Rows that are read of a series at most.
     device, dtype
@@ -73,6 +76,7 @@ class SeriesReader:
     panel: Panel
     scale: Scale
     spec: ESRNNSpec
+    place: np.ndarray
     most_rows: int
     device: torch.device
     dtype: torch.dtype
@@ -87,8 +91,7 @@ class SeriesReader:
         """
         spec, scale, n = self.spec, self.scale, self.spec.n_targets
         rows = gather(self.panel, series, stops, width, 0)
-        number = np.repeat(series, n) * n + np.tile(np.arange(n), len(series))
-        number = np.where(number < spec.n_series, number, number % n - n)  # new since the fit
+        number = np.repeat(self.place[series], n) * n + np.tile(np.arange(n), len(series))
         values = scale.targets(rows.targets, series).transpose(0, 2, 1).reshape(-1, width)
         stops = np.repeat(np.minimum(stops, width), n)
         warm = np.full(len(stops), 2)

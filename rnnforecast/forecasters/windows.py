@@ -187,7 +187,8 @@ class WindowForecaster(NeuralForecaster):
         if self.training == "dense":
             extra = _stretch(plan, segment)
             offsets = np.arange(-extra, 1, segment)
-            batches = source(plan.train.later(extra), plan.lookback + extra, windows, offsets)
+            later = plan.train.later(np.minimum(extra, np.maximum(plan.train.counts - 1, 0)))
+            batches = source(later, plan.lookback + extra, windows, offsets)
             loss = _StretchLoss(output, plan.lookback, segment)
 
         def prime(network: Any) -> None:
@@ -348,10 +349,9 @@ def _on_cpu(windows: WindowSource) -> Iterator[tuple[Inputs, Tensor]]:
 
 def _stretch(plan: Plan, segment: int) -> int:
     """Rows by which a stretch of dense training is longer than a window: at most half a look-back,
-    as far as the series with the fewest training windows reaches, in whole segments.
+    as far as the training windows of the typical (median) series reach, in whole segments.
     """
-    counts = plan.train.counts[plan.train.counts > 0]
-    room = int(counts.min()) - 1
+    room = int(np.median(plan.train.counts[plan.train.counts > 0])) - 1
     return max(min(plan.lookback // 2, room), 0) // segment * segment
 
 

@@ -123,6 +123,18 @@ class ESRNN(nn.Module):
         found = torch.sigmoid(_RATE * own)
         return found[0], found[1 : 1 + n], 2 * found[1 + n :]
 
+    def grown(self, n_series: int) -> ESRNN:
+        """The same network with room for more series, which begin with the mean of the others."""
+        n_targets = self.spec.n_targets
+        more = (n_series - self.spec.n_series) // n_targets
+        with torch.device("meta"):  # torch's own initialisation draws from the global generator
+            new = ESRNN(self.spec._replace(n_series=n_series))
+        new = new.to_empty(device=self.logits.device).to(self.logits.dtype)
+        mean = self.logits.unflatten(-1, (-1, n_targets)).mean(-2)
+        logits = torch.cat([self.logits, mean.repeat(1, more)], -1)
+        new.load_state_dict({**self.state_dict(), "logits": logits.detach()})
+        return new
+
     def covariates(self, series: Tensor, known: Tensor) -> Tensor | float:
         """What known covariates ``(batch, time, n_known)`` add to their own rows: (batch, time)."""
         if not self.spec.n_known:

@@ -107,7 +107,7 @@ class SegmentNetwork(WindowNetwork):
             for anchors, truth in known:
                 start, way = anchors[..., 0], anchors[..., 1] - anchors[..., 0]
                 if share is self.stay:
-                    start, way = 0.0, start + self.pull[:, None] * way
+                    start, way = torch.zeros_like(start), start + self.pull[:, None] * way
                 way = torch.where(torch.isnan(truth), 0.0, way)
                 up += (way * torch.nan_to_num(truth - start)).sum((0, 2))
                 down += way.square().sum((0, 2))

@@ -52,8 +52,8 @@ def states(fc):
     """Level after every row of every series, side by side and aligned at their ends, and the batch
     that they were read from.
     """
-    fc, (net,), panel = copy.copy(fc), fc.networks_, fc.panel_
-    reader = SeriesReader(panel, fc.scale_, net.spec, 10**6, torch.device("cpu"), torch.float64)
+    (net,), panel, cpu = fc.networks_, fc.panel_, torch.device("cpu")
+    reader = SeriesReader(panel, fc.scale_, net.spec, fc.place_, 10**6, cpu, torch.float64)
     width = int(panel.lengths.max())
     batch, _ = reader.read(np.arange(panel.n_series), panel.lengths, width)
     terms = net.smooth(batch, batch.values - net.covariates(batch.series, batch.known))

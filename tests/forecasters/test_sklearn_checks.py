@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import pydoc
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -164,6 +168,19 @@ def test_parameters_survive_clone_and_set_params(cls):
     with pytest.raises(TypeError):
         cls(24)  # keyword only
     with pytest.raises(TypeError):
+        cls(hidden_units=3)
+
+
+@pytest.mark.parametrize("cls", [*CLASSES, SegmentRNNForecaster, ESRNNForecaster])
+def test_parameters_are_documented_and_named_with_their_class(cls):
+    signature, shown = inspect.signature(cls), pydoc.render_doc(cls, renderer=pydoc.plaintext)
+    assert list(signature.parameters) == list(inspect.signature(cls.__init__).parameters)[1:]
+    assert set(signature.parameters) == set(cls().get_params())
+    for name, parameter in signature.parameters.items():
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        assert re.search(rf"^{name} : ", inspect.getdoc(cls), re.MULTILINE), name
+        assert re.search(rf"^ *\|? *{name} : ", shown, re.MULTILINE), name  # what help() shows
+    with pytest.raises(TypeError, match=f"{cls.__name__}.*'hidden_units'"):
         cls(hidden_units=3)
 
 
