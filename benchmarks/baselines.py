@@ -71,7 +71,8 @@ def statsforecast_ets(old: pd.DataFrame, new: pd.DataFrame) -> None:
     for station in old.index.unique(0):
         y, later = (part.loc[station]["temp"].asfreq("h") for part in (old, new))
         whole = pd.concat([y, later]).interpolate().to_numpy()
-        seconds, model = timed(lambda rows=whole[: len(y)]: AutoETS(season_length=24).fit(rows))
+        before = whole[: len(y)]
+        seconds, model = timed(lambda rows=before: AutoETS(season_length=24).fit(rows))
         fit += seconds
         for origin in range(len(y), len(whole) - HORIZON + 1, HORIZON):
             seconds, found = timed(
