@@ -29,9 +29,8 @@ def check_kind(stamps: pd.Index, owner: str | None = None) -> None:
 
 def dates(stamps: Any) -> pd.DatetimeIndex:
     """Stamps as they are, or one of them as an index."""
-    return (
-        stamps if isinstance(stamps, pd.DatetimeIndex) else pd.DatetimeIndex(np.atleast_1d(stamps))
-    )
+    is_index = isinstance(stamps, pd.DatetimeIndex)
+    return stamps if is_index else pd.DatetimeIndex(np.atleast_1d(stamps))
 
 
 def nanoseconds(stamps: pd.DatetimeIndex) -> np.ndarray:

@@ -31,7 +31,7 @@ from rnnforecast.data._stamps import (
 )
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Calendar", "OffGridError", "default_seasonality", "infer_calendar"]
+__all__ = ["Calendar", "OffGridError", "infer_calendar"]
 
 _WEEK = 7 * DAY  # nanoseconds
 
@@ -45,18 +45,10 @@ class OffGridError(DataError):
 
 
 class Calendar(ABC):
-    """Maps stamps to step numbers.
+    """Maps stamps to step numbers."""
 
-    Attributes
-    ----------
-    season : int
-        Usual seasonal period in steps; 1 where none is known.
-    own_grid : bool
-        The rows seen are the steps, nothing is a gap.
-    """
-
-    season: int = 1
-    own_grid: bool = False
+    season: int = 1  # usual seasonal period in steps; 1 where none is known
+    own_grid: bool = False  # the rows seen are the steps, nothing is a gap
 
     @abstractmethod
     def steps(self, origins: Any, stamps: pd.Index) -> np.ndarray:
@@ -72,10 +64,6 @@ class Calendar(ABC):
     def after(self, origin: Any, n: int) -> pd.Index:
         """The ``n`` stamps that follow ``origin``."""
         return self.shift(origin, np.arange(1, n + 1))
-
-    def at(self, origin: Any, n: int) -> Any:
-        """The stamp ``n`` steps after ``origin``, n >= 0."""
-        return self.shift(origin, np.array([n]))[0] if n else origin
 
     def _check_grid(self, stamps: pd.Index, bad: np.ndarray) -> None:
         if bad.any():
@@ -139,10 +127,8 @@ class PeriodCalendar(EvenCalendar):
 
 
 class FixedCalendar(EvenCalendar):
-    """A constant interval of absolute time (seconds to weeks, without months), in nanoseconds.
-
-    With ``wall`` the interval is counted on the local clock, as daily data in a zone with
-    daylight saving needs.
+    """A constant interval in nanoseconds, with ``wall`` on the local clock, as days with daylight
+    saving need.
     """
 
     def __init__(self, interval: int, tz: Any = None, wall: bool = False):
@@ -165,7 +151,7 @@ class FixedCalendar(EvenCalendar):
     def after(self, origin, n):
         if n < 3 or self.interval >= DAY or self.wall:
             return with_freq(super().after(origin, n))
-        self.at(origin, n)  # no need to infer the frequency, only to see that there is room
+        self.shift(origin, np.array([n]))  # is there room? The frequency need not be inferred
         every = pd.tseries.frequencies.to_offset(pd.Timedelta(self.interval))
         return pd.date_range(origin, periods=n + 1, freq=every).as_unit("ns")[1:]
 
@@ -247,8 +233,7 @@ class OffsetCalendar(Calendar):
     def after(self, origin, n):
         start = delocalize(dates(origin))[0]
         grid = pd.date_range(start, periods=n + 1, freq=self.offset)
-        grid = grid[1:] if grid[0] == start else grid[:n]
-        return localize(grid, self.tz)
+        return localize(grid[1:] if grid[0] == start else grid[:n], self.tz)
 
     def __repr__(self):
         return f"pandas offset {self.offset.freqstr!r}"
@@ -299,12 +284,6 @@ def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
     of the week never occur over two weeks or more), whose own rows are the grid; the most frequent
     interval, if the others are its multiples and half of the steps or more are present; else
     irregular, the rows being the grid.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> infer_calendar(pd.date_range("2024-01-01", periods=4, freq="h"))
-    every 1h
     """
     check_kind(stamps)
     if isinstance(stamps, pd.PeriodIndex):
@@ -339,7 +318,7 @@ def _infer_datetime(stamps: pd.DatetimeIndex) -> Calendar:
         for candidate in (stamps, wall):
             inferred = infer_freq(candidate)
             if inferred is not None:
-                return _from_offset(inferred, tz, wall=candidate is wall)
+                return _from_offset(inferred, tz)
         anchored = _anchored_with_gaps(wall)
         if anchored is not None:
             return OffsetCalendar(anchored, tz)
@@ -358,21 +337,18 @@ def _infer_datetime(stamps: pd.DatetimeIndex) -> Calendar:
     return IrregularCalendar(max(int(np.median(gaps)), 1), tz)
 
 
-def _from_offset(freq: Any, tz: Any, wall: bool = True) -> Calendar:
+def _from_offset(freq: Any, tz: Any) -> Calendar:
     try:
         offset = pd.tseries.frequencies.to_offset(freq)
     except (ValueError, TypeError) as error:
         raise DataError(f"freq={freq!r} is not a pandas offset: {error}") from error
-    if isinstance(offset, pd.offsets.Week) and offset.weekday is not None:
-        return FixedCalendar(offset.n * _WEEK, tz, wall=tz is not None)
-    if isinstance(offset, pd.offsets.Day):
-        return FixedCalendar(offset.n * DAY, tz, wall=tz is not None)
+    anchored = isinstance(offset, pd.offsets.Week) and offset.weekday is not None
+    if anchored or isinstance(offset, pd.offsets.Day):
+        return FixedCalendar(offset.n * (_WEEK if anchored else DAY), tz, wall=tz is not None)
     if isinstance(offset, pd.offsets.Tick):
         return FixedCalendar(pd.Timedelta(offset).value, tz)
-    business = isinstance(
-        offset, (pd.offsets.BusinessDay, pd.offsets.BusinessHour, pd.offsets.CustomBusinessDay)
-    )
-    return OffsetCalendar(offset, tz, own_grid=business)
+    kinds = (pd.offsets.BusinessDay, pd.offsets.BusinessHour, pd.offsets.CustomBusinessDay)
+    return OffsetCalendar(offset, tz, own_grid=isinstance(offset, kinds))
 
 
 def _anchored_with_gaps(wall: pd.DatetimeIndex) -> str | pd.DateOffset | None:
@@ -392,11 +368,9 @@ def _anchored_with_gaps(wall: pd.DatetimeIndex) -> str | pd.DateOffset | None:
 
 def _same_day_of_month(wall: pd.DatetimeIndex) -> pd.DateOffset | None:
     """Every so many months, on one day (up to the 28th) at one time."""
-    same = len(set(zip(wall.day, wall.time, strict=True))) == 1
-    if not same or wall[0].day > 28:
+    if len(set(zip(wall.day, wall.time, strict=True))) > 1 or wall[0].day > 28:
         return None
-    months = np.diff(wall.year * 12 + wall.month)
-    return pd.DateOffset(months=int(np.gcd.reduce(months)))
+    return pd.DateOffset(months=int(np.gcd.reduce(np.diff(wall.year * 12 + wall.month))))
 
 
 def _weekly_pattern(wall: pd.DatetimeIndex) -> np.ndarray | None:
@@ -408,18 +382,6 @@ def _weekly_pattern(wall: pd.DatetimeIndex) -> np.ndarray | None:
         return None
     slots, seen = np.unique((count - WeeklyCalendar._MONDAY) % _WEEK, return_counts=True)
     slots = slots[seen >= 0.3 * np.median(seen)]
-    grid = _WEEK // interval
-    dense = len(count) / (weeks * len(slots))
-    if len(slots) <= 0.9 * grid and dense >= 0.6:
-        return slots
-    return None
+    dense = len(count) / (weeks * len(slots)) >= 0.6
+    return slots if dense and len(slots) <= 0.9 * (_WEEK // interval) else None
 
-
-def default_seasonality(calendar: Calendar) -> int:
-    """Usual seasonal period of a calendar, in steps.
-
-    A day for intervals below a day (24 for hours, 144 for ten minutes; an hour where the interval
-    is below a minute), a week for days (5 for business days, or the days seen), a year for weeks,
-    months and quarters, and 1 where nothing is known (integers, years).
-    """
-    return calendar.season

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -114,9 +113,7 @@ class Scale:
 def _of_targets(
     panel: Panel, per_series: bool, lag: int | None, log: bool, first: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Location, scale and least value of each series from ``first`` on, (n_series - first,
-    n_targets).
-    """
+    """Location, scale and least value of each series from ``first`` on, (n, n_targets)."""
     indptr, shape = panel.indptr[first:], (panel.n_series - first, panel.targets.shape[1])
     if not per_series:
         return np.zeros(shape), np.ones(shape), None
@@ -136,44 +133,39 @@ def _of_targets(
 
 
 def _differences(values: np.ndarray, indptr: np.ndarray, lag: int) -> np.ndarray:
-    """Mean absolute difference over ``lag`` rows (one, where a series has no more) of each group
-    of rows; 0 where nothing is there to see.
-    """
+    """Mean absolute difference over ``lag`` rows (one, where a group has no more); 0 without any."""
     lengths = np.diff(indptr)
-    own = np.where(lengths > lag, lag, 1)
+    group = np.repeat(np.arange(len(lengths)), lengths)
+    rows, step = np.arange(indptr[0], indptr[-1]), np.where(lengths > lag, lag, 1)[group]
+    inside = rows - step >= indptr[group]
+    rows, step, group = rows[inside], step[inside], group[inside]
     out = np.zeros((len(lengths), values.shape[1]))
-    for step in np.unique(own):
-        size = np.abs(values[step:] - values[:-step])
-        inside = np.repeat(indptr[:-1] + step, lengths) <= np.arange(indptr[0], indptr[-1])
-        mine = inside & np.repeat(own == step, lengths)
-        rows = np.arange(indptr[0], indptr[-1])[mine]
-        group = np.repeat(np.arange(len(lengths)), lengths)[mine]
-        for j in range(values.shape[1]):
-            found = size[rows - step, j].astype(np.float64)
-            seen = ~np.isnan(found)
-            total = np.bincount(group[seen], found[seen], minlength=len(lengths))
-            count = np.bincount(group[seen], minlength=len(lengths))
-            out[:, j] += total / np.maximum(count, 1)
+    for j in range(values.shape[1]):
+        found = np.abs(values[rows, j] - values[rows - step, j]).astype(np.float64)
+        seen = ~np.isnan(found)
+        total = np.bincount(group[seen], found[seen], minlength=len(lengths))
+        out[:, j] = total / np.maximum(np.bincount(group[seen], minlength=len(lengths)), 1)
     return out
 
 
 def _of_covariates(panel: Panel, role: str) -> tuple[np.ndarray, np.ndarray]:
     values = getattr(panel, role)
     loc, scale = _moments(values, np.array([0, len(values)]))
-    kinds = [column.kind for column in panel.columns if column.role == role]
-    codes = [j for j, kind in enumerate(kinds) if kind == "category"]
+    codes = np.array(panel.levels(role), dtype=np.int64).nonzero()[0]
     loc[0, codes], scale[0, codes] = 0.0, 1.0
     return loc[0], scale[0]
 
 
 def _moments(values: np.ndarray, indptr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of columns in each group of rows ``indptr[i]:indptr[i + 1]``, NaN left
-    out; in float64, column by column, so that the memory layout does not show in the last bit.
+    """Mean and deviation of columns in groups of rows ``indptr[i]:indptr[i + 1]``, NaN left out; in
+    float64, column by column, so that the memory layout does not show in the last bit.
     """
-    means = np.zeros((len(indptr) - 1, values.shape[1]))
-    spreads = np.ones_like(means)
-    for groups in _blocks(indptr):
-        edges = indptr[groups.start : groups.stop + 1]
+    n = len(indptr) - 1
+    means, spreads = np.zeros((n, values.shape[1])), np.ones((n, values.shape[1]))
+    # about a million rows at a time
+    begins = np.searchsorted(indptr, np.arange(int(indptr[0]), int(indptr[-1]), _ROWS))
+    for start, stop in pairwise(np.unique(np.append(begins, n))):
+        edges = indptr[start : stop + 1]
         for j in range(values.shape[1]):
             column = values[edges[0] : edges[-1], j]
             there = ~np.isnan(column)
@@ -186,7 +178,7 @@ def _moments(values: np.ndarray, indptr: np.ndarray) -> tuple[np.ndarray, np.nda
             first = np.cumsum(counts) - counts
             mean = np.add.reduceat(seen, first) / counts
             seen -= np.repeat(mean, counts)
-            # in units of the largest, whose square neither overflows nor vanishes
+            # in units of the largest, where its square would overflow or vanish
             unit = np.maximum.reduceat(np.abs(seen), first)
             unit[((unit > 1e-140) & (unit < 1e140)) | (unit == 0)] = 1.0
             if (unit != 1.0).any():
@@ -194,14 +186,6 @@ def _moments(values: np.ndarray, indptr: np.ndarray) -> tuple[np.ndarray, np.nda
             spread = unit * np.sqrt(np.add.reduceat(np.square(seen, out=seen), first) / counts)
             # of a constant column rounding alone is left, which must not become its scale
             spread[~(spread > 1e-12 * np.maximum(np.abs(mean), 1e-300))] = 1.0
-            means[groups.start + some, j], spreads[groups.start + some, j] = mean, spread
+            means[start + some, j], spreads[start + some, j] = mean, spread
     return means, spreads
 
-
-def _blocks(indptr: np.ndarray) -> Iterator[slice]:
-    """Groups of rows, about a million rows at a time."""
-    n = len(indptr) - 1
-    starts = np.arange(int(indptr[0]), int(indptr[-1]), _ROWS)
-    cuts = np.unique(np.append(np.searchsorted(indptr, starts), n)) if len(starts) else [0, n]
-    for a, b in pairwise(cuts):
-        yield slice(int(a), int(b))
