@@ -11,6 +11,7 @@ import pandas as pd
 from rnnforecast.exceptions import DataError
 
 DAY = 86_400_000_000_000  # nanoseconds
+MONDAY = 4 * DAY  # 1970-01-05
 
 
 def check_kind(stamps: pd.Index, owner: str | None = None) -> None:

@@ -1,8 +1,8 @@
 """Time axes: which step a time stamp is, and which stamps come next.
 
-A calendar turns stamps into whole step numbers and back. Regular calendars (a fixed interval,
-months, periods, integers) may have gaps, which become masked steps. A trading calendar is its own
-grid: no row is invented in its past, and its future follows the weekly pattern that was seen.
+Regular calendars (a fixed interval, months, periods, integers) may have gaps, which become masked
+steps. A trading calendar is its own grid: no row is invented in its past, and its future follows
+the weekly pattern that was seen.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pandas as pd
 from rnnforecast._validation import check_int
 from rnnforecast.data._stamps import (
     DAY,
+    MONDAY,
     check_kind,
     dates,
     delocalize,
@@ -190,8 +191,7 @@ class OffsetCalendar(Calendar):
         """Rows of ``starts`` by the grid they stand on: of a time of day, or of each start."""
         if len(starts) == 1:
             return [slice(None)]
-        keys = starts - starts.normalize() if self._one_grid else starts
-        codes, unique = pd.factorize(keys)
+        codes, unique = pd.factorize(starts - starts.normalize() if self._one_grid else starts)
         if len(unique) == 1:
             return [slice(None)]
         return list(pd.Series(codes).groupby(codes).indices.values())
@@ -221,8 +221,7 @@ class OffsetCalendar(Calendar):
         stamps = np.empty(np.broadcast_shapes(starts.shape, steps.shape), dtype="datetime64[ns]")
         for rows in self._grids(starts):
             begin, ahead = starts[rows], steps[rows]
-            low = begin.min()
-            between = pd.date_range(low, begin.max(), freq=self.offset)
+            low, between = begin.min(), pd.date_range(begin.min(), begin.max(), freq=self.offset)
             n = len(between) + int(ahead.max()) + 1
             grid = pd.date_range(low, periods=n, freq=self.offset)
             if grid[0] != low:  # a start between two steps stands just before the later one
@@ -240,23 +239,18 @@ class OffsetCalendar(Calendar):
 
 
 class WeeklyCalendar(Calendar):
-    """Stamps that recur at the same times of the week: trading days, opening hours.
-
-    ``slots`` are nanoseconds since Monday 00:00 on the local clock of ``tz``, sorted.
-    """
+    """Stamps that recur at the same times of the week: trading days, opening hours."""
 
     own_grid = True
-    _MONDAY = 4 * DAY  # 1970-01-05
 
     def __init__(self, slots: np.ndarray, tz: Any = None):
-        self.slots, self.tz = np.asarray(slots, dtype=np.int64), tz
-        days = len(np.unique(self.slots // DAY))
-        per_day = len(self.slots) / days
-        self.season = days if per_day == 1 else round(per_day)
+        self.slots, self.tz = slots, tz  # sorted nanoseconds since Monday 00:00 on the local clock
+        days = len(np.unique(slots // DAY))
+        self.season = days if days == len(slots) else round(len(slots) / days)
 
     def _ordinals(self, stamps: pd.DatetimeIndex) -> tuple[np.ndarray, np.ndarray]:
         """Slots before each stamp since the first Monday of 1970, and whether it stands on one."""
-        week, rest = np.divmod(nanoseconds(delocalize(stamps)) - self._MONDAY, _WEEK)
+        week, rest = np.divmod(nanoseconds(delocalize(stamps)) - MONDAY, _WEEK)
         return week * len(self.slots) + np.searchsorted(self.slots, rest), np.isin(rest, self.slots)
 
     def steps(self, origins, stamps):
@@ -270,7 +264,7 @@ class WeeklyCalendar(Calendar):
     def shift(self, origins, steps):
         before, on_slot = self._ordinals(dates(origins))
         week, slot = np.divmod(before + on_slot - 1 + np.asarray(steps), len(self.slots))
-        return localize(pd.DatetimeIndex(self._MONDAY + week * _WEEK + self.slots[slot]), self.tz)
+        return localize(pd.DatetimeIndex(MONDAY + week * _WEEK + self.slots[slot]), self.tz)
 
     def __repr__(self):
         return f"a weekly pattern of {len(self.slots)} stamps"
@@ -380,8 +374,7 @@ def _weekly_pattern(wall: pd.DatetimeIndex) -> np.ndarray | None:
     weeks = (count[-1] - count[0]) / _WEEK
     if interval > DAY or weeks < 2:
         return None
-    slots, seen = np.unique((count - WeeklyCalendar._MONDAY) % _WEEK, return_counts=True)
+    slots, seen = np.unique((count - MONDAY) % _WEEK, return_counts=True)
     slots = slots[seen >= 0.3 * np.median(seen)]
     dense = len(count) / (weeks * len(slots)) >= 0.6
     return slots if dense and len(slots) <= 0.9 * (_WEEK // interval) else None
-

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from rnnforecast.data._stamps import DAY, delocalize, nanoseconds
+from rnnforecast.data._stamps import DAY, MONDAY, delocalize, nanoseconds
 from rnnforecast.data.calendar import FixedCalendar
 from rnnforecast.data.panel import Panel
 
@@ -15,7 +15,6 @@ __all__ = ["CalendarPhases", "choose_phases"]
 
 _WEEK = 7 * DAY
 _YEAR = 365.2425 * DAY
-_EPOCH_MONDAY = 4 * DAY  # 1970-01-05
 # length of a cycle in nanoseconds, most harmonics: twelve follow the edges of a weekend within
 # hours, three tell the days of a week apart, two the seasons of a year
 _CYCLES = ((_WEEK, 12), (_YEAR, 2))
@@ -38,9 +37,7 @@ class CalendarPhases:
         return sum(2 * harmonics for _, harmonics in self.cycles)
 
     def at(self, panel: Panel, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Phases of rows of a panel whose calendar has this interval, (n, size); rows after the last
-        one of a series go on by the interval.
-        """
+        """Phases of rows of a panel with this interval, in the past or to come: (n, size)."""
         starts = panel.cached("local starts", lambda: _local_starts(panel))
         time = starts[series] + self.interval * np.asarray(positions, dtype=np.int64)
         parts = [np.empty((len(time), 0))]
@@ -54,15 +51,15 @@ class CalendarPhases:
 def _local_starts(panel: Panel) -> np.ndarray:
     """Local time of each series' first row, in nanoseconds since a Monday."""
     assert isinstance(panel.starts, pd.DatetimeIndex)
-    return nanoseconds(delocalize(panel.starts)) - _EPOCH_MONDAY
+    return nanoseconds(delocalize(panel.starts)) - MONDAY
 
 
 def choose_phases(panel: Panel, season: int) -> CalendarPhases | None:
     """The cycles worth telling a network, from the calendar and the rows of ``panel``.
 
     The week and the year, where they are longer than the season (whose lags tell it already), seen
-    at least twice, and seen to matter: the phases, fitted by least squares to the older half of each
-    series, explain a tenth of the variance of the newer half or more. What is explained are
+    at least twice, and seen to matter: fitted by least squares to the older half of each series,
+    they explain at least a tenth of the variance of the newer half. What is explained are
     differences over about a quarter of the cycle, in whole seasons, so that the level does not
     count; mean over at most 50 series. Only calendars with a constant interval have phases.
     """

@@ -25,7 +25,7 @@ class Column:
     name: Any
     role: str  # target, past, known or static
     kind: str = "number"  # or category
-    categories: tuple = ()  # what the codes 0, 1, 2, ... stand for, sorted unless a dtype orders them
+    categories: tuple = ()  # what the codes 0, 1, 2, ... stand for
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def _of_targets(
 
 
 def _differences(values: np.ndarray, indptr: np.ndarray, lag: int) -> np.ndarray:
-    """Mean absolute difference over ``lag`` rows (one, where a group has no more); 0 without any."""
+    """Mean absolute difference over ``lag`` rows (one in groups with no more), 0 without any."""
     lengths = np.diff(indptr)
     group = np.repeat(np.arange(len(lengths)), lengths)
     rows, step = np.arange(indptr[0], indptr[-1]), np.where(lengths > lag, lag, 1)[group]
@@ -188,4 +188,3 @@ def _moments(values: np.ndarray, indptr: np.ndarray) -> tuple[np.ndarray, np.nda
             spread[~(spread > 1e-12 * np.maximum(np.abs(mean), 1e-300))] = 1.0
             means[start + some, j], spreads[start + some, j] = mean, spread
     return means, spreads
-

@@ -30,13 +30,13 @@ def choose_seasonality(data: Panel | np.ndarray) -> int:
     """Seasonal period in steps, from the calendar or else from the rows: the one rule for networks,
     baselines and metrics.
 
-    That of the calendar, if the typical series, one of median length, has two of it: a day for
-    intervals below a day, a week for days, a year for weeks, months and quarters. Without one, the common periods (4, 5, 7, 12, 24,
-    48, 52, 96, 144, 168) that fit three times into the typical series are judged by the
-    autocorrelation of the differenced series at their lag, mean over at most 50 series of at least
-    that length. The shortest that reaches nine tenths of the greatest is taken, if that is
-    significant (1.645 standard errors, the test of the M4 competition's Naive2) and above 0.3;
-    else 1.
+    That of the calendar (a day for intervals below a day, a week for days, a year for weeks, months
+    and quarters), if the typical series, one of median length, has two of it. Without one, the
+    common periods (4, 5, 7, 12, 24, 48, 52, 96, 144, 168) that fit three times into the typical
+    series are judged by the autocorrelation of the differenced series at their lag, mean over at
+    most 50 series of at least that length. The shortest that reaches nine tenths of the greatest is
+    taken, if that is significant (1.645 standard errors, the test of the M4 competition's Naive2)
+    and above 0.3; else 1.
 
     Parameters
     ----------

@@ -22,8 +22,8 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Abstract base: one column out for each column in, NaN kept, float32 and float64 preserved.
 
     A subclass writes ``_fit(table, values)``, ``_transform(table, values)`` and, if it can be
-    undone, ``_inverse(table, values, columns)``: ``columns`` are the places in ``columns_`` of those
-    of ``values``. Key columns named by ``series_id`` and ``time`` are carried through.
+    undone, ``_inverse(table, values, columns)``, with the places in ``columns_`` of its columns.
+    Key columns named by ``series_id`` and ``time`` are carried through.
     """
 
     columns_: list
@@ -255,7 +255,9 @@ class SteppedTransformer(SeriesTransformer):
         grown = panel.grown(coming, coming[..., :0], coming[..., :0])
         if grown.stamps is not None and keys.levels is not None:
             order = np.arange(len(grown.targets))  # the stamps that the rows have
-            order[grown.indptr[series[later]] + positions[later]] = len(order) + np.arange(later.sum())
+            order[grown.indptr[series[later]] + positions[later]] = len(order) + np.arange(
+                later.sum()
+            )
             stamps = grown.stamps.append(panel.as_given(keys.stamps(later))).take(order)
             grown = replace(grown, stamps=stamps)
         return grown, series, positions

@@ -139,9 +139,7 @@ class SeriesScaler(SeriesTransformer):
         self.series_id = series_id
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
-        check_choice(
-            self._owner, "method", self.method, [name for name in _METHODS if name != "none"]
-        )
+        check_choice(self._owner, "method", self.method, list(_METHODS)[:-1])
         self.series_ = None if table.keys.series is None else table.keys.ids
         n_series = 1 if self.series_ is None else len(self.series_)
         series, shift = self._match_series(table), _METHODS[self.method][1]

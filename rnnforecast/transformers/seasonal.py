@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -133,20 +134,24 @@ class Deseasonalizer(SteppedTransformer):
 
     def _season(self, keys: Keys, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Index of the season of each row, shape (n_rows, n_columns)."""
-        panel = self.panel_
         if self._by_pattern:
-            every = slice(None)
             given = keys.levels is not None
-            stamps = keys.stamps(every) if given else panel.stamps_at(series, positions)
-            positions = panel.calendar.steps(panel.starts[series], stamps)
+            stamps = keys.stamps(slice(None)) if given else self.panel_.stamps_at(series, positions)
+            positions = self._steps_of_pattern(series, stamps)
         return self.seasonal_[series, positions % self.seasonality_]
+
+    def _steps_of_pattern(self, series: np.ndarray, stamps: Any) -> np.ndarray:
+        """Steps of a trading calendar, holidays too, from the first row of series to stamps."""
+        calendar, starts = self.panel_.calendar, self.panel_.starts
+        assert calendar is not None and starts is not None
+        return calendar.steps(starts[series], stamps)
 
     def _indices(self) -> np.ndarray:
         """Indices of the season, shape (n_series, period, n_columns)."""
         panel, period = self.panel_, self.seasonality_
         owner, steps = spread(panel.lengths)
         if self._by_pattern:
-            steps = panel.calendar.steps(panel.starts[owner], panel.stamps)
+            steps = self._steps_of_pattern(owner, panel.stamps)
         counts = steps[panel.indptr[1:] - 1] + 1
         if period > 1 and counts.min() < 2 * period:
             i = int(np.argmax(counts < 2 * period))
