@@ -89,8 +89,9 @@ class EvenCalendar(Calendar):
         distance = self._count(stamps) - self._count(origins)
         if self.interval == 1:
             return distance
-        self._check_grid(stamps, distance % self.interval != 0)
-        return distance // self.interval
+        if not self.own_grid:
+            self._check_grid(stamps, distance % self.interval != 0)
+        return -(-distance // self.interval)  # a stamp between two steps counts as the later one
 
 
 class IntegerCalendar(EvenCalendar):
@@ -129,12 +130,12 @@ class PeriodCalendar(EvenCalendar):
 
 class FixedCalendar(EvenCalendar):
     """A constant interval in nanoseconds, with ``wall`` on the local clock, as days with daylight
-    saving need.
+    saving need; with ``own_grid`` the median of irregular ones, by which the future goes on.
     """
 
-    def __init__(self, interval: int, tz: Any = None, wall: bool = False):
-        self.interval, self.tz, self.wall = int(interval), tz, wall
-        self.season = season_of_interval(self.interval)
+    def __init__(self, interval: int, tz: Any = None, wall: bool = False, own_grid: bool = False):
+        self.interval, self.tz, self.wall, self.own_grid = int(interval), tz, wall, own_grid
+        self.season = 1 if own_grid else season_of_interval(self.interval)
 
     def _count(self, stamps):
         stamps = dates(stamps)
@@ -157,23 +158,10 @@ class FixedCalendar(EvenCalendar):
         return pd.date_range(origin, periods=n + 1, freq=every).as_unit("ns")[1:]
 
     def __repr__(self):
-        return f"every {short(self.interval)}"
-
-
-class IrregularCalendar(FixedCalendar):
-    """No pattern at all: the rows are the steps, and the future goes on by the median interval."""
-
-    own_grid = True
-
-    def __init__(self, interval: int, tz: Any = None):
-        super().__init__(interval, tz)
-        self.season = 1
-
-    def steps(self, origins, stamps):
-        return -((self._count(origins) - self._count(stamps)) // self.interval)
-
-    def __repr__(self):
-        return f"irregular stamps, {short(self.interval)} apart in the median"
+        every = short(self.interval)
+        return (
+            f"irregular stamps, {every} apart in the median" if self.own_grid else f"every {every}"
+        )
 
 
 class OffsetCalendar(Calendar):
@@ -328,7 +316,7 @@ def _infer_datetime(stamps: pd.DatetimeIndex) -> Calendar:
         present = len(count) / ((count[-1] - count[0]) / interval + 1)
         if (gaps % interval == 0).all() and present >= 0.5:
             return FixedCalendar(interval, tz, wall=local and tz is not None)
-    return IrregularCalendar(max(int(np.median(gaps)), 1), tz)
+    return FixedCalendar(max(int(np.median(gaps)), 1), tz, own_grid=True)
 
 
 def _from_offset(freq: Any, tz: Any) -> Calendar:

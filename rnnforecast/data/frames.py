@@ -138,8 +138,7 @@ def _from_narwhals(X: Any) -> pd.DataFrame | None:
 
 def _column(series: Any) -> Any:
     """Values of a narwhals series; time stamps keep their zone, which NumPy has no room for."""
-    zone = getattr(series.dtype, "time_zone", None)
-    values = series.to_numpy()
+    values, zone = series.to_numpy(), getattr(series.dtype, "time_zone", None)
     return values if zone is None else pd.DatetimeIndex(values, tz="UTC").tz_convert(zone)
 
 

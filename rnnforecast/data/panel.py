@@ -1,8 +1,4 @@
-"""The one container of the library: all series in flat arrays.
-
-Series i stands at rows ``indptr[i]:indptr[i + 1]``. A value that was not observed is NaN, which is
-the mask: one array holds both, and every window carries its mask from ``~isnan``.
-"""
+"""The one container of the library: all series in flat arrays, NaN where nothing was observed."""
 
 from __future__ import annotations
 
@@ -28,6 +24,8 @@ __all__ = ["Panel", "group_rows"]
 @dataclass(frozen=True)
 class Panel:
     """Targets and covariates of one or more series on one kind of calendar.
+
+    Series i stands at rows ``indptr[i]:indptr[i + 1]``.
 
     Attributes
     ----------
@@ -125,9 +123,8 @@ class Panel:
         return threading.RLock(), {}
 
     def cached(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """``make()``, or what it gave on this very object for an equal key; pickles leave it out.
-
-        ``key`` holds everything else that ``make`` depends on. Threads wait for each other.
+        """``make()``, or what it gave here before for an equal key, of all else that it depends on;
+        threads wait for each other, and pickles leave it out.
         """
         lock, memo = self._memo
         with lock:
@@ -181,13 +178,10 @@ class Panel:
 
     def lasts(self) -> pd.Index:
         """Stamp of each series' last row, shape (n_series,)."""
-
-        def make():
-            if self.stamps is not None:
-                return self.stamps[self.indptr[1:] - 1]
-            return self.stamps_at(np.arange(self.n_series), self.lengths - 1)
-
-        return self.cached("lasts", make)
+        if self.stamps is not None:
+            return self.stamps[self.indptr[1:] - 1]
+        every = np.arange(self.n_series)
+        return self.cached("lasts", lambda: self.stamps_at(every, self.lengths - 1))
 
     def time_index(self, i: int) -> pd.Index:
         """Stamps of series i's rows."""

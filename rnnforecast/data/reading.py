@@ -45,10 +45,7 @@ def read_fit(
         targets, names, index = read_targets(owner, y, len(table))
         keys = _aligned(owner, table, index)
     roles = resolve_roles(owner, table, names, target, known, static)
-    columns = columns_of(table.frame, roles)
-    if targets is None:
-        targets = numeric(owner, table.frame, roles.targets)
-    panel = _panel(owner, table, keys, targets, columns, freq=freq)
+    panel = _panel(owner, table, keys, targets, columns_of(table.frame, roles), freq=freq)
     return Reading(panel, roles, list(table.columns), table.is_array)
 
 
@@ -58,16 +55,16 @@ def read_history(owner: str, table: Table, y: Any, roles: Roles, fitted: Panel) 
     if keys.has_time and calendar is not None:
         keys = fitted.same_kind(owner, keys)
     targets = targets_of(owner, table, y, roles)
-    if targets is None:
-        targets = read_columns(owner, table.frame, fitted.columns, "target")
     return _panel(owner, table, keys, targets, fitted.columns, calendar=calendar)
 
 
 def _panel(
-    owner: str, table: Table, keys: Keys, targets: np.ndarray, columns: tuple, **options: Any
+    owner: str, table: Table, keys: Keys, targets: np.ndarray | None, columns: tuple, **grid: Any
 ) -> Panel:
     """The panel of a table, each target of each series observed."""
     names = [column.name for column in columns if column.role == "target"]
+    if targets is None:
+        targets = read_columns(owner, table.frame, columns, "target")
     empty = np.isnan(targets).all(axis=0)
     if empty.any():
         raise DataError(
@@ -76,7 +73,7 @@ def _panel(
     past, known, static = (
         read_columns(owner, table.frame, columns, role) for role in ("past", "known", "static")
     )
-    panel = Panel.build(owner, keys, targets, past, known, static, columns=columns, **options)
+    panel = Panel.build(owner, keys, targets, past, known, static, columns=columns, **grid)
     unseen = ~panel.observed(np.zeros_like(panel.lengths), panel.lengths)
     if unseen.any():
         i, k = np.argwhere(unseen)[0]
@@ -116,10 +113,8 @@ def _aligned(owner: str, table: Table, y_index: pd.Index | None) -> Keys:
         dates = isinstance(y_index, (pd.DatetimeIndex, pd.PeriodIndex))
         return replace(keys, levels=y_index, names=(None, y_index.name)) if dates else keys
     if not y_index.equals(table.frame.index):
-        raise DataError(
-            f"{owner}: X and y have different indices: align them first, e.g. y = "
-            f"y.reindex(X.index)"
-        )
+        how = "align them first, e.g. y = y.reindex(X.index)"
+        raise DataError(f"{owner}: X and y have different indices: {how}")
     return keys
 
 

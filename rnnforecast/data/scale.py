@@ -19,27 +19,13 @@ class Scale:
     """Mean and standard deviation of every column; 0 and 1 where nothing is there to see.
 
     Targets have those of each series, covariates those of all rows. A scaled value is
-    ``(value - loc) / scale``. Codes of categories are left as they are (0 and 1).
-
-    Attributes
-    ----------
-    target_loc, target_scale : ndarray, shape (n_series, n_targets)
-    past_loc, past_scale, known_loc, known_scale, static_loc, static_scale : ndarray, shape
-    (n_columns,)
-    per_series : bool
-        False: targets are left as they are.
-    lag : int or None
-        The scale of targets is their mean absolute difference over so many rows, not their
-        deviation.
-    log : bool
-        Targets are measured, and scaled, as logarithms.
-    least : ndarray, shape (n_series, n_targets), or None
-        Smallest positive value of each target, where ``log``: others count as it.
+    ``(value - loc) / scale``. Codes of categories are left as they are (0 and 1). ``per_series``,
+    ``lag`` and ``log`` are those of `Scale.of`.
     """
 
-    target_loc: np.ndarray
+    target_loc: np.ndarray  # (n_series, n_targets), as is the scale
     target_scale: np.ndarray
-    past_loc: np.ndarray
+    past_loc: np.ndarray  # (n_columns,), as those that follow
     past_scale: np.ndarray
     known_loc: np.ndarray
     known_scale: np.ndarray
@@ -48,7 +34,7 @@ class Scale:
     per_series: bool = True
     lag: int | None = None
     log: bool = False
-    least: np.ndarray | None = None
+    least: np.ndarray | None = None  # (n_series, n_targets), smallest positive value, where ``log``
 
     @classmethod
     def of(
@@ -66,7 +52,8 @@ class Scale:
             Take the mean absolute difference over so many rows for the scale of targets (over one
             row where a series is shorter): the error of the seasonal naive forecast.
         log : bool, default False
-            Measure logarithms of the targets.
+            Measure, and scale, logarithms of the targets; the smallest positive value stands in for
+            those that have none.
         """
         loc, scale, least = _of_targets(panel, per_series, lag, log, 0)
         past, known, static = (_of_covariates(panel, r) for r in ("past", "known", "static"))
@@ -78,12 +65,10 @@ class Scale:
         if panel.n_series == first:
             return self
         loc, scale, least = _of_targets(panel, self.per_series, self.lag, self.log, first)
-        return replace(
-            self,
-            target_loc=np.concatenate([self.target_loc, loc]),
-            target_scale=np.concatenate([self.target_scale, scale]),
-            least=None if self.least is None else np.concatenate([self.least, least]),
-        )
+        loc = np.concatenate([self.target_loc, loc])
+        scale = np.concatenate([self.target_scale, scale])
+        least = None if self.least is None else np.concatenate([self.least, least])
+        return replace(self, target_loc=loc, target_scale=scale, least=least)
 
     def on(self, panel: Panel) -> Scale:
         """Targets measured on ``panel``, whatever series it has; covariates as they were."""

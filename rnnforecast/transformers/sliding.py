@@ -284,11 +284,10 @@ class SlidingWindows(SteppedTransformer):
         wanted = [] if missing == "none" else [(self.target_names_, 0, horizon)]
         if missing == "any":
             wanted += [(self.columns_, -lookback, 0), (self.known_names_, 0, horizon)]
-        keep = np.ones(len(series), dtype=bool)
+        rows, keep = panel.indptr[series] + origins, np.ones(len(series), dtype=bool)
         for names, first, end in wanted:
             gaps = np.isnan(panel.targets[:, self._at(names)]).any(axis=1)
             before = np.concatenate([[0], np.cumsum(gaps)])
-            rows = panel.indptr[series] + origins
             keep &= before[rows + end] == before[rows + first]
         return panel, series[keep], origins[keep]
 
@@ -342,7 +341,7 @@ class SlidingWindows(SteppedTransformer):
         use = (steps >= 0) & (steps < horizon)
         given[series[use], steps[use]] = True
         if not given.all():
-            i, step = (int(number) for number in np.argwhere(~given)[0])
+            i, step = np.argwhere(~given)[0].tolist()
             raise DataError(
                 f"{self._owner}: {panel.label(i)}: X has no row for step {step + 1} of {horizon} "
                 f"({panel.future_index(i, step + 1)[-1]}), which the known columns {names} need"
