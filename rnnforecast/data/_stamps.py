@@ -65,8 +65,7 @@ def short(interval: int) -> str:
 
 def mode(values: np.ndarray) -> int:
     """The most frequent value, the smallest of several."""
-    unique, counts = np.unique(values, return_counts=True)
-    return unique[np.argmax(counts)]
+    return int(pd.Series(values).mode()[0])
 
 
 def infer_freq(stamps: pd.DatetimeIndex) -> str | None:

@@ -284,7 +284,7 @@ def _integer_step(stamps: pd.Index) -> int:
     values = np.asarray(stamps, dtype=np.int64)
     if len(values) < 2:
         return 1
-    step = int(mode(np.diff(values)))
+    step = mode(np.diff(values))
     return step if (np.diff(values) % step == 0).all() else 1
 
 
@@ -312,7 +312,7 @@ def _infer_datetime(stamps: pd.DatetimeIndex) -> Calendar:
     for local in (whole_days, not whole_days):
         count = nanoseconds(wall if local else stamps)
         gaps = np.diff(count)
-        interval = int(mode(gaps))
+        interval = mode(gaps)
         present = len(count) / ((count[-1] - count[0]) / interval + 1)
         if (gaps % interval == 0).all() and present >= 0.5:
             return FixedCalendar(interval, tz, wall=local and tz is not None)
@@ -358,7 +358,7 @@ def _same_day_of_month(wall: pd.DatetimeIndex) -> pd.DateOffset | None:
 def _weekly_pattern(wall: pd.DatetimeIndex) -> np.ndarray | None:
     """Times of the week at which stamps recur, if some of the grid's never occur; else None."""
     count = nanoseconds(wall)
-    interval = int(mode(np.diff(count)))
+    interval = mode(np.diff(count))
     weeks = (count[-1] - count[0]) / _WEEK
     if interval > DAY or weeks < 2:
         return None

@@ -102,8 +102,8 @@ def read_table(
             raise DataError(
                 f"{owner}: {role}={column!r} is not a column; the columns are {_some(columns)}"
             )
-    drop = [name for name in (series_id, time) if name is not None and name in columns]
     keys = _keys(owner, frame, series_id, time, is_array)
+    drop = [name for name in (series_id, time) if name is not None and name in columns]
     return Table(frame.drop(columns=drop) if drop else frame, keys, columns, is_array)
 
 
@@ -212,9 +212,7 @@ def _parse_time(owner: str, column: pd.Series, name: Any) -> pd.Index:
     if kind == "integer":  # to_datetime would take them for nanoseconds
         return pd.Index(column.astype("int64"))
     try:
-        return (
-            pd.PeriodIndex(column) if kind == "period" else pd.DatetimeIndex(pd.to_datetime(column))
-        )
+        return pd.PeriodIndex(column) if kind == "period" else pd.Index(pd.to_datetime(column))
     except (ValueError, TypeError) as error:
         raise DataError(
             f"{owner}: column {name!r} (time) cannot be read as time stamps: {error}"
@@ -261,11 +259,9 @@ def read_targets(owner: str, y: Any, n_rows: int) -> tuple[np.ndarray, list, pd.
     index = y.index if isinstance(y, (pd.Series, pd.DataFrame)) else None
     if not isinstance(y, (pd.DataFrame, pd.Series, np.ndarray, list, tuple)):
         native = _from_narwhals(y)  # no index: the rows of polars and the like go with those of X
-        y = np.asarray(y) if native is None else native
-    if isinstance(y, pd.Series):
-        frame = y.to_frame("y" if y.name is None else y.name)
-    elif isinstance(y, pd.DataFrame):
-        frame = y
+        y = y if native is None else native
+    if isinstance(y, (pd.Series, pd.DataFrame)):
+        frame, _ = to_pandas(owner, y)
     else:
         array = np.asarray(y)
         if array.ndim not in (1, 2):

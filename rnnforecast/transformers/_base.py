@@ -254,10 +254,8 @@ class SteppedTransformer(SeriesTransformer):
         coming[ahead[later], series[later]] = values[later]
         grown = panel.grown(coming, coming[..., :0], coming[..., :0])
         if grown.stamps is not None and keys.levels is not None:
-            order = np.arange(len(grown.targets))  # the stamps that the rows have
-            order[grown.indptr[series[later]] + positions[later]] = len(order) + np.arange(
-                later.sum()
-            )
+            order, rows = np.arange(len(grown.targets)), grown.indptr[series] + positions
+            order[rows[later]] = len(order) + np.arange(later.sum())  # the stamps that rows have
             stamps = grown.stamps.append(panel.as_given(keys.stamps(later))).take(order)
             grown = replace(grown, stamps=stamps)
         return grown, series, positions
