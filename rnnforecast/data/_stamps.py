@@ -11,6 +11,7 @@ import pandas as pd
 from rnnforecast.exceptions import DataError
 
 DAY = 86_400_000_000_000  # nanoseconds
+MONDAY = 4 * DAY  # 1970-01-05
 
 
 def check_kind(stamps: pd.Index, owner: str | None = None) -> None:
@@ -29,9 +30,8 @@ def check_kind(stamps: pd.Index, owner: str | None = None) -> None:
 
 def dates(stamps: Any) -> pd.DatetimeIndex:
     """Stamps as they are, or one of them as an index."""
-    return (
-        stamps if isinstance(stamps, pd.DatetimeIndex) else pd.DatetimeIndex(np.atleast_1d(stamps))
-    )
+    is_index = isinstance(stamps, pd.DatetimeIndex)
+    return stamps if is_index else pd.DatetimeIndex(np.atleast_1d(stamps))
 
 
 def nanoseconds(stamps: pd.DatetimeIndex) -> np.ndarray:
@@ -65,8 +65,7 @@ def short(interval: int) -> str:
 
 def mode(values: np.ndarray) -> int:
     """The most frequent value, the smallest of several."""
-    unique, counts = np.unique(values, return_counts=True)
-    return unique[np.argmax(counts)]
+    return int(pd.Series(values).mode()[0])
 
 
 def infer_freq(stamps: pd.DatetimeIndex) -> str | None:

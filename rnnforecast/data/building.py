@@ -1,6 +1,4 @@
-"""Rows of an input put in order of series and on the grid of their calendar, or after those of a
-panel.
-"""
+"""Rows of an input on the grid of their calendar, series by series, or after those of a panel."""
 
 from __future__ import annotations
 
@@ -20,53 +18,61 @@ from rnnforecast.exceptions import DataError
 if TYPE_CHECKING:
     from rnnforecast.data.panel import Panel
 
-__all__ = ["append_arrays", "append_rows", "arrange", "build_panel", "steps_of_rows"]
+__all__ = ["append", "build", "grown", "steps_of_rows"]
 
 Who = Callable[[int], str]  # how a message begins, for a series of the panel to be
 
 
-def arrange(
+def build(
+    cls: type[Panel],
     owner: str,
     keys: Keys,
-    arrays: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    freq: Any,
-    columns: tuple[Column, ...],
-    calendar: Calendar | None,
-) -> dict[str, Any]:
-    """The fields of a panel from targets, past, known and static columns of an input's rows.
+    targets: np.ndarray,
+    past: np.ndarray,
+    known: np.ndarray,
+    static_rows: np.ndarray,
+    freq: Any = None,
+    columns: tuple[Column, ...] = (),
+    calendar: Calendar | None = None,
+) -> Panel:
+    """Put the rows of an input, (n_rows, n_columns) each, on the grid of their calendar.
 
-    The calendar is inferred from the longest series, with ``freq`` if given; or it is ``calendar``.
+    The calendar is inferred from the longest series, with ``freq`` if given, or it is that of
+    an earlier fit. ``static_rows`` must be constant within each series. Arrays are not copied
+    where no row moves. Stamps that are unsorted, repeated or off the grid are refused.
     """
-    series, order, counts = _by_series(keys)
-    indptr = _offsets(counts)
+    order = _order(keys)
+    if order is not None:
+        keys, static_rows = keys.take(order), static_rows[order]
+        targets, past, known = targets[order], past[order], known[order]
+    if keys.series is None:
+        series, indptr = np.zeros(1, dtype=np.int64), np.array([0, keys.n_rows])
+    else:
+        cuts = np.flatnonzero(keys.series[1:] != keys.series[:-1]) + 1
+        indptr = np.concatenate([[0], cuts, [keys.n_rows]])
+        series = keys.series[indptr[:-1]].astype(np.int64)
+    counts, grid = np.diff(indptr), indptr
 
     def who(i: int) -> str:
         return f"{owner}: {keys.label(series[i])}"
 
-    every: Any = slice(None) if order is None else order
-    first, last = indptr[:-1], indptr[1:] - 1
-    if order is not None:
-        first, last = order[first], order[last]
     starts = stamps = places = absent = None
-    grid = indptr
     if keys.levels is None:
         calendar = None
     else:
-        _check_sorted(who, keys, indptr, keys.ranks()[every])
-        starts = keys.stamps(first)
+        _check_sorted(who, keys, indptr)
+        starts = keys.stamps(indptr[:-1])
         compare = calendar is None and freq is None and len(series) > 1
         if calendar is None:
             longest = int(np.argmax(counts))
-            rows: Any = slice(*indptr[longest : longest + 2].tolist())
-            calendar = infer_calendar(keys.stamps(rows if order is None else order[rows]), freq)
+            calendar = infer_calendar(keys.stamps(slice(*indptr[longest : longest + 2])), freq)
         if calendar.own_grid:
-            stamps = keys.stamps(every)
+            stamps = keys.stamps(slice(None))
         else:
-            place = np.empty(len(keys.ids), dtype=np.int64)
-            place[series] = np.arange(len(series))
+            place, last = np.argsort(series), indptr[1:] - 1
             spans = steps_of_rows(owner, calendar, starts, place, keys, last) + 1
             if (spans != counts).any():
-                steps = steps_of_rows(owner, calendar, starts, place, keys, slice(None))[every]
+                steps = steps_of_rows(owner, calendar, starts, place, keys, slice(None))
                 _check_spans(who, calendar, indptr, steps, compare)
                 grid = _offsets(spans)
                 places = steps + np.repeat(grid[:-1], counts)
@@ -74,29 +80,17 @@ def arrange(
                 absent[places] = False
 
     def on_grid(values: np.ndarray) -> np.ndarray:
-        values = values if order is None else values[order]
         if places is None:
             return values
         full = np.full((int(grid[-1]), values.shape[1]), np.nan, dtype=values.dtype)
         full[places] = values
         return full
 
-    targets, past, known, static = arrays
-    return {
-        "targets": on_grid(targets),
-        "past": on_grid(past),
-        "known": on_grid(known),
-        "static": _constants(who, static[every], indptr, columns),
-        "indptr": grid,
-        "ids": keys.ids if (series == np.arange(len(keys.ids))).all() else keys.ids[series],
-        "names": keys.names,
-        "is_panel": keys.series is not None,
-        "calendar": calendar,
-        "starts": starts,
-        "stamps": stamps,
-        "absent": absent,
-        "columns": columns,
-    }
+    static = _constants(who, static_rows, indptr, columns)
+    ids = keys.ids if (series == np.arange(len(keys.ids))).all() else keys.ids[series]
+    arrays = on_grid(targets), on_grid(past), on_grid(known), static, grid
+    named = ids, keys.names, keys.series is not None
+    return cls(*arrays, *named, calendar, starts, stamps, absent, columns)
 
 
 def _offsets(counts: np.ndarray) -> np.ndarray:
@@ -104,26 +98,16 @@ def _offsets(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _by_series(keys: Keys) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """Series in order of appearance, rows in this order (None as they stand), and their counts."""
-    codes, n = keys.series, len(keys.ids)
-    if codes is None:
-        return np.zeros(1, dtype=np.int64), None, np.array([keys.n_rows])
-    cuts = np.flatnonzero(codes[1:] != codes[:-1]) + 1
-    if len(cuts) + 1 == n:
-        edges = np.concatenate([[0], cuts, [len(codes)]])
-        return codes[edges[:-1]].astype(np.int64), None, np.diff(edges)
-    first = np.empty(n, dtype=np.int64)
-    first[codes[::-1]] = np.arange(len(codes))[::-1]  # the last one written stays
-    series = np.argsort(first)
-    place = np.empty(n, dtype=np.int64)
-    place[series] = np.arange(n)
-    order = np.argsort(place[codes], kind="stable")
-    return series, order, np.bincount(codes, minlength=n)[series]
+def _order(keys: Keys) -> np.ndarray | None:
+    """Rows with each series in one piece, in order of appearance; None if they stand so."""
+    if keys.series is None or np.count_nonzero(np.diff(keys.series)) + 1 == len(keys.ids):
+        return None
+    return np.argsort(np.argsort(pd.unique(keys.series))[keys.series], kind="stable")
 
 
-def _check_sorted(who: Who, keys: Keys, indptr: np.ndarray, ranks: np.ndarray) -> None:
+def _check_sorted(who: Who, keys: Keys, indptr: np.ndarray) -> None:
     """Raise unless stamps rise within each series."""
+    ranks = keys.ranks()
     bad = ranks[1:] <= ranks[:-1]
     bad[indptr[1:-1] - 1] = False  # from one series to the next
     if not bad.any():
@@ -132,7 +116,7 @@ def _check_sorted(who: Who, keys: Keys, indptr: np.ndarray, ranks: np.ndarray) -
     own = ranks[indptr[i] : indptr[i + 1]]
     repeated = pd.Series(own).duplicated()
     if repeated.any():
-        row = np.argmax(keys.ranks() == own[np.argmax(repeated)])
+        row = indptr[i] + np.argmax(repeated)
         raise DataError(
             f"{who(i)}: time stamp {keys.stamps([row])[0]} appears more than once: aggregate or "
             f"drop the repeated rows; rows of several series need series_id= or a MultiIndex "
@@ -170,17 +154,10 @@ def _check_spans(
 
 
 def steps_of_rows(
-    owner: str,
-    calendar: Calendar,
-    origins: pd.Index,
-    place: np.ndarray,
-    keys: Keys,
-    rows: np.ndarray | slice,
+    owner: str, calendar: Calendar, origins: pd.Index, place: np.ndarray, keys: Keys, rows: Any
 ) -> np.ndarray:
-    """Steps of rows from the origin of their series on a regular calendar, int64; all are checked.
-
-    ``place[k]`` is the position in ``origins`` of series ``keys.ids[k]``. Where the stamps of all
-    series stand on one grid, only the distinct ones are counted.
+    """Steps of rows from ``origins[place[k]]``, that of series k, on a regular calendar; all rows
+    are checked. Where all stamps stand on one grid, only the distinct ones are counted.
     """
     assert keys.levels is not None
     try:
@@ -199,9 +176,7 @@ def steps_of_rows(
     return at[keys.codes[rows]] - begin[place[keys.series[rows]]]
 
 
-def _constants(
-    who: Who, values: np.ndarray, indptr: np.ndarray, columns: tuple[Column, ...]
-) -> np.ndarray:
+def _constants(who: Who, values: np.ndarray, indptr: np.ndarray, columns: tuple) -> np.ndarray:
     """Static covariates of each series from those of its rows, shape (n_series, n_columns)."""
     static = values[indptr[:-1]]
     if not static.size:
@@ -222,13 +197,17 @@ def _constants(
 # -- after the rows of a panel ---------------------------------------------------------------------
 
 
-def append_rows(panel: Panel, owner: str, table: Table, targets: np.ndarray | None) -> Panel:
-    """What ``Panel.append`` gives."""
+def append(panel: Panel, owner: str, table: Table, targets: np.ndarray | None = None) -> Panel:
+    """The panel with the rows of ``table`` after its own; new series stand after the old ones.
+
+    Rows of old series come after their last one, with NaN rows between where steps are left
+    out; rows without time stamps follow on. ``table`` has the columns of this panel (static
+    ones are looked at for new series only), but not the targets where these are given, of shape
+    (n_rows, n_targets).
+    """
     keys, new = table.keys, panel.match(owner, table.keys) < 0
-    if panel.calendar is None or not keys.has_time:
-        keys = keys.without_time()
-    else:
-        keys = panel.same_kind(owner, keys)
+    timed = panel.calendar is not None and keys.has_time
+    keys = panel.same_kind(owner, keys) if timed else keys.without_time()
     if panel.calendar is not None and not keys.has_time and new.any():
         raise DataError(
             f"{owner}: {keys.label(int(np.argmax(new)))} is new, and its rows have no time stamps: "
@@ -237,12 +216,9 @@ def append_rows(panel: Panel, owner: str, table: Table, targets: np.ndarray | No
     columns = panel.columns
     if targets is None:
         targets = read_columns(owner, table.frame, columns, "target")
-    past = read_columns(owner, table.frame, columns, "past")
-    known = read_columns(owner, table.frame, columns, "known")
-    static = _static_of_new(panel, owner, table, new)
-    added = panel.build(
-        owner, keys, targets, past, known, static, columns=columns, calendar=panel.calendar
-    )
+    past, known = (read_columns(owner, table.frame, columns, role) for role in ("past", "known"))
+    arrays = targets, past, known, _static_of_new(panel, owner, table, new)
+    added = panel.build(owner, keys, *arrays, columns=columns, calendar=panel.calendar)
     slot = panel.ids.get_indexer(added.ids) if panel.is_panel else np.zeros(1, dtype=np.int64)
     old, n_new = slot >= 0, int(new.sum())
     slot[~old] = panel.n_series + np.arange(n_new)
@@ -252,8 +228,8 @@ def append_rows(panel: Panel, owner: str, table: Table, targets: np.ndarray | No
     return _joined(panel, added, slot, gaps)
 
 
-def append_arrays(panel: Panel, targets: np.ndarray, past: np.ndarray, known: np.ndarray) -> Panel:
-    """What ``Panel.grown`` gives."""
+def grown(panel: Panel, targets: np.ndarray, past: np.ndarray, known: np.ndarray) -> Panel:
+    """The panel with the next rows of every series, (n_rows, n_series, n_columns) each."""
     n_rows, n = len(targets), panel.n_series
     targets, past, known = (
         part.transpose(1, 0, 2).reshape(n * n_rows, -1 if part.shape[2] else 0)
@@ -327,7 +303,7 @@ def _joined(panel: Panel, added: Panel, slot: np.ndarray, gaps: np.ndarray) -> P
             series = np.repeat(slot, added.lengths)
             later = panel.stamps_at(series, fresh - indptr[series])
         source = np.empty(int(indptr[-1]), dtype=np.int64)
-        source[kept], source[fresh] = np.arange(len(kept)), len(kept) + np.arange(len(fresh))
+        source[np.concatenate([kept, fresh])] = np.arange(len(source))
         stamps = stamps.append(panel.as_given(later)).rename(stamps.name).take(source)
     new = slot >= n
     if new.any():
@@ -346,10 +322,3 @@ def _joined(panel: Panel, added: Panel, slot: np.ndarray, gaps: np.ndarray) -> P
         stamps=stamps,
         absent=absent if absent.any() else None,
     )
-
-
-def build_panel(*args: Any, **options: Any) -> Panel:
-    """``Panel.build`` by its old name; on its way out."""
-    from rnnforecast.data.panel import Panel
-
-    return Panel.build(*args, **options)

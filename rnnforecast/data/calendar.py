@@ -1,8 +1,8 @@
 """Time axes: which step a time stamp is, and which stamps come next.
 
-A calendar turns stamps into whole step numbers and back. Regular calendars (a fixed interval,
-months, periods, integers) may have gaps, which become masked steps. A trading calendar is its own
-grid: no row is invented in its past, and its future follows the weekly pattern that was seen.
+Regular calendars (a fixed interval, months, periods, integers) may have gaps, which become masked
+steps. A trading calendar is its own grid: no row is invented in its past, and its future follows
+the weekly pattern that was seen.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pandas as pd
 from rnnforecast._validation import check_int
 from rnnforecast.data._stamps import (
     DAY,
+    MONDAY,
     check_kind,
     dates,
     delocalize,
@@ -31,7 +32,7 @@ from rnnforecast.data._stamps import (
 )
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Calendar", "OffGridError", "default_seasonality", "infer_calendar"]
+__all__ = ["Calendar", "OffGridError", "infer_calendar"]
 
 _WEEK = 7 * DAY  # nanoseconds
 
@@ -45,18 +46,10 @@ class OffGridError(DataError):
 
 
 class Calendar(ABC):
-    """Maps stamps to step numbers.
+    """Maps stamps to step numbers."""
 
-    Attributes
-    ----------
-    season : int
-        Usual seasonal period in steps; 1 where none is known.
-    own_grid : bool
-        The rows seen are the steps, nothing is a gap.
-    """
-
-    season: int = 1
-    own_grid: bool = False
+    season: int = 1  # usual seasonal period in steps; 1 where none is known
+    own_grid: bool = False  # the rows seen are the steps, nothing is a gap
 
     @abstractmethod
     def steps(self, origins: Any, stamps: pd.Index) -> np.ndarray:
@@ -72,10 +65,6 @@ class Calendar(ABC):
     def after(self, origin: Any, n: int) -> pd.Index:
         """The ``n`` stamps that follow ``origin``."""
         return self.shift(origin, np.arange(1, n + 1))
-
-    def at(self, origin: Any, n: int) -> Any:
-        """The stamp ``n`` steps after ``origin``, n >= 0."""
-        return self.shift(origin, np.array([n]))[0] if n else origin
 
     def _check_grid(self, stamps: pd.Index, bad: np.ndarray) -> None:
         if bad.any():
@@ -100,8 +89,9 @@ class EvenCalendar(Calendar):
         distance = self._count(stamps) - self._count(origins)
         if self.interval == 1:
             return distance
-        self._check_grid(stamps, distance % self.interval != 0)
-        return distance // self.interval
+        if not self.own_grid:
+            self._check_grid(stamps, distance % self.interval != 0)
+        return -(-distance // self.interval)  # a stamp between two steps counts as the later one
 
 
 class IntegerCalendar(EvenCalendar):
@@ -139,15 +129,13 @@ class PeriodCalendar(EvenCalendar):
 
 
 class FixedCalendar(EvenCalendar):
-    """A constant interval of absolute time (seconds to weeks, without months), in nanoseconds.
-
-    With ``wall`` the interval is counted on the local clock, as daily data in a zone with
-    daylight saving needs.
+    """A constant interval in nanoseconds, with ``wall`` on the local clock, as days with daylight
+    saving need; with ``own_grid`` the median of irregular ones, by which the future goes on.
     """
 
-    def __init__(self, interval: int, tz: Any = None, wall: bool = False):
-        self.interval, self.tz, self.wall = int(interval), tz, wall
-        self.season = season_of_interval(self.interval)
+    def __init__(self, interval: int, tz: Any = None, wall: bool = False, own_grid: bool = False):
+        self.interval, self.tz, self.wall, self.own_grid = int(interval), tz, wall, own_grid
+        self.season = 1 if own_grid else season_of_interval(self.interval)
 
     def _count(self, stamps):
         stamps = dates(stamps)
@@ -165,28 +153,15 @@ class FixedCalendar(EvenCalendar):
     def after(self, origin, n):
         if n < 3 or self.interval >= DAY or self.wall:
             return with_freq(super().after(origin, n))
-        self.at(origin, n)  # no need to infer the frequency, only to see that there is room
+        self.shift(origin, np.array([n]))  # is there room? The frequency need not be inferred
         every = pd.tseries.frequencies.to_offset(pd.Timedelta(self.interval))
         return pd.date_range(origin, periods=n + 1, freq=every).as_unit("ns")[1:]
 
     def __repr__(self):
-        return f"every {short(self.interval)}"
-
-
-class IrregularCalendar(FixedCalendar):
-    """No pattern at all: the rows are the steps, and the future goes on by the median interval."""
-
-    own_grid = True
-
-    def __init__(self, interval: int, tz: Any = None):
-        super().__init__(interval, tz)
-        self.season = 1
-
-    def steps(self, origins, stamps):
-        return -((self._count(origins) - self._count(stamps)) // self.interval)
-
-    def __repr__(self):
-        return f"irregular stamps, {short(self.interval)} apart in the median"
+        every = short(self.interval)
+        return (
+            f"irregular stamps, {every} apart in the median" if self.own_grid else f"every {every}"
+        )
 
 
 class OffsetCalendar(Calendar):
@@ -204,8 +179,7 @@ class OffsetCalendar(Calendar):
         """Rows of ``starts`` by the grid they stand on: of a time of day, or of each start."""
         if len(starts) == 1:
             return [slice(None)]
-        keys = starts - starts.normalize() if self._one_grid else starts
-        codes, unique = pd.factorize(keys)
+        codes, unique = pd.factorize(starts - starts.normalize() if self._one_grid else starts)
         if len(unique) == 1:
             return [slice(None)]
         return list(pd.Series(codes).groupby(codes).indices.values())
@@ -235,8 +209,7 @@ class OffsetCalendar(Calendar):
         stamps = np.empty(np.broadcast_shapes(starts.shape, steps.shape), dtype="datetime64[ns]")
         for rows in self._grids(starts):
             begin, ahead = starts[rows], steps[rows]
-            low = begin.min()
-            between = pd.date_range(low, begin.max(), freq=self.offset)
+            low, between = begin.min(), pd.date_range(begin.min(), begin.max(), freq=self.offset)
             n = len(between) + int(ahead.max()) + 1
             grid = pd.date_range(low, periods=n, freq=self.offset)
             if grid[0] != low:  # a start between two steps stands just before the later one
@@ -247,31 +220,25 @@ class OffsetCalendar(Calendar):
     def after(self, origin, n):
         start = delocalize(dates(origin))[0]
         grid = pd.date_range(start, periods=n + 1, freq=self.offset)
-        grid = grid[1:] if grid[0] == start else grid[:n]
-        return localize(grid, self.tz)
+        return localize(grid[1:] if grid[0] == start else grid[:n], self.tz)
 
     def __repr__(self):
         return f"pandas offset {self.offset.freqstr!r}"
 
 
 class WeeklyCalendar(Calendar):
-    """Stamps that recur at the same times of the week: trading days, opening hours.
-
-    ``slots`` are nanoseconds since Monday 00:00 on the local clock of ``tz``, sorted.
-    """
+    """Stamps that recur at the same times of the week: trading days, opening hours."""
 
     own_grid = True
-    _MONDAY = 4 * DAY  # 1970-01-05
 
     def __init__(self, slots: np.ndarray, tz: Any = None):
-        self.slots, self.tz = np.asarray(slots, dtype=np.int64), tz
-        days = len(np.unique(self.slots // DAY))
-        per_day = len(self.slots) / days
-        self.season = days if per_day == 1 else round(per_day)
+        self.slots, self.tz = slots, tz  # sorted nanoseconds since Monday 00:00 on the local clock
+        days = len(np.unique(slots // DAY))
+        self.season = days if days == len(slots) else round(len(slots) / days)
 
     def _ordinals(self, stamps: pd.DatetimeIndex) -> tuple[np.ndarray, np.ndarray]:
         """Slots before each stamp since the first Monday of 1970, and whether it stands on one."""
-        week, rest = np.divmod(nanoseconds(delocalize(stamps)) - self._MONDAY, _WEEK)
+        week, rest = np.divmod(nanoseconds(delocalize(stamps)) - MONDAY, _WEEK)
         return week * len(self.slots) + np.searchsorted(self.slots, rest), np.isin(rest, self.slots)
 
     def steps(self, origins, stamps):
@@ -285,7 +252,7 @@ class WeeklyCalendar(Calendar):
     def shift(self, origins, steps):
         before, on_slot = self._ordinals(dates(origins))
         week, slot = np.divmod(before + on_slot - 1 + np.asarray(steps), len(self.slots))
-        return localize(pd.DatetimeIndex(self._MONDAY + week * _WEEK + self.slots[slot]), self.tz)
+        return localize(pd.DatetimeIndex(MONDAY + week * _WEEK + self.slots[slot]), self.tz)
 
     def __repr__(self):
         return f"a weekly pattern of {len(self.slots)} stamps"
@@ -299,12 +266,6 @@ def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
     of the week never occur over two weeks or more), whose own rows are the grid; the most frequent
     interval, if the others are its multiples and half of the steps or more are present; else
     irregular, the rows being the grid.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> infer_calendar(pd.date_range("2024-01-01", periods=4, freq="h"))
-    every 1h
     """
     check_kind(stamps)
     if isinstance(stamps, pd.PeriodIndex):
@@ -323,7 +284,7 @@ def _integer_step(stamps: pd.Index) -> int:
     values = np.asarray(stamps, dtype=np.int64)
     if len(values) < 2:
         return 1
-    step = int(mode(np.diff(values)))
+    step = mode(np.diff(values))
     return step if (np.diff(values) % step == 0).all() else 1
 
 
@@ -339,7 +300,7 @@ def _infer_datetime(stamps: pd.DatetimeIndex) -> Calendar:
         for candidate in (stamps, wall):
             inferred = infer_freq(candidate)
             if inferred is not None:
-                return _from_offset(inferred, tz, wall=candidate is wall)
+                return _from_offset(inferred, tz)
         anchored = _anchored_with_gaps(wall)
         if anchored is not None:
             return OffsetCalendar(anchored, tz)
@@ -351,28 +312,25 @@ def _infer_datetime(stamps: pd.DatetimeIndex) -> Calendar:
     for local in (whole_days, not whole_days):
         count = nanoseconds(wall if local else stamps)
         gaps = np.diff(count)
-        interval = int(mode(gaps))
+        interval = mode(gaps)
         present = len(count) / ((count[-1] - count[0]) / interval + 1)
         if (gaps % interval == 0).all() and present >= 0.5:
             return FixedCalendar(interval, tz, wall=local and tz is not None)
-    return IrregularCalendar(max(int(np.median(gaps)), 1), tz)
+    return FixedCalendar(max(int(np.median(gaps)), 1), tz, own_grid=True)
 
 
-def _from_offset(freq: Any, tz: Any, wall: bool = True) -> Calendar:
+def _from_offset(freq: Any, tz: Any) -> Calendar:
     try:
         offset = pd.tseries.frequencies.to_offset(freq)
     except (ValueError, TypeError) as error:
         raise DataError(f"freq={freq!r} is not a pandas offset: {error}") from error
-    if isinstance(offset, pd.offsets.Week) and offset.weekday is not None:
-        return FixedCalendar(offset.n * _WEEK, tz, wall=tz is not None)
-    if isinstance(offset, pd.offsets.Day):
-        return FixedCalendar(offset.n * DAY, tz, wall=tz is not None)
+    anchored = isinstance(offset, pd.offsets.Week) and offset.weekday is not None
+    if anchored or isinstance(offset, pd.offsets.Day):
+        return FixedCalendar(offset.n * (_WEEK if anchored else DAY), tz, wall=tz is not None)
     if isinstance(offset, pd.offsets.Tick):
         return FixedCalendar(pd.Timedelta(offset).value, tz)
-    business = isinstance(
-        offset, (pd.offsets.BusinessDay, pd.offsets.BusinessHour, pd.offsets.CustomBusinessDay)
-    )
-    return OffsetCalendar(offset, tz, own_grid=business)
+    kinds = (pd.offsets.BusinessDay, pd.offsets.BusinessHour, pd.offsets.CustomBusinessDay)
+    return OffsetCalendar(offset, tz, own_grid=isinstance(offset, kinds))
 
 
 def _anchored_with_gaps(wall: pd.DatetimeIndex) -> str | pd.DateOffset | None:
@@ -392,34 +350,19 @@ def _anchored_with_gaps(wall: pd.DatetimeIndex) -> str | pd.DateOffset | None:
 
 def _same_day_of_month(wall: pd.DatetimeIndex) -> pd.DateOffset | None:
     """Every so many months, on one day (up to the 28th) at one time."""
-    same = len(set(zip(wall.day, wall.time, strict=True))) == 1
-    if not same or wall[0].day > 28:
+    if len(set(zip(wall.day, wall.time, strict=True))) > 1 or wall[0].day > 28:
         return None
-    months = np.diff(wall.year * 12 + wall.month)
-    return pd.DateOffset(months=int(np.gcd.reduce(months)))
+    return pd.DateOffset(months=int(np.gcd.reduce(np.diff(wall.year * 12 + wall.month))))
 
 
 def _weekly_pattern(wall: pd.DatetimeIndex) -> np.ndarray | None:
     """Times of the week at which stamps recur, if some of the grid's never occur; else None."""
     count = nanoseconds(wall)
-    interval = int(mode(np.diff(count)))
+    interval = mode(np.diff(count))
     weeks = (count[-1] - count[0]) / _WEEK
     if interval > DAY or weeks < 2:
         return None
-    slots, seen = np.unique((count - WeeklyCalendar._MONDAY) % _WEEK, return_counts=True)
+    slots, seen = np.unique((count - MONDAY) % _WEEK, return_counts=True)
     slots = slots[seen >= 0.3 * np.median(seen)]
-    grid = _WEEK // interval
-    dense = len(count) / (weeks * len(slots))
-    if len(slots) <= 0.9 * grid and dense >= 0.6:
-        return slots
-    return None
-
-
-def default_seasonality(calendar: Calendar) -> int:
-    """Usual seasonal period of a calendar, in steps.
-
-    A day for intervals below a day (24 for hours, 144 for ten minutes; an hour where the interval
-    is below a minute), a week for days (5 for business days, or the days seen), a year for weeks,
-    months and quarters, and 1 where nothing is known (integers, years).
-    """
-    return calendar.season
+    dense = len(count) / (weeks * len(slots)) >= 0.6
+    return slots if dense and len(slots) <= 0.9 * (_WEEK // interval) else None

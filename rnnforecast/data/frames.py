@@ -1,6 +1,4 @@
-"""What users pass in, made uniform: any frame or array becomes a ``Table`` of columns and row
-keys.
-"""
+"""Any frame or array that a user passes in as a ``Table`` of columns and row keys."""
 
 from __future__ import annotations
 
@@ -14,10 +12,11 @@ from sklearn.utils.validation import check_array
 from rnnforecast.data._stamps import check_kind, numbers
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Keys", "Table", "group_rows", "numeric", "read_table", "read_targets", "to_pandas"]
+__all__ = ["Keys", "Table", "numeric", "read_table", "read_targets", "to_pandas"]
 
 # kinds of objects that count as numbers, as pandas names them
 _NUMBERS = ("integer", "floating", "mixed-integer-float", "boolean", "decimal", "empty")
+_PIECE = 1 << 18  # codes at once: as an index they are widened to 64 bits
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,14 @@ class Keys:
         assert self.levels is not None
         if self.codes is None:
             return numbers(self.levels)
-        if self.levels.is_monotonic_increasing:
-            return self.codes
-        return np.argsort(self.levels.argsort())[self.codes]
+        rises = self.levels.is_monotonic_increasing
+        return self.codes if rises else np.argsort(self.levels.argsort())[self.codes]
+
+    def take(self, rows: np.ndarray) -> Keys:
+        """Rows of a panel."""
+        assert self.series is not None
+        codes = None if self.codes is None else self.codes[rows]
+        return replace(self, series=self.series[rows], codes=codes)
 
     def without_time(self) -> Keys:
         """The same rows, counted."""
@@ -73,35 +77,22 @@ class Table:
         return len(self.frame)
 
 
-def group_rows(series: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Rows of each series, in row order: ``[(series, rows), ...]``."""
-    if len(series) == 0:
-        return []
-    if (series == series[0]).all():
-        return [(int(series[0]), np.arange(len(series)))]
-    order = np.argsort(series, kind="stable")
-    cuts = np.flatnonzero(np.diff(series[order])) + 1
-    return [(int(series[rows[0]]), rows) for rows in np.split(order, cuts)]
-
-
 def read_table(
     owner: str, X: Any, series_id: Any = None, time: Any = None, index_only: bool = False
 ) -> Table:
-    """Read a frame, series or array for ``owner``, whom messages name.
+    """Read a frame, series or array for ``owner``, whom messages name; bad input is refused.
 
-    ``series_id`` and ``time`` are columns (or index levels) that hold the series' name and the time
-    stamp. With ``index_only`` a frame may have no column at all: its index says which rows are
-    meant. Sparse, complex, one-dimensional (as an array) and empty input is refused, and repeated
-    column names.
+    ``series_id`` and ``time`` are columns or index levels. With ``index_only`` a frame may have no
+    column at all: its index says which rows are meant.
     """
     frame, is_array = to_pandas(owner, X)
+    shape = f"(shape={frame.shape})"
     if frame.shape[1] == 0 and (is_array or not index_only):
         raise DataError(
-            f"Found array with 0 feature(s) (shape={frame.shape}) while a minimum of 1 is required "
-            f"by {owner}."
+            f"Found array with 0 feature(s) {shape} while a minimum of 1 is required by {owner}."
         )
     if len(frame) == 0:
-        raise DataError(f"Found array with 0 sample(s) (shape={frame.shape}) for {owner}: no rows")
+        raise DataError(f"Found array with 0 sample(s) {shape} for {owner}: no rows")
     columns = list(frame.columns)
     repeated = frame.columns[frame.columns.duplicated()]
     if len(repeated):
@@ -111,8 +102,8 @@ def read_table(
             raise DataError(
                 f"{owner}: {role}={column!r} is not a column; the columns are {_some(columns)}"
             )
-    drop = [name for name in (series_id, time) if name is not None and name in columns]
     keys = _keys(owner, frame, series_id, time, is_array)
+    drop = [name for name in (series_id, time) if name is not None and name in columns]
     return Table(frame.drop(columns=drop) if drop else frame, keys, columns, is_array)
 
 
@@ -137,10 +128,8 @@ def _from_narwhals(X: Any) -> pd.DataFrame | None:
     import narwhals as nw
 
     native = nw.from_native(X, pass_through=True, allow_series=True)
-    if isinstance(native, nw.LazyFrame):
-        native = native.collect()
-    if isinstance(native, nw.Series):
-        native = native.to_frame()
+    native = native.collect() if isinstance(native, nw.LazyFrame) else native
+    native = native.to_frame() if isinstance(native, nw.Series) else native
     if not isinstance(native, nw.DataFrame):
         return None
     # column by column: needs no pyarrow for polars
@@ -149,29 +138,26 @@ def _from_narwhals(X: Any) -> pd.DataFrame | None:
 
 def _column(series: Any) -> Any:
     """Values of a narwhals series; time stamps keep their zone, which NumPy has no room for."""
-    zone = getattr(series.dtype, "time_zone", None)
-    values = series.to_numpy()
+    values, zone = series.to_numpy(), getattr(series.dtype, "time_zone", None)
     return values if zone is None else pd.DatetimeIndex(values, tz="UTC").tz_convert(zone)
 
 
 def _keys(owner: str, frame: pd.DataFrame, series_id: Any, time: Any, is_array: bool) -> Keys:
-    index = frame.index
-    if isinstance(index, pd.MultiIndex) and series_id is None and time is None:
-        return _multiindex_keys(index)
+    if isinstance(frame.index, pd.MultiIndex) and series_id is None and time is None:
+        return _multiindex_keys(frame.index)
     for level in (series_id, time):
         if level is not None and level not in frame.columns:
             frame = frame.reset_index(level=level)
+    stamps: pd.Index | None = frame.index
     if time is not None:
-        stamps: pd.Index | None = _parse_time(owner, frame[time], time)
-    else:
-        # pandas' default index numbers all rows; it is no time axis of interleaved series
-        counted = is_array or (series_id is not None and is_default(frame.index))
-        stamps = None if counted else frame.index
-        if isinstance(stamps, pd.MultiIndex):
-            raise DataError(
-                f"{owner}: with series_id={series_id!r} the index must be the time alone, got a "
-                f"MultiIndex of {stamps.nlevels} levels: name the time column with time="
-            )
+        stamps = _parse_time(owner, frame[time], time)
+    elif isinstance(stamps, pd.MultiIndex):
+        raise DataError(
+            f"{owner}: with series_id={series_id!r} the index must be the time alone, got a "
+            f"MultiIndex of {stamps.nlevels} levels: name the time column with time="
+        )
+    elif is_array or (series_id is not None and is_default(stamps)):
+        stamps = None  # pandas' default index numbers all rows: no time axis of interleaved series
     if stamps is not None:
         check_kind(stamps, owner)
     name = time if time is not None else (None if stamps is None else stamps.name)
@@ -180,11 +166,9 @@ def _keys(owner: str, frame: pd.DataFrame, series_id: Any, time: Any, is_array: 
     series, ids = _factorize(frame[series_id])
     if (series < 0).any():
         raise DataError(f"{owner}: column {series_id!r} (series_id) has missing values")
-    codes = None
-    if stamps is not None:
-        codes, stamps = _factorize(stamps, sort=True)
-    names = (series_id, name)
-    return Keys(series, pd.Index(ids, name=series_id), codes, stamps, names, len(frame))
+    codes, stamps = (None, None) if stamps is None else _factorize(stamps, sort=True)
+    ids = pd.Index(ids, name=series_id)
+    return Keys(series, ids, codes, stamps, (series_id, name), len(frame))
 
 
 def _factorize(values: Any, sort: bool = False) -> tuple[np.ndarray, pd.Index]:
@@ -206,10 +190,11 @@ def _multiindex_keys(index: pd.MultiIndex) -> Keys:
     names = tuple(index.names)
     if index.nlevels == 2:
         series, ids = index.codes[0], index.levels[0]
-        present = _present(series, len(ids))
+        present = np.zeros(len(ids), dtype=bool)
+        for start in range(0, len(series), _PIECE):
+            present[series[start : start + _PIECE]] = True
         if not present.all():
-            renumber = np.cumsum(present) - 1
-            series, ids = renumber[series], ids[present]
+            series, ids = (np.cumsum(present) - 1)[series], ids[present]
     else:
         shape = [len(level) for level in index.levels[:-1]]
         series, unique = _factorize(np.ravel_multi_index(index.codes[:-1], shape))
@@ -218,37 +203,25 @@ def _multiindex_keys(index: pd.MultiIndex) -> Keys:
     return Keys(np.asarray(series), ids, np.asarray(index.codes[-1]), levels, names, len(index))
 
 
-def _present(codes: np.ndarray, n: int) -> np.ndarray:
-    """Which of the codes 0..n-1 occur; in pieces, since indexing widens them to 64 bits."""
-    present = np.zeros(n, dtype=bool)
-    for start in range(0, len(codes), 1 << 18):
-        present[codes[start : start + (1 << 18)]] = True
-    return present
-
-
 def _parse_time(owner: str, column: pd.Series, name: Any) -> pd.Index:
     if column.isna().any():
         raise DataError(f"{owner}: column {name!r} (time) has missing values")
-    if pd.api.types.is_string_dtype(column.dtype) or pd.api.types.is_object_dtype(column.dtype):
-        kind = pd.api.types.infer_dtype(column)
-        if kind == "integer":  # to_datetime would take them for nanoseconds
-            return pd.Index(column.astype("int64"))
-        try:
-            if kind == "period":
-                return pd.PeriodIndex(column)
-            return pd.DatetimeIndex(pd.to_datetime(column))
-        except (ValueError, TypeError) as error:
-            raise DataError(
-                f"{owner}: column {name!r} (time) cannot be read as time stamps: {error}"
-            ) from error
-    return pd.Index(column)
+    if not (pd.api.types.is_string_dtype(column.dtype) or column.dtype == object):
+        return pd.Index(column)
+    kind = pd.api.types.infer_dtype(column)
+    if kind == "integer":  # to_datetime would take them for nanoseconds
+        return pd.Index(column.astype("int64"))
+    try:
+        return pd.PeriodIndex(column) if kind == "period" else pd.Index(pd.to_datetime(column))
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{owner}: column {name!r} (time) cannot be read as time stamps: {error}"
+        ) from error
 
 
 def numeric(owner: str, frame: pd.DataFrame, columns: list) -> np.ndarray:
-    """Columns as floats, shape (n_rows, n_columns), NaN kept; a view where pandas can give one.
-
-    Columns that are all float32 stay float32; everything else becomes float64. Text, dates, complex
-    numbers and infinite values are refused.
+    """Columns as floats, shape (n_rows, n_columns), NaN kept; a view where pandas can give one, and
+    float32 if all are. Text, dates, complex numbers and infinite values are refused.
     """
     if not columns:
         return np.empty((len(frame), 0), dtype=np.float32)
@@ -275,29 +248,27 @@ def numeric(owner: str, frame: pd.DataFrame, columns: list) -> np.ndarray:
 
 def holds_numbers(column: pd.Series) -> bool:
     """Whether a column holds real numbers or booleans, as its dtype says or as its objects are."""
-    if pd.api.types.is_object_dtype(column.dtype):
-        return pd.api.types.infer_dtype(column, skipna=True) in _NUMBERS
     dtype = column.dtype
+    if pd.api.types.is_object_dtype(dtype):
+        return pd.api.types.infer_dtype(column, skipna=True) in _NUMBERS
     return pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)
 
 
 def read_targets(owner: str, y: Any, n_rows: int) -> tuple[np.ndarray, list, pd.Index | None]:
     """Read ``y``: values of shape (n_rows, n_targets), names, and the index if it has one."""
-    no_index = False  # polars and the like have no index: their rows go with those of X
+    index = y.index if isinstance(y, (pd.Series, pd.DataFrame)) else None
     if not isinstance(y, (pd.DataFrame, pd.Series, np.ndarray, list, tuple)):
-        native = _from_narwhals(y)
-        y, no_index = (np.asarray(y), False) if native is None else (native, True)
-    if isinstance(y, pd.Series):
-        frame, index = y.to_frame("y" if y.name is None else y.name), y.index
-    elif isinstance(y, pd.DataFrame):
-        frame, index = y, None if no_index else y.index
+        native = _from_narwhals(y)  # no index: the rows of polars and the like go with those of X
+        y = y if native is None else native
+    if isinstance(y, (pd.Series, pd.DataFrame)):
+        frame, _ = to_pandas(owner, y)
     else:
         array = np.asarray(y)
         if array.ndim not in (1, 2):
             raise DataError(f"{owner}: y must be 1-D or 2-D. Got shape {array.shape}")
         single = array.ndim == 1 or array.shape[1] == 1
         names = ["y"] if single else [f"y{i}" for i in range(array.shape[1])]
-        frame, index = pd.DataFrame(array.reshape(len(array), -1), columns=names), None
+        frame = pd.DataFrame(array.reshape(len(array), -1), columns=names)
     if len(frame) != n_rows:
         raise DataError(
             f"{owner}: Found input variables with inconsistent numbers of samples: X has {n_rows} "

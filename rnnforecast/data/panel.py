@@ -1,8 +1,4 @@
-"""The one container of the library: all series in flat arrays.
-
-Series i stands at rows ``indptr[i]:indptr[i + 1]``. A value that was not observed is NaN, which is
-the mask: one array holds both, and every window carries its mask from ``~isnan``.
-"""
+"""The one container of the library: all series in flat arrays, NaN where nothing was observed."""
 
 from __future__ import annotations
 
@@ -15,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rnnforecast.data import building
 from rnnforecast.data._stamps import nanoseconds
-from rnnforecast.data.building import append_arrays, append_rows, arrange, steps_of_rows
 from rnnforecast.data.calendar import Calendar
-from rnnforecast.data.frames import Keys, Table, group_rows
+from rnnforecast.data.frames import Keys
 from rnnforecast.data.roles import Column
 from rnnforecast.exceptions import DataError
 
@@ -29,14 +25,14 @@ __all__ = ["Panel", "group_rows"]
 class Panel:
     """Targets and covariates of one or more series on one kind of calendar.
 
+    Series i stands at rows ``indptr[i]:indptr[i + 1]``.
+
     Attributes
     ----------
     targets : ndarray, shape (n_rows, n_targets)
         float32 or float64; NaN where unobserved.
-    past : ndarray, shape (n_rows, n_past)
-        Covariates known up to now only.
-    known : ndarray, shape (n_rows, n_known)
-        Covariates known in the future too.
+    past, known : ndarray, shape (n_rows, n_columns)
+        Covariates known up to now only, and in the future too.
     static : ndarray, shape (n_series, n_static)
     indptr : ndarray of int64, shape (n_series + 1,)
     ids : Index, shape (n_series,)
@@ -71,28 +67,9 @@ class Panel:
     absent: np.ndarray | None = None
     columns: tuple[Column, ...] = ()
 
-    @classmethod
-    def build(
-        cls,
-        owner: str,
-        keys: Keys,
-        targets: np.ndarray,
-        past: np.ndarray,
-        known: np.ndarray,
-        static_rows: np.ndarray,
-        freq: Any = None,
-        columns: tuple[Column, ...] = (),
-        calendar: Calendar | None = None,
-    ) -> Panel:
-        """Put the rows of an input, (n_rows, n_columns) each, on the grid of their calendar.
-
-        The calendar is inferred from the longest series, with ``freq`` if given, or it is that of
-        an earlier fit. ``static_rows`` must be constant within each series. The arrays are views of
-        those passed, where no row had to move. Stamps that are unsorted, repeated or off the grid
-        are refused.
-        """
-        arrays = (targets, past, known, static_rows)
-        return cls(**arrange(owner, keys, arrays, freq, columns, calendar))
+    build = classmethod(building.build)
+    append = building.append  # the only way in which rows are added
+    grown = building.grown
 
     @property
     def n_series(self) -> int:
@@ -121,27 +98,23 @@ class Panel:
         return f"series {self.ids[[i]].tolist()[0]!r}" if self.is_panel else "the series"
 
     def observed(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Whether a target has a value at positions low[i] <= p < high[i] of each series, shape
-        (n_series, n_targets).
-        """
+        """Whether each target has a value at positions low[i] <= p < high[i] of series i."""
         edges = (self.indptr[:-1, None] + np.stack([low, np.maximum(low, high)], axis=1)).ravel()
         none = np.zeros((1, self.targets.shape[1]), dtype=bool)  # where the last series ends
         seen = np.logical_or.reduceat(np.concatenate([self.mask, none]), edges)[::2]
         return seen & (edges[::2] < edges[1::2])[:, None]  # of no rows reduceat gives the next
 
     def observed_only(self, held: np.ndarray) -> np.ndarray:
-        """Rows held out at the end of each series, ``held: (n_series,)``; 0 where none of them was
-        observed: such rows tell nothing, and their loss would be zero, the best there is.
+        """Rows held out at the end of each series; 0 where none of them was observed, whose loss
+        would be zero, the best there is.
         """
         return np.where(self.observed(self.lengths - held, self.lengths).any(1), held, 0)
 
     def owned(self) -> Panel:
         """The same with arrays of its own, in row order, safe from the caller's later writes."""
-        targets, past, known, static = (
-            np.array(values, order="C")
-            for values in (self.targets, self.past, self.known, self.static)
-        )
-        return replace(self, targets=targets, past=past, known=known, static=static)
+        names = ("targets", "past", "known", "static")
+        own: dict[str, Any] = {name: np.array(getattr(self, name), order="C") for name in names}
+        return replace(self, **own)
 
     # -- a memo --------------------------------------------------------------------------------
 
@@ -150,9 +123,8 @@ class Panel:
         return threading.RLock(), {}
 
     def cached(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """``make()``, or what it gave on this very object for an equal key; pickles leave it out.
-
-        ``key`` holds everything else that ``make`` depends on. Threads wait for each other.
+        """``make()``, or what it gave here before for an equal key, of all else that it depends on;
+        threads wait for each other, and pickles leave it out.
         """
         lock, memo = self._memo
         with lock:
@@ -206,17 +178,10 @@ class Panel:
 
     def lasts(self) -> pd.Index:
         """Stamp of each series' last row, shape (n_series,)."""
-
-        def make():
-            if self.stamps is not None:
-                return self.stamps[self.indptr[1:] - 1]
-            return self.stamps_at(np.arange(self.n_series), self.lengths - 1)
-
-        return self.cached("lasts", make)
-
-    def last(self, i: int) -> Any:
-        """Stamp of series i's last row."""
-        return self.lasts()[i]
+        if self.stamps is not None:
+            return self.stamps[self.indptr[1:] - 1]
+        every = np.arange(self.n_series)
+        return self.cached("lasts", lambda: self.stamps_at(every, self.lengths - 1))
 
     def time_index(self, i: int) -> pd.Index:
         """Stamps of series i's rows."""
@@ -234,21 +199,18 @@ class Panel:
         if self.calendar is None:
             end = int(self.lengths[i])
             return pd.RangeIndex(end, end + n)
-        return self.as_given(self.calendar.after(self.last(i), n))
+        return self.as_given(self.calendar.after(self.lasts()[i], n))
 
     def index_at(self, series: np.ndarray, positions: np.ndarray) -> pd.Index:
         """Index of rows: their stamps, or (series, stamp) for a panel."""
         codes, stamps = self._coded_stamps(series, positions)
         if not self.is_panel:
             return stamps.take(codes)
-        levels, level_codes = [], []
-        for k in range(self.ids.nlevels):
-            own, names = pd.factorize(self.ids.get_level_values(k), sort=True)
-            levels.append(names)
-            level_codes.append(own[series])
-        return pd.MultiIndex(
-            [*levels, stamps], [*level_codes, codes], names=self.names, verify_integrity=False
-        )
+        names = [self.ids.get_level_values(k) for k in range(self.ids.nlevels)]
+        parts = [pd.factorize(level, sort=True) for level in names]
+        every = [*(own[series] for own, _ in parts), codes]
+        levels = [*(unique for _, unique in parts), stamps]
+        return pd.MultiIndex(levels, every, names=self.names, verify_integrity=False)
 
     def row_index(self) -> pd.Index:
         """Index of all rows: time, or (series, time) for a panel."""
@@ -264,15 +226,6 @@ class Panel:
         series = np.repeat(np.arange(self.n_series), n_steps)
         ahead = np.tile(np.arange(n_steps), self.n_series)
         return self.index_at(series, self.lengths[series] + ahead)
-
-    def join_index(self, parts: list[pd.Index], series: Any) -> pd.Index:
-        """One index from the stamps of several series: time, or (series, time) for a panel."""
-        if not self.is_panel:
-            return parts[0]
-        ids = self.ids[np.repeat(np.asarray(series), [len(part) for part in parts])]
-        time = parts[0].append(parts[1:]) if len(parts) > 1 else parts[0]
-        arrays = [ids.get_level_values(level) for level in range(ids.nlevels)]
-        return pd.MultiIndex.from_arrays([*arrays, time], names=list(self.names))
 
     def history(self, columns: list) -> pd.DataFrame:
         """The observed rows of the targets as a frame."""
@@ -301,8 +254,7 @@ class Panel:
         keys, first, n = self.same_kind(owner, keys), self.indptr[series], self.lengths[series]
         if self.stamps is None:
             assert self.starts is not None
-            every = slice(None)
-            at = steps_of_rows(owner, self.calendar, self.starts, place, keys, every)
+            at = building.steps_of_rows(owner, self.calendar, self.starts, place, keys, slice(None))
             gap = np.zeros(len(at), dtype=bool)
             if self.absent is not None:
                 gap = (at < n) & self.absent[first + np.clip(at, 0, n - 1)]
@@ -342,11 +294,12 @@ class Panel:
                     f"on {fitted.dtype}, got {stamps.dtype}: use tz_localize or tz_convert"
                 )
             return keys if fitted.tz is None else replace(keys, levels=stamps.tz_convert(fitted.tz))
-        kinds = (pd.DatetimeIndex, pd.PeriodIndex)
-        same = [isinstance(fitted, kind) == isinstance(stamps, kind) for kind in kinds]
-        # ordinals of months and of days cannot be compared
-        periods = isinstance(fitted, pd.PeriodIndex) and isinstance(stamps, pd.PeriodIndex)
-        if not all(same) or (periods and fitted.freq.base != stamps.freq.base):
+        same = type(fitted) is type(stamps) or not isinstance(
+            stamps, pd.DatetimeIndex | pd.PeriodIndex
+        )
+        if isinstance(fitted, pd.PeriodIndex):  # ordinals of months and of days cannot be compared
+            same = isinstance(stamps, pd.PeriodIndex) and fitted.freq.base == stamps.freq.base
+        if not same or isinstance(fitted, pd.DatetimeIndex):
             raise DataError(
                 f"{owner}: the index of X must be of the kind seen in fit. Expected "
                 f"{fitted.dtype}, got {stamps.dtype}"
@@ -357,40 +310,29 @@ class Panel:
         self, owner: str, series: np.ndarray, keys: Keys, before: np.ndarray, gap: np.ndarray
     ) -> None:
         """Raise where a row lies before the first one of its series, or in a gap."""
-        if not (before.any() or gap.any()):
+        bad = before if before.any() else gap
+        if not bad.any():
             return
-        row = int(np.argmax(before if before.any() else gap))
-        i, stamp = int(series[row]), keys.stamps([row])[0]
-        splits = "In cross-validation use TimeSeriesSplit (or PanelTimeSeriesSplit), not KFold"
-        if before.any():
-            assert self.starts is not None
-            raise DataError(
-                f"{owner}: {self.label(i)}: row {stamp} lies before the training range, which "
-                f"starts at {self.starts[i]}: a forecaster needs earlier rows to fit. {splits}"
-            )
+        row = int(np.argmax(bad))
+        i = int(series[row])
+        why = (
+            f"before the training range, which starts at {self.time_index(i)[0]}: a forecaster "
+            f"needs earlier rows to fit"
+            if before.any()
+            else "inside the training range but was not among the rows of fit, so that later rows "
+            "would forecast earlier ones"
+        )
         raise DataError(
-            f"{owner}: {self.label(i)}: row {stamp} lies inside the training range but was not "
-            f"among the rows of fit, so that later rows would forecast earlier ones. {splits}"
+            f"{owner}: {self.label(i)}: row {keys.stamps([row])[0]} lies {why}. In "
+            f"cross-validation use TimeSeriesSplit (or PanelTimeSeriesSplit), not KFold"
         )
 
-    def grown(self, targets: np.ndarray, past: np.ndarray, known: np.ndarray) -> Panel:
-        """The panel with the next rows of every series.
 
-        Parameters
-        ----------
-        targets, past, known : ndarray, shape (n_rows, n_series, n_columns)
-        """
-        return append_arrays(self, targets, past, known)
-
-    def append(self, owner: str, table: Table, targets: np.ndarray | None = None) -> Panel:
-        """The panel with the rows of ``table`` after its own; new series stand after the old ones.
-
-        Rows of old series come after their last one, with NaN rows between where steps are left
-        out; rows without time stamps follow on. ``table`` has the columns of this panel (static
-        ones are looked at for new series only), but not the targets where these are given, of shape
-        (n_rows, n_targets).
-        """
-        return append_rows(self, owner, table, targets)
+def group_rows(series: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Rows of each series, in row order: ``[(series, rows), ...]``."""
+    order = np.argsort(series, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(series[order])) + 1)
+    return [(int(series[rows[0]]), rows) for rows in parts if len(rows)]
 
 
 def _search(values: np.ndarray, low: np.ndarray, high: np.ndarray, wanted: np.ndarray):

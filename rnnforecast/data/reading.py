@@ -9,14 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from rnnforecast.data.frames import (
-    Keys,
-    Table,
-    is_default,
-    numeric,
-    read_table,
-    read_targets,
-)
+from rnnforecast.data.frames import Keys, Table, is_default, numeric, read_table, read_targets
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.roles import Roles, as_list, columns_of, read_columns, resolve_roles
 from rnnforecast.exceptions import DataError
@@ -52,10 +45,7 @@ def read_fit(
         targets, names, index = read_targets(owner, y, len(table))
         keys = _aligned(owner, table, index)
     roles = resolve_roles(owner, table, names, target, known, static)
-    columns = columns_of(table.frame, roles)
-    if targets is None:
-        targets = numeric(owner, table.frame, roles.targets)
-    panel = _panel(owner, table, keys, targets, columns, freq=freq)
+    panel = _panel(owner, table, keys, targets, columns_of(table.frame, roles), freq=freq)
     return Reading(panel, roles, list(table.columns), table.is_array)
 
 
@@ -70,16 +60,16 @@ def read_history(owner: str, table: Table, y: Any, roles: Roles, fitted: Panel) 
     if keys.has_time and calendar is not None:
         keys = fitted.same_kind(owner, keys)
     targets = targets_of(owner, table, y, roles)
-    if targets is None:
-        targets = read_columns(owner, table.frame, fitted.columns, "target")
     return _panel(owner, table, keys, targets, fitted.columns, calendar=calendar)
 
 
 def _panel(
-    owner: str, table: Table, keys: Keys, targets: np.ndarray, columns: tuple, **options: Any
+    owner: str, table: Table, keys: Keys, targets: np.ndarray | None, columns: tuple, **grid: Any
 ) -> Panel:
     """The panel of a table, each target of each series observed."""
     names = [column.name for column in columns if column.role == "target"]
+    if targets is None:
+        targets = read_columns(owner, table.frame, columns, "target")
     empty = np.isnan(targets).all(axis=0)
     if empty.any():
         raise DataError(
@@ -88,7 +78,7 @@ def _panel(
     past, known, static = (
         read_columns(owner, table.frame, columns, role) for role in ("past", "known", "static")
     )
-    panel = Panel.build(owner, keys, targets, past, known, static, columns=columns, **options)
+    panel = Panel.build(owner, keys, targets, past, known, static, columns=columns, **grid)
     unseen = ~panel.observed(np.zeros_like(panel.lengths), panel.lengths)
     if unseen.any():
         i, k = np.argwhere(unseen)[0]
@@ -117,21 +107,19 @@ def _aligned(owner: str, table: Table, y_index: pd.Index | None) -> Keys:
     if y_index is None:
         return keys
     if table.is_array:
-        if isinstance(y_index, pd.MultiIndex) and keys.series is None:
+        if keys.series is not None:
+            return keys
+        if isinstance(y_index, pd.MultiIndex):
             raise DataError(
                 f"{owner}: y has a MultiIndex {tuple(y_index.names)}, but X is an array, so that "
                 f"predict could not tell the series of its rows: keep X a frame (in a Pipeline "
                 f"with set_output(transform='pandas') on the steps before)"
             )
         dates = isinstance(y_index, (pd.DatetimeIndex, pd.PeriodIndex))
-        if dates and keys.series is None:
-            return replace(keys, levels=y_index, names=(None, y_index.name))
-        return keys
+        return replace(keys, levels=y_index, names=(None, y_index.name)) if dates else keys
     if not y_index.equals(table.frame.index):
-        raise DataError(
-            f"{owner}: X and y have different indices: align them first, e.g. y = "
-            f"y.reindex(X.index)"
-        )
+        how = "align them first, e.g. y = y.reindex(X.index)"
+        raise DataError(f"{owner}: X and y have different indices: {how}")
     return keys
 
 
@@ -153,31 +141,20 @@ def read_rows(
 ) -> Table:
     """Read rows that come after fit, and check their columns against those of fit.
 
-    Parameters
-    ----------
-    names : sequence of str or None
-        Columns of X in fit (``feature_names_in_``), None where it had no names; ``n_features`` is
-        their number.
-    check_names : callable
-        scikit-learn's check of a frame's columns, for y apart from X (number, names and order,
-        after target columns were dropped).
-    needs : tuple of {"targets", "known", "past", "static"}
-        Roles that must be there where X holds the targets; a column that fit did not see is an
-        error.
+    ``names`` are the ``n_features`` columns of X in fit, None for an array; ``check_names`` is
+    scikit-learn's check of them, where y came beside X; where X holds the targets, it must have
+    the columns of the roles ``needs``, and none that fit did not see.
     """
     index_only = needs == ("known",) and not roles.known  # time stamps say all there is to say
     table = read_table(owner, X, series_id, time, index_only)
-    # where y came apart from X, targets in it are left out before anything else
+    # where y came beside X, targets in it are left out before anything else
     targets = {*roles.targets, *as_list(target)} if roles.separate_y and not table.is_array else {}
     columns = [name for name in table.columns if name not in targets]
     fitted = [] if names is None else list(names)
     expected = [name for name in fitted if name not in targets]
-    n_expected = len(expected) if fitted else n_features
-    if (roles.separate_y or table.is_array) and len(columns) != n_expected:
-        raise DataError(
-            f"X has {len(columns)} features, but {owner} is expecting {n_expected} features as "
-            f"input"
-        )
+    n, m = len(columns), len(expected) if fitted else n_features
+    if (roles.separate_y or table.is_array) and n != m:  # as scikit-learn says it
+        raise DataError(f"X has {n} features, but {owner} is expecting {m} features as input")
     if roles.separate_y:
         if expected == fitted:
             check_names(np.empty((1, 1)) if table.is_array else pd.DataFrame(columns=columns))
@@ -213,17 +190,10 @@ def _named_like_fit(table: Table, names: Any) -> Table:
 
 
 def read_truth(
-    owner: str,
-    X: Any,
-    y: Any,
-    target_names: list,
-    names: Any,
-    *,
-    series_id: Any = None,
-    time: Any = None,
+    owner: str, X: Any, y: Any, target_names: list, names: Any, **keys: Any
 ) -> np.ndarray:
     """Truth of the rows of X, from y or the target columns: (n_rows,) or (n_rows, n_targets)."""
-    table = read_table(owner, X, series_id, time)
+    table = read_table(owner, X, **keys)
     if y is None:
         frame = _named_like_fit(table, names).frame
         missing = [name for name in target_names if name not in frame.columns]

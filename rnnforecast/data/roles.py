@@ -20,45 +20,27 @@ _CATEGORIES = ("string", "mixed", "mixed-integer", "categorical")  # as pandas n
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a panel.
-
-    Attributes
-    ----------
-    name : hashable
-    role : {"target", "past", "known", "static"}
-    kind : {"number", "category"}
-    categories : tuple
-        What the codes 0, 1, 2, ... stand for, sorted unless a pandas dtype orders them; empty for
-        numbers. A missing value, or one that was not seen in fit, is NaN.
-    """
+    """One column of a panel. A category that is missing, or that fit did not see, is NaN."""
 
     name: Any
-    role: str
-    kind: str = "number"
-    categories: tuple = ()
+    role: str  # target, past, known or static
+    kind: str = "number"  # or category
+    categories: tuple = ()  # what the codes 0, 1, 2, ... stand for
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Column names by role, as resolved from the data in ``fit``.
-
-    Attributes
-    ----------
-    targets, known, past, static : list
-    separate_y : bool
-        The targets came as ``y``, apart from ``X``.
-    """
+    """Column names by role, as resolved from the data in ``fit``."""
 
     targets: list
     known: list
     past: list
     static: list
-    separate_y: bool
+    separate_y: bool  # the targets came as ``y``, not in ``X``
 
     def __str__(self) -> str:
-        named = {"target": self.targets} | {
-            k: getattr(self, k) for k in ("known", "past", "static")
-        }
+        named = {"target": self.targets, "known": self.known, "past": self.past}
+        named["static"] = self.static
         return ", ".join(f"{role}={names}" for role, names in named.items() if names)
 
 
@@ -83,7 +65,7 @@ def resolve_roles(
     columns = list(table.frame.columns)
     named = {"target": as_list(target), "known": as_list(known), "static": as_list(static)}
     seen: dict = {}
-    for role, name in [(role, name) for role, names in named.items() for name in names]:
+    for role, name in ((role, name) for role, names in named.items() for name in names):
         if name not in columns and not (role == "target" and y_names is not None):
             hint = (
                 "; X is an array without names: pass a frame (in a Pipeline with "
@@ -118,16 +100,13 @@ def columns_of(frame: pd.DataFrame, roles: Roles) -> tuple[Column, ...]:
     columns = [Column(name, "target") for name in roles.targets]
     for role in ("past", "known", "static"):
         for name in getattr(roles, role):
-            if _is_category(frame[name]):
-                found = tuple(pd.Categorical(frame[name]).categories.tolist())
+            own = frame[name]
+            if not holds_numbers(own) and pd.api.types.infer_dtype(own) in _CATEGORIES:
+                found = tuple(pd.Categorical(own).categories.tolist())
                 columns.append(Column(name, role, "category", found))
             else:
                 columns.append(Column(name, role))
     return tuple(columns)
-
-
-def _is_category(column: pd.Series) -> bool:
-    return not holds_numbers(column) and pd.api.types.infer_dtype(column) in _CATEGORIES
 
 
 def read_columns(
@@ -135,16 +114,13 @@ def read_columns(
 ) -> np.ndarray:
     """Columns of one role as floats, shape (n_rows, n_columns): numbers, or codes of categories."""
     chosen = [column for column in columns if column.role == role]
-    names = [column.name for column in chosen]
     if any(column.kind == "category" for column in chosen):
-        coded = {
-            column.name: _codes(frame[column.name], column.categories)
-            if column.kind == "category"
-            else frame[column.name]
-            for column in chosen
-        }
+        coded = {c.name: frame[c.name] for c in chosen}
+        for c in chosen:
+            if c.kind == "category":
+                coded[c.name] = _codes(frame[c.name], c.categories)
         frame = pd.DataFrame(coded, copy=False)
-    return numeric(owner, frame, names)
+    return numeric(owner, frame, [column.name for column in chosen])
 
 
 def _codes(column: pd.Series, categories: tuple) -> pd.Series:

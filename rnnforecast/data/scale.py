@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -20,27 +19,13 @@ class Scale:
     """Mean and standard deviation of every column; 0 and 1 where nothing is there to see.
 
     Targets have those of each series, covariates those of all rows. A scaled value is
-    ``(value - loc) / scale``. Codes of categories are left as they are (0 and 1).
-
-    Attributes
-    ----------
-    target_loc, target_scale : ndarray, shape (n_series, n_targets)
-    past_loc, past_scale, known_loc, known_scale, static_loc, static_scale : ndarray, shape
-    (n_columns,)
-    per_series : bool
-        False: targets are left as they are.
-    lag : int or None
-        The scale of targets is their mean absolute difference over so many rows, not their
-        deviation.
-    log : bool
-        Targets are measured, and scaled, as logarithms.
-    least : ndarray, shape (n_series, n_targets), or None
-        Smallest positive value of each target, where ``log``: others count as it.
+    ``(value - loc) / scale``. Codes of categories are left as they are (0 and 1). ``per_series``,
+    ``lag`` and ``log`` are those of `Scale.of`.
     """
 
-    target_loc: np.ndarray
+    target_loc: np.ndarray  # (n_series, n_targets), as is the scale
     target_scale: np.ndarray
-    past_loc: np.ndarray
+    past_loc: np.ndarray  # (n_columns,), as those that follow
     past_scale: np.ndarray
     known_loc: np.ndarray
     known_scale: np.ndarray
@@ -49,7 +34,7 @@ class Scale:
     per_series: bool = True
     lag: int | None = None
     log: bool = False
-    least: np.ndarray | None = None
+    least: np.ndarray | None = None  # (n_series, n_targets), smallest positive value, where ``log``
 
     @classmethod
     def of(
@@ -67,7 +52,8 @@ class Scale:
             Take the mean absolute difference over so many rows for the scale of targets (over one
             row where a series is shorter): the error of the seasonal naive forecast.
         log : bool, default False
-            Measure logarithms of the targets.
+            Measure, and scale, logarithms of the targets; the smallest positive value stands in for
+            those that have none.
         """
         loc, scale, least = _of_targets(panel, per_series, lag, log, 0)
         past, known, static = (_of_covariates(panel, r) for r in ("past", "known", "static"))
@@ -79,12 +65,10 @@ class Scale:
         if panel.n_series == first:
             return self
         loc, scale, least = _of_targets(panel, self.per_series, self.lag, self.log, first)
-        return replace(
-            self,
-            target_loc=np.concatenate([self.target_loc, loc]),
-            target_scale=np.concatenate([self.target_scale, scale]),
-            least=None if self.least is None else np.concatenate([self.least, least]),
-        )
+        loc = np.concatenate([self.target_loc, loc])
+        scale = np.concatenate([self.target_scale, scale])
+        least = None if self.least is None else np.concatenate([self.least, least])
+        return replace(self, target_loc=loc, target_scale=scale, least=least)
 
     def on(self, panel: Panel) -> Scale:
         """Targets measured on ``panel``, whatever series it has; covariates as they were."""
@@ -114,9 +98,7 @@ class Scale:
 def _of_targets(
     panel: Panel, per_series: bool, lag: int | None, log: bool, first: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Location, scale and least value of each series from ``first`` on, (n_series - first,
-    n_targets).
-    """
+    """Location, scale and least value of each series from ``first`` on, (n, n_targets)."""
     indptr, shape = panel.indptr[first:], (panel.n_series - first, panel.targets.shape[1])
     if not per_series:
         return np.zeros(shape), np.ones(shape), None
@@ -136,44 +118,39 @@ def _of_targets(
 
 
 def _differences(values: np.ndarray, indptr: np.ndarray, lag: int) -> np.ndarray:
-    """Mean absolute difference over ``lag`` rows (one, where a series has no more) of each group
-    of rows; 0 where nothing is there to see.
-    """
+    """Mean absolute difference over ``lag`` rows (one in groups with no more), 0 without any."""
     lengths = np.diff(indptr)
-    own = np.where(lengths > lag, lag, 1)
+    group = np.repeat(np.arange(len(lengths)), lengths)
+    rows, step = np.arange(indptr[0], indptr[-1]), np.where(lengths > lag, lag, 1)[group]
+    inside = rows - step >= indptr[group]
+    rows, step, group = rows[inside], step[inside], group[inside]
     out = np.zeros((len(lengths), values.shape[1]))
-    for step in np.unique(own):
-        size = np.abs(values[step:] - values[:-step])
-        inside = np.repeat(indptr[:-1] + step, lengths) <= np.arange(indptr[0], indptr[-1])
-        mine = inside & np.repeat(own == step, lengths)
-        rows = np.arange(indptr[0], indptr[-1])[mine]
-        group = np.repeat(np.arange(len(lengths)), lengths)[mine]
-        for j in range(values.shape[1]):
-            found = size[rows - step, j].astype(np.float64)
-            seen = ~np.isnan(found)
-            total = np.bincount(group[seen], found[seen], minlength=len(lengths))
-            count = np.bincount(group[seen], minlength=len(lengths))
-            out[:, j] += total / np.maximum(count, 1)
+    for j in range(values.shape[1]):
+        found = np.abs(values[rows, j] - values[rows - step, j]).astype(np.float64)
+        seen = ~np.isnan(found)
+        total = np.bincount(group[seen], found[seen], minlength=len(lengths))
+        out[:, j] = total / np.maximum(np.bincount(group[seen], minlength=len(lengths)), 1)
     return out
 
 
 def _of_covariates(panel: Panel, role: str) -> tuple[np.ndarray, np.ndarray]:
     values = getattr(panel, role)
     loc, scale = _moments(values, np.array([0, len(values)]))
-    kinds = [column.kind for column in panel.columns if column.role == role]
-    codes = [j for j, kind in enumerate(kinds) if kind == "category"]
+    codes = np.array(panel.levels(role), dtype=np.int64).nonzero()[0]
     loc[0, codes], scale[0, codes] = 0.0, 1.0
     return loc[0], scale[0]
 
 
 def _moments(values: np.ndarray, indptr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of columns in each group of rows ``indptr[i]:indptr[i + 1]``, NaN left
-    out; in float64, column by column, so that the memory layout does not show in the last bit.
+    """Mean and deviation of columns in groups of rows ``indptr[i]:indptr[i + 1]``, NaN left out; in
+    float64, column by column, so that the memory layout does not show in the last bit.
     """
-    means = np.zeros((len(indptr) - 1, values.shape[1]))
-    spreads = np.ones_like(means)
-    for groups in _blocks(indptr):
-        edges = indptr[groups.start : groups.stop + 1]
+    n = len(indptr) - 1
+    means, spreads = np.zeros((n, values.shape[1])), np.ones((n, values.shape[1]))
+    # about a million rows at a time
+    begins = np.searchsorted(indptr, np.arange(int(indptr[0]), int(indptr[-1]), _ROWS))
+    for start, stop in pairwise(np.unique(np.append(begins, n))):
+        edges = indptr[start : stop + 1]
         for j in range(values.shape[1]):
             column = values[edges[0] : edges[-1], j]
             there = ~np.isnan(column)
@@ -186,7 +163,7 @@ def _moments(values: np.ndarray, indptr: np.ndarray) -> tuple[np.ndarray, np.nda
             first = np.cumsum(counts) - counts
             mean = np.add.reduceat(seen, first) / counts
             seen -= np.repeat(mean, counts)
-            # in units of the largest, whose square neither overflows nor vanishes
+            # in units of the largest, where its square would overflow or vanish
             unit = np.maximum.reduceat(np.abs(seen), first)
             unit[((unit > 1e-140) & (unit < 1e140)) | (unit == 0)] = 1.0
             if (unit != 1.0).any():
@@ -194,14 +171,5 @@ def _moments(values: np.ndarray, indptr: np.ndarray) -> tuple[np.ndarray, np.nda
             spread = unit * np.sqrt(np.add.reduceat(np.square(seen, out=seen), first) / counts)
             # of a constant column rounding alone is left, which must not become its scale
             spread[~(spread > 1e-12 * np.maximum(np.abs(mean), 1e-300))] = 1.0
-            means[groups.start + some, j], spreads[groups.start + some, j] = mean, spread
+            means[start + some, j], spreads[start + some, j] = mean, spread
     return means, spreads
-
-
-def _blocks(indptr: np.ndarray) -> Iterator[slice]:
-    """Groups of rows, about a million rows at a time."""
-    n = len(indptr) - 1
-    starts = np.arange(int(indptr[0]), int(indptr[-1]), _ROWS)
-    cuts = np.unique(np.append(np.searchsorted(indptr, starts), n)) if len(starts) else [0, n]
-    for a, b in pairwise(cuts):
-        yield slice(int(a), int(b))

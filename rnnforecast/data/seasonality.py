@@ -17,9 +17,7 @@ _SEASONS = 7  # of days: a week; measured best on hourly data (benchmarks/RESULT
 
 
 def autocorrelation(values: np.ndarray, lag: int) -> float:
-    """Autocorrelation of one series at one lag, pairs with NaN left out; NaN if there are fewer
-    than three pairs or no variance.
-    """
+    """Autocorrelation of one series at one lag; NaN if it has no three pairs or no variance."""
     centred = values - np.nanmean(values)
     pairs = centred[lag:] * centred[:-lag]
     variance = np.nanmean(centred**2)
@@ -28,43 +26,29 @@ def autocorrelation(values: np.ndarray, lag: int) -> float:
     return float(np.nanmean(pairs) / variance)
 
 
-def choose_seasonality(data: Panel | np.ndarray) -> int:
+def choose_seasonality(panel: Panel) -> int:
     """Seasonal period in steps, from the calendar or else from the rows: the one rule for networks,
     baselines and metrics.
 
-    That of the calendar (:func:`~rnnforecast.data.calendar.default_seasonality`), if the typical
-    series, one of median length, has two of it. Without one, the common periods (4, 5, 7, 12, 24,
-    48, 52, 96, 144, 168) that fit three times into the typical series are judged by the
-    autocorrelation of the differenced series at their lag, mean over at most 50 series of at least
-    that length. The shortest that reaches nine tenths of the greatest is taken, if that is
-    significant (1.645 standard errors, the test of the M4 competition's Naive2) and above 0.3;
-    else 1.
-
-    Parameters
-    ----------
-    data : Panel, or ndarray of shape (n_rows,) or (n_rows, n_targets)
-        An array is one series without a calendar.
+    That of the calendar (a day for intervals below a day, a week for days, a year for weeks, months
+    and quarters), if the typical series, one of median length, has two of it. Without one, the
+    common periods (4, 5, 7, 12, 24, 48, 52, 96, 144, 168) that fit three times into the typical
+    series are judged by the autocorrelation of the differenced series at their lag, mean over at
+    most 50 series of at least that length. The shortest that reaches nine tenths of the greatest is
+    taken, if that is significant (1.645 standard errors, the test of the M4 competition's Naive2)
+    and above 0.3; else 1.
     """
-    if isinstance(data, Panel):
-        typical = _typical(data)
-        season = 1 if data.calendar is None else int(data.calendar.season)
-        if season > 1:
-            return season if typical >= 2 * season else 1
-        long = np.flatnonzero(data.lengths >= typical)
-        some = long[np.linspace(0, len(long) - 1, min(len(long), _MOST_SERIES)).astype(int)]
-        series = [data.targets[data.series(i)] for i in some]
-    else:
-        series = [np.asarray(data).reshape(len(data), -1)]
-        typical = len(data)
+    typical = _typical(panel)
+    season = 1 if panel.calendar is None else int(panel.calendar.season)
+    if season > 1:
+        return season if typical >= 2 * season else 1
+    long = np.flatnonzero(panel.lengths >= typical)
+    some = long[np.linspace(0, len(long) - 1, min(len(long), _MOST_SERIES)).astype(int)]
+    series = [panel.targets[panel.series(i)] for i in some]
     candidates = [m for m in _CANDIDATES if 3 * m <= typical - 1]
     changes = [c for values in series for c in np.diff(values.astype(np.float64), axis=0).T]
-    scores = np.array(
-        [
-            [autocorrelation(change, lag) for lag in candidates]
-            for change in changes
-            if (~np.isnan(change)).sum() >= 3
-        ]
-    )
+    seen = [change for change in changes if (~np.isnan(change)).sum() >= 3]
+    scores = np.array([[autocorrelation(change, lag) for lag in candidates] for change in seen])
     if not candidates or not len(scores) or np.isnan(scores).all(axis=0).any():
         return 1
     mean = np.nanmean(scores, axis=0)

@@ -34,10 +34,8 @@ class WindowIndex:
     ) -> WindowIndex:
         """Windows to train on: their forecast rows lie before a series' last ``held[i]`` rows.
 
-        A series that has ``lookback + horizon`` rows before those gives every window that fits.
-        Of a shorter one with n rows, the first window looks back on half of what one horizon
-        leaves, ``(n - horizon) // 2`` rows or one, and the rest of its look-back is missing; with
-        fewer than ``horizon + 1`` rows it gives none.
+        Of a series of n rows, fewer than a look-back and a horizon, the first window looks back on
+        ``(n - horizon) // 2`` rows or one; with fewer than ``horizon + 1`` rows it gives none.
         """
         high = np.asarray(lengths, dtype=np.int64) - held
         first = np.where(high >= lookback + horizon, lookback, np.maximum((high - horizon) // 2, 1))

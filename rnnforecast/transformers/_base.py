@@ -13,7 +13,6 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
-from rnnforecast.data.building import build_panel
 from rnnforecast.data.frames import Keys, Table, numeric, read_table
 from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError, NotFittedError
@@ -22,10 +21,9 @@ from rnnforecast.exceptions import DataError, NotFittedError
 class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Abstract base: one column out for each column in, NaN kept, float32 and float64 preserved.
 
-    A subclass writes ``_fit(table, values)``, which sets its fitted attributes,
-    ``_transform(table, values)`` and, if it can be undone, ``_inverse(table, values, columns)``,
-    where ``columns`` are the places in ``columns_`` of the columns of ``values``. Key columns named
-    by its parameters ``series_id`` and ``time``, if it has them, are carried through.
+    A subclass writes ``_fit(table, values)``, ``_transform(table, values)`` and, if it can be
+    undone, ``_inverse(table, values, columns)``, with the places in ``columns_`` of its columns.
+    Key columns named by ``series_id`` and ``time`` are carried through.
     """
 
     columns_: list
@@ -117,11 +115,9 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             out = self._inverse(table, values, self._match_columns(table))
             return self._wrap(X, table, out.astype(values.dtype, copy=False))
 
-    def _fit(self, table: Table, values: np.ndarray) -> None:
-        raise NotImplementedError
-
-    def _transform(self, table: Table, values: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+    _fit: Callable[..., None]
+    _transform: Callable[..., np.ndarray]
+    _inverse: Callable[..., np.ndarray]
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "n_features_in_"):
@@ -150,15 +146,13 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                     f"{self._owner}: X has {len(found)} columns, expected the {len(known)} of fit"
                 )
             return np.arange(len(known))
-        places = []
-        for name in found:
-            base = name[0] if isinstance(name, tuple) and name not in known else name
+        bases = [n[0] if isinstance(n, tuple) and n not in known else n for n in found]
+        for base, name in zip(bases, found, strict=True):
             if base not in known:
                 raise DataError(
                     f"{self._owner}: column {name!r} was not in fit, which saw {self.columns_!r}"
                 )
-            places.append(known[base])
-        return np.asarray(places, dtype=np.intp)
+        return np.array([known[base] for base in bases], dtype=np.intp)
 
     def _wrap(self, X: Any, table: Table, values: np.ndarray) -> Any:
         """Values in the container of X, with its key columns."""
@@ -198,18 +192,17 @@ def spread(counts: np.ndarray) -> _Rows:
 class SteppedTransformer(SeriesTransformer):
     """Abstract base of transformers for which the time step of a row matters.
 
-    Subclasses have the parameters ``series_id``, ``time`` and ``freq``. A fit stores ``panel_``
-    (the rows of fit on their grid) and ``keys_`` (whose rows they were).
+    Subclasses have the parameters ``series_id``, ``time`` and ``freq``.
     """
 
-    panel_: Panel
-    keys_: Keys
+    panel_: Panel  # the rows of fit on their grid
+    keys_: Keys  # whose rows they were
+    freq: Any
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
         own = np.array(values, order="C")  # safe from the caller's later writes
         none = own[:, :0]
-        freq = getattr(self, "freq", None)
-        self.panel_ = build_panel(self._owner, table.keys, own, none, none, none, freq)
+        self.panel_ = Panel.build(self._owner, table.keys, own, none, none, none, self.freq)
         self.keys_ = table.keys
 
     def _locate(
@@ -225,11 +218,8 @@ class SteppedTransformer(SeriesTransformer):
             series, steps = panel.locate(self._owner, self.keys_)
             positions = steps - 1 + (0 if panel.calendar is None else panel.lengths[series])
             stored = panel.targets[panel.indptr[series] + positions]
-            if is_fitted is None:
-                alike = np.array_equal(values, stored, equal_nan=True)
-            else:
-                alike = is_fitted(stored, series, positions)
-            if alike:
+            same = is_fitted or (lambda stored, *_: np.array_equal(values, stored, equal_nan=True))
+            if same(stored, series, positions):
                 return series, positions
         series, steps = panel.locate(self._owner, keys)
         return series, panel.lengths[series] - 1 + steps
@@ -256,35 +246,16 @@ class SteppedTransformer(SeriesTransformer):
         """The panel of fit with later rows of ``table``; series and position of all its rows."""
         panel, keys = self.panel_, table.keys
         series, positions = self._locate_once(table, values)
-        later = np.flatnonzero(positions >= panel.lengths[series])
-        if not len(later):
+        ahead = positions - panel.lengths[series]
+        later = ahead >= 0
+        if not later.any():
             return panel, series, positions
-        ahead = np.zeros_like(panel.lengths)
-        np.maximum.at(ahead, series[later], (positions + 1 - panel.lengths[series])[later])
-        before = np.concatenate([[0], np.cumsum(ahead)])
-        indptr = panel.indptr + before
-        dtype = np.result_type(panel.targets, values)
-        targets = np.full((int(indptr[-1]), values.shape[1]), np.nan, dtype)
-        targets[np.arange(len(panel.targets)) + np.repeat(before[:-1], panel.lengths)] = (
-            panel.targets
-        )
-        rows = indptr[series[later]] + positions[later]
-        targets[rows] = values[later]
-        stamps, none = panel.stamps, targets[:, :0]
-        if stamps is not None:
-            parts = [self._times(i, int(n)) for i, n in enumerate(np.diff(indptr))]
-            stamps, order = parts[0].append(parts[1:]), np.arange(len(targets))
-            if keys.levels is not None:
-                order[rows] = len(order) + np.arange(len(rows))
-                stamps = stamps.append(keys.stamps(later)).take(order)
-        grown = replace(
-            panel, targets=targets, past=none, known=none, indptr=indptr, stamps=stamps, absent=None
-        )
+        coming = np.full((ahead.max() + 1, panel.n_series, values.shape[1]), np.nan, values.dtype)
+        coming[ahead[later], series[later]] = values[later]
+        grown = panel.grown(coming, coming[..., :0], coming[..., :0])
+        if grown.stamps is not None and keys.levels is not None:
+            order, rows = np.arange(len(grown.targets)), grown.indptr[series] + positions
+            order[rows[later]] = len(order) + np.arange(later.sum())  # the stamps that rows have
+            stamps = grown.stamps.append(panel.as_given(keys.stamps(later))).take(order)
+            grown = replace(grown, stamps=stamps)
         return grown, series, positions
-
-    def _times(self, i: int, n: int, panel: Panel | None = None) -> pd.Index:
-        """Stamps of the first ``n`` positions of series i, beyond its last row by the calendar."""
-        panel = self.panel_ if panel is None else panel
-        times = panel.time_index(i)
-        ahead = n - len(times)
-        return times if ahead <= 0 else times.append(panel.future_index(i, ahead))

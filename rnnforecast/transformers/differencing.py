@@ -151,10 +151,8 @@ class Differencer(SteppedTransformer):
             levels.append(np.where((place >= lag)[:, None], changes, np.nan))
         for lag, level in zip(reversed(self.lags_), reversed(levels), strict=True):
             # the last value observed a whole number of lags before stands for all before it
-            last = (
-                pd.DataFrame(level).groupby(before * lag + (place - lengths[before]) % lag).last()
-            )
-            phase = after * lag + step % lag
+            past = before * lag + (place - lengths[before]) % lag
+            last, phase = pd.DataFrame(level).groupby(past).last(), after * lag + step % lag
             sums = pd.DataFrame(steps).groupby(phase).cumsum(skipna=False)
             steps = sums.to_numpy() + last.reindex(phase).to_numpy()
         return steps[first[series] + ahead]

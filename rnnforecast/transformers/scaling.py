@@ -15,7 +15,7 @@ from rnnforecast.transformers._base import SeriesTransformer
 
 __all__ = ["LogTransformer", "SeriesScaler", "WindowScaler"]
 
-# divisor of groups of values, of which the absolute values are sizes; and what is subtracted before
+# divisor of groups of values, with their absolute values; and what is subtracted before
 _METHODS: dict[str, tuple[Callable[..., pd.DataFrame], str]] = {
     "standard": (lambda values, sizes: values.std(ddof=0), "mean"),
     "robust": (lambda values, sizes: values.quantile(0.75) - values.quantile(0.25), "median"),
@@ -139,9 +139,7 @@ class SeriesScaler(SeriesTransformer):
         self.series_id = series_id
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
-        check_choice(
-            self._owner, "method", self.method, [name for name in _METHODS if name != "none"]
-        )
+        check_choice(self._owner, "method", self.method, list(_METHODS)[:-1])
         self.series_ = None if table.keys.series is None else table.keys.ids
         n_series = 1 if self.series_ is None else len(self.series_)
         series, shift = self._match_series(table), _METHODS[self.method][1]
@@ -159,10 +157,10 @@ class SeriesScaler(SeriesTransformer):
         """Position in ``series_`` of each row's series, shape (n_rows,)."""
         keys, known = table.keys, self.series_
         if known is None:
-            if keys.series is not None and len(keys.ids) > 1:
+            if (n := len(keys.ids)) > 1:
                 raise DataError(
-                    f"{self._owner}: fit saw one series without a name, now X has "
-                    f"{len(keys.ids)} series: fit on the panel"
+                    f"{self._owner}: fit saw one series without a name, now X has {n} series: fit "
+                    f"on the panel"
                 )
             return np.zeros(keys.n_rows, dtype=np.intp)
         if keys.series is None:
@@ -171,8 +169,8 @@ class SeriesScaler(SeriesTransformer):
                 f"series its rows belong to: pass a MultiIndex (series, time) or the key columns"
             )
         places = known.get_indexer(keys.ids)
-        if (places < 0).any():
-            new = keys.ids[places < 0]
+        new = keys.ids[places < 0]
+        if len(new):
             raise DataError(
                 f"{self._owner}: series {new[0]!r} was not in fit ({len(new)} such series, "
                 f"{len(known)} known): fit on data that hold it, or drop its rows"
@@ -308,8 +306,8 @@ class WindowScaler(SeriesTransformer):
     def _rescale(
         self, windows: np.ndarray, values: np.ndarray, columns: np.ndarray, undo: bool = False
     ) -> np.ndarray:
-        n, steps = len(windows), windows.shape[1] // self.n_columns
-        rows, groups = windows.reshape(-1, self.n_columns), np.repeat(np.arange(n), steps)
+        n, rows = len(windows), windows.reshape(-1, self.n_columns)
+        groups = np.repeat(np.arange(n), windows.shape[1] // self.n_columns)
         centre, scale = _statistics(rows, groups, n, self.method, self.shift)
         centre, scale = centre[:, None, columns], scale[:, None, columns]
         parts = values.reshape(n, -1, len(columns))

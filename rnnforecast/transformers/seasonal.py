@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rnnforecast._validation import check_choice, check_int
-from rnnforecast.data.calendar import default_seasonality
 from rnnforecast.data.frames import Keys, Table
-from rnnforecast.data.panel import group_rows
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
 from rnnforecast.transformers._base import SteppedTransformer, spread
@@ -113,8 +112,8 @@ class Deseasonalizer(SteppedTransformer):
         super()._fit(table, values)
         panel, period = self.panel_, self.seasonality
         # on a trading calendar a holiday is no step, but it does not shift the weekdays
-        calendar = None if panel.stamps is None else panel.calendar
-        self._by_pattern = calendar is not None and default_seasonality(calendar) > 1
+        calendar = panel.calendar
+        self._by_pattern = calendar is not None and calendar.own_grid and calendar.season > 1
         self.seasonality_ = int(choose_seasonality(panel) if period is None else period)
         self.seasonal_ = self._indices()
 
@@ -135,28 +134,24 @@ class Deseasonalizer(SteppedTransformer):
 
     def _season(self, keys: Keys, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Index of the season of each row, shape (n_rows, n_columns)."""
-        steps = positions.copy()
-        for i, rows in group_rows(series) if self._by_pattern else []:
-            if keys.levels is not None:
-                times = keys.stamps(rows)
-            else:
-                times = self._times(i, int(positions[rows].max()) + 1)[positions[rows]]
-            steps[rows] = self._steps_of_pattern(i, times)
-        return self.seasonal_[series, steps % self.seasonality_]
+        if self._by_pattern:
+            given = keys.levels is not None
+            stamps = keys.stamps(slice(None)) if given else self.panel_.stamps_at(series, positions)
+            positions = self._steps_of_pattern(series, stamps)
+        return self.seasonal_[series, positions % self.seasonality_]
 
-    def _steps_of_pattern(self, i: int, stamps: pd.Index) -> np.ndarray:
-        """Steps of a trading calendar, holidays too, from the first row of series i to stamps."""
+    def _steps_of_pattern(self, series: np.ndarray, stamps: Any) -> np.ndarray:
+        """Steps of a trading calendar, holidays too, from the first row of series to stamps."""
         calendar, starts = self.panel_.calendar, self.panel_.starts
         assert calendar is not None and starts is not None
-        return calendar.steps(starts[i], stamps)
+        return calendar.steps(starts[series], stamps)
 
     def _indices(self) -> np.ndarray:
         """Indices of the season, shape (n_series, period, n_columns)."""
         panel, period = self.panel_, self.seasonality_
         owner, steps = spread(panel.lengths)
         if self._by_pattern:
-            every = range(panel.n_series)
-            steps = np.concatenate([self._steps_of_pattern(i, panel.time_index(i)) for i in every])
+            steps = self._steps_of_pattern(owner, panel.stamps)
         counts = steps[panel.indptr[1:] - 1] + 1
         if period > 1 and counts.min() < 2 * period:
             i = int(np.argmax(counts < 2 * period))
@@ -203,8 +198,8 @@ class Deseasonalizer(SteppedTransformer):
         from statsmodels.tsa.seasonal import STL
 
         parts = filled if additive else np.log(filled)
-        for _, rows in group_rows(series):
-            for j, column in x.iloc[rows].items():
+        for _, own in x.groupby(series):
+            for j, column in own.items():
                 seen = slice(column.first_valid_index(), column.last_valid_index())
                 stl = STL(parts.loc[seen, j].to_numpy(), period=period, robust=True)
                 parts.loc[seen, j] = stl.fit().seasonal

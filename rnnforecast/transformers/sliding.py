@@ -10,7 +10,7 @@ import pandas as pd
 
 from rnnforecast._validation import check_choice, check_int
 from rnnforecast.data.frames import Table, numeric, read_table
-from rnnforecast.data.panel import Panel, group_rows
+from rnnforecast.data.panel import Panel
 from rnnforecast.data.roles import resolve_roles
 from rnnforecast.data.seasonality import choose_lookback, choose_seasonality
 from rnnforecast.data.windows import WindowIndex, gather
@@ -204,7 +204,7 @@ class SlidingWindows(SteppedTransformer):
         series, origins = np.arange(self.panel_.n_series), self.panel_.lengths
         panel = self._known_ahead(X) if self.known_names_ else self.panel_
         out, _ = self._gather(panel, series, origins)
-        index = self._stamps(panel, series, origins - 1)
+        index = panel.index_at(series, origins - 1)
         return pd.DataFrame(out, index=index, columns=self.get_feature_names_out())
 
     def inverse(self, y_pred, index):
@@ -245,7 +245,7 @@ class SlidingWindows(SteppedTransformer):
             series, ahead = whole.locate(self._owner, read_table(self._owner, rows).keys)
             origins = panel.lengths[series] - 1 + ahead
         positions = (origins[:, None] + steps).ravel()
-        times = self._stamps(panel, np.repeat(series, horizon), positions)
+        times = panel.index_at(np.repeat(series, horizon), positions)
         frame = pd.DataFrame(values.reshape(-1, len(names)), columns=names, index=times)
         origin = index.get_level_values(-1) if isinstance(index, pd.MultiIndex) else index
         frame.insert(0, "origin", origin[np.repeat(np.arange(len(index)), horizon)])
@@ -284,11 +284,10 @@ class SlidingWindows(SteppedTransformer):
         wanted = [] if missing == "none" else [(self.target_names_, 0, horizon)]
         if missing == "any":
             wanted += [(self.columns_, -lookback, 0), (self.known_names_, 0, horizon)]
-        keep = np.ones(len(series), dtype=bool)
+        rows, keep = panel.indptr[series] + origins, np.ones(len(series), dtype=bool)
         for names, first, end in wanted:
             gaps = np.isnan(panel.targets[:, self._at(names)]).any(axis=1)
             before = np.concatenate([[0], np.cumsum(gaps)])
-            rows = panel.indptr[series] + origins
             keep &= before[rows + end] == before[rows + first]
         return panel, series[keep], origins[keep]
 
@@ -305,7 +304,7 @@ class SlidingWindows(SteppedTransformer):
             targets = _strided(columns, self.horizon, self.stride)[: len(series)]
         else:
             features, targets = self._gather(panel, series, origins)
-        index = self._stamps(panel, series, origins - 1)
+        index = panel.index_at(series, origins - 1)
         names = [f"{n}_step{h}" for h in range(1, self.horizon + 1) for n in self.target_names_]
         return (
             pd.DataFrame(features, index=index, columns=self.get_feature_names_out(), copy=False),
@@ -316,24 +315,11 @@ class SlidingWindows(SteppedTransformer):
         self, panel: Panel, series: np.ndarray, origins: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Features and targets of windows, copied: (n, n_features) and (n, horizon * n_targets)."""
-        batch, parts = gather(panel, series, origins, self.lookback_, self.horizon), []
-        for names in (self.known_names_, self.target_names_):
-            parts.append(_flat(batch.future_targets[..., self._at(names)]))
-        past = _flat(batch.targets)
-        return (np.hstack([past, parts[0]]) if self.known_names_ else past), parts[1]
-
-    def _stamps(self, panel: Panel, series: np.ndarray, positions: np.ndarray) -> pd.Index:
-        """Time stamps of positions, with the series for a panel."""
-        groups, parts = group_rows(series) or [(0, np.arange(0))], []
-        for i, rows in groups:
-            end = positions[rows].max(initial=-1) + 1
-            parts.append(self._times(i, end, panel)[positions[rows]])
-        times = parts[0].append(parts[1:]) if len(parts) > 1 else parts[0]
-        if panel.is_panel:
-            ids = panel.ids[np.concatenate([np.full(len(rows), i) for i, rows in groups])]
-            levels = [ids.get_level_values(level) for level in range(ids.nlevels)]
-            times = pd.MultiIndex.from_arrays([*levels, times], names=list(panel.names))
-        return times[np.argsort(np.concatenate([rows for _, rows in groups]))]
+        batch = gather(panel, series, origins, self.lookback_, self.horizon)
+        features, ahead = _flat(batch.targets), batch.future_targets
+        if self.known_names_:
+            features = np.hstack([features, _flat(ahead[..., self._at(self.known_names_)])])
+        return features, _flat(ahead[..., self._at(self.target_names_)])
 
     def _known_ahead(self, X: Any) -> Panel:
         """The rows of fit, and behind them the known columns of the steps to forecast."""
@@ -355,7 +341,7 @@ class SlidingWindows(SteppedTransformer):
         use = (steps >= 0) & (steps < horizon)
         given[series[use], steps[use]] = True
         if not given.all():
-            i, step = (int(number) for number in np.argwhere(~given)[0])
+            i, step = np.argwhere(~given)[0].tolist()
             raise DataError(
                 f"{self._owner}: {panel.label(i)}: X has no row for step {step + 1} of {horizon} "
                 f"({panel.future_index(i, step + 1)[-1]}), which the known columns {names} need"

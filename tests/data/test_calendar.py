@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnnforecast.data.calendar import default_seasonality, infer_calendar
+from rnnforecast.data.calendar import infer_calendar
 from rnnforecast.exceptions import DataError
 
 NY = "America/New_York"
@@ -246,22 +246,20 @@ def test_one_stamp_says_nothing_and_bad_offsets_are_refused():
     ],
 )
 def test_default_seasonality(freq, season):
-    assert (
-        default_seasonality(infer_calendar(pd.date_range("2024", periods=30, freq=freq))) == season
-    )
+    assert infer_calendar(pd.date_range("2024", periods=30, freq=freq)).season == season
 
 
 @pytest.mark.parametrize(("freq", "season"), [("M", 12), ("Q", 4), ("Y", 1), ("W", 52), ("h", 24)])
 def test_default_seasonality_of_periods(freq, season):
     index = pd.period_range("2024-01-01", periods=30, freq=freq)
-    assert default_seasonality(infer_calendar(index)) == season
+    assert infer_calendar(index).season == season
 
 
 def test_default_seasonality_of_opening_hours_is_a_day():
-    assert default_seasonality(infer_calendar(past_of("opening hours with a day off"))) == 7
-    assert default_seasonality(infer_calendar(past_of("opening hours"))) == 7
-    assert default_seasonality(infer_calendar(past_of("business days with holidays"))) == 5
-    assert default_seasonality(infer_calendar(pd.RangeIndex(30))) == 1
+    assert infer_calendar(past_of("opening hours with a day off")).season == 7
+    assert infer_calendar(past_of("opening hours")).season == 7
+    assert infer_calendar(past_of("business days with holidays")).season == 5
+    assert infer_calendar(pd.RangeIndex(30)).season == 1
 
 
 @settings(max_examples=60, deadline=None)
@@ -329,8 +327,8 @@ def test_one_later_stamp_is_the_last_of_those_after(name):
     calendar = infer_calendar(stamps)
     for n in (1, 2, 3, 25):
         later = calendar.after(stamps[0], n)
-        assert calendar.at(stamps[0], n) == later[-1]
-    assert calendar.at(stamps[0], 0) == stamps[0]
+        assert calendar.shift(stamps[0], np.array([n]))[0] == later[-1]
+    assert calendar.shift(stamps[0], np.array([0]))[0] == stamps[0]
 
 
 @pytest.mark.parametrize("every", ["1us", "500ms", "7s", "15min", "90min", "h", "23h"])

@@ -64,7 +64,7 @@ def check_against(panel, frame):
         np.testing.assert_array_equal(panel.known[panel.series(i), 0], own["x"])
         np.testing.assert_array_equal(panel.static[i], own["area"].unique())
         assert list(panel.time_index(i)) == list(own["when"])
-        assert panel.last(i) == own["when"].iloc[-1]
+        assert panel.lasts()[i] == own["when"].iloc[-1]
 
 
 # -- every way to write a panel down ---------------------------------------------------------------
@@ -509,7 +509,7 @@ def test_every_index_is_that_of_each_series(name, seed):
         assert list(rows) == expected
         ahead = panel.future_index(i, 3)
         assert list(panel.future_frame_index(3)[3 * i : 3 * i + 3]) == [(of_one, s) for s in ahead]
-        assert panel.lasts()[i] == panel.last(i) == panel.time_index(i)[-1]
+        assert panel.lasts()[i] == panel.lasts()[i] == panel.time_index(i)[-1]
         both = panel.time_index(i).append(ahead)
         some = np.random.default_rng(seed).permutation(len(both))
         assert list(panel.stamps_at(np.full(len(some), i), some)) == list(both[some])

@@ -103,7 +103,7 @@ def test_the_typical_series_says_the_season_and_the_look_back(lengths):
     assert choose_seasonality(months([15, 15, 15, 96])) == 1
 
 
-def test_an_array_is_one_series_that_is_counted():
+def test_rows_without_a_calendar_are_counted():
     values = months([96]).targets
-    assert choose_seasonality(values) == choose_seasonality(values[:, 0]) == 12
-    assert choose_seasonality(values[:20]) == 1
+    assert choose_seasonality(panel_of(values)) == choose_seasonality(panel_of(values[:, :1])) == 12
+    assert choose_seasonality(panel_of(values[:20])) == 1
