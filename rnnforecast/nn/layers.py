@@ -11,19 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from rnnforecast.nn._kernels import flatten, run
-from rnnforecast.nn.cells import Cell, FusedCell, State, cell_class, is_fused, last_step
+from rnnforecast.nn.cells import Cell, State, cell_class, is_fused, last_step
 
 __all__ = ["RecurrentStack", "SeededDropout", "initialise", "set_generator", "set_precision"]
 
 
 class SeededDropout(nn.Module):
-    """Dropout whose noise comes from a generator of its own, never from torch's global one.
-
-    Parameters
-    ----------
-    p : float
-        Probability that a number is dropped, in [0, 1).
-    """
+    """Dropout with probability ``p``, its noise from a generator of its own, not the global one."""
 
     def __init__(self, p: float):
         super().__init__()
@@ -31,7 +25,6 @@ class SeededDropout(nn.Module):
         self.generator: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: any shape."""
         if not self.training or self.p == 0:
             return x
         keep = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
@@ -41,25 +34,21 @@ class SeededDropout(nn.Module):
 class _BothDirections(nn.Module):
     """Two cells, one from the first step to the last and one from the last to the first."""
 
-    ahead: Any
-    back: Any
-
-    def __init__(self, ahead: Cell, back: Cell):
+    def __init__(self, ahead: Any, back: Any):
         super().__init__()
         self.ahead, self.back = ahead, back
 
     def _apply(self, *args: Any, **kwargs: Any) -> _BothDirections:
         super()._apply(*args, **kwargs)
-        ahead, back = self.ahead, self.back
-        if isinstance(ahead, FusedCell) and not ahead.peepholes:
-            flatten(ahead.kernel, (*ahead.weights()[:4], *back.weights()[:4]), True)
+        flatten(self.ahead, self.back)
         return self
 
     def scan(
         self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """As ``Cell.scan``; outputs and states of both, those of the second behind."""
-        ahead, back = self.ahead, self.back
+        ahead: Any = self.ahead
+        back: Any = self.back
         if lengths is None and is_fused(ahead):  # in one call
             weights = (*ahead.weights(), *back.weights())
             return run(type(ahead), x, state, weights, (False, True))
@@ -213,8 +202,11 @@ class RecurrentStack(nn.Module):
             The output after the last step that each direction reads.
         """
         with self._mixed(x):
-            outputs, _, last = self._run(x, None, lengths, True)
-            return outputs.to(x.dtype), self.dropout(last).to(x.dtype)
+            out, skip, states = self._run(x, None, lengths)
+            last = self._last(out, states[-1], lengths)
+            if skip is not None:
+                out, last = out + skip, last + self._ends(skip, lengths)
+            return self.dropout(out).to(x.dtype), self.dropout(last).to(x.dtype)
 
     def scan(
         self, x: Tensor, state: Sequence[State] | None = None, lengths: Tensor | None = None
@@ -234,34 +226,31 @@ class RecurrentStack(nn.Module):
         state : list of tuple of Tensor
         """
         with self._mixed(x):
-            outputs, states, _ = self._run(x, state, lengths, False)
+            out, skip, states = self._run(x, state, lengths)
+            outputs = self.dropout(out if skip is None else out + skip).to(x.dtype)
         if self.precision is not None:
             states = [tuple(s.to(x.dtype) if s.is_floating_point() else s for s in layer)
                       for layer in states]  # fmt: skip
-        return outputs.to(x.dtype), states
+        return outputs, states
 
-    def _run(self, x: Any, state: Any, lengths: Tensor | None, want_last: bool) -> Any:
-        states, last, skip = [], None, None
+    def _run(self, x: Tensor, state: Any, lengths: Tensor | None) -> Any:
+        """What the last layer gives, what its block adds to it, and the states of all layers."""
+        states, skip, out = [], None, x
         for depth, layer in enumerate(self.layers):
+            if depth:
+                ends_block = self._block_ends[depth - 1]
+                x = self.dropout(out + skip if ends_block and skip is not None else out)
+                skip = x if ends_block and self.residual else skip
             given = None if state is None else state[depth]
             out, new = layer.scan(x, given, lengths)  # type: ignore[operator]
             states.append(new)
-            ends_block = self._block_ends[depth]
-            if want_last and depth == len(self.layers) - 1:
-                last = self._last(layer, out, new, lengths)
-                if skip is not None:
-                    last = last + self._ends(skip, lengths)
-            if ends_block and skip is not None:
-                out = out + skip
-            x = self.dropout(out)
-            if ends_block and self.residual:
-                skip = x
-        return x, states, last
+        return out, skip, states
 
-    def _last(self, layer: Any, outputs: Tensor, state: State, lengths: Tensor | None) -> Tensor:
-        """The last output of each direction: taken from the state where that has it, since the
-        gradient of a slice of all outputs is as large as they are.
+    def _last(self, outputs: Tensor, state: State, lengths: Tensor | None) -> Tensor:
+        """The last output of each direction, from the state where that has it: the gradient of a
+        slice of all outputs is as large as they are.
         """
+        layer: Any = self.layers[-1]
         if not self.bidirectional and is_fused(layer):
             return state[0]
         if self.bidirectional and is_fused(layer.ahead):
@@ -287,12 +276,7 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
 
     Uniform within ±1/sqrt(hidden size) for all that a cell has, within ±1/sqrt(inputs) for linear
     layers elsewhere; normalisations start as the identity. The modules may then adjust their own
-    through ``reset(generator)``; a module with parameters of another kind must fill them there.
-
-    Raises
-    ------
-    TypeError
-        If a parameter or buffer is filled by nobody.
+    through ``reset(generator)``, and must fill parameters of another kind there (TypeError).
     """
     tensors = [*network.named_parameters(), *network.named_buffers()]
     floating = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
@@ -328,10 +312,8 @@ def set_generator(network: nn.Module, generator: torch.Generator | None) -> None
 
 
 def set_precision(network: nn.Module, dtype: torch.dtype | None) -> None:
-    """Let every stack of recurrent layers compute in ``dtype``, or in its weights' type for None.
-
-    Weights, their gradients and everything around the stacks (normalisation, decoder, loss) stay as
-    they are: this is torch's automatic mixed precision for the stacks alone.
+    """Let every recurrent stack compute in ``dtype``, or in its weights' type for None: torch's
+    automatic mixed precision for the stacks alone.
     """
     for module in network.modules():
         if isinstance(module, RecurrentStack):

@@ -1,8 +1,7 @@
 """Exponential smoothing with a level and up to two seasons, vectorised over series.
 
 The equations are those of Smyl 2020 (Int. J. Forecast. 36(1), section 3.1) on a scale where level
-and seasons add up: for positive data that is the logarithm, and the model is the multiplicative one
-of the paper with geometric in place of arithmetic means. With the one-step error
+and seasons add up: for positive data the logarithm. With the one-step error
 e_t = z_t - l_{t-1} - s_t - u_t they read
 
     l_t     = alpha (z_t - s_t - u_t) + (1 - alpha) l_{t-1}      = l_{t-1} + alpha e_t
@@ -10,9 +9,8 @@ e_t = z_t - l_{t-1} - s_t - u_t they read
     u_{t+n} = delta (z_t - l_t - s_t) + (1 - delta) u_t          = u_t + delta (1 - alpha) e_t
 
 and a row that was not observed has e_t = 0: the state is carried. So all three are terms that move
-by a gain times the error and come back after a period, which for the level is 1. The loop runs over
-time and works on all series at once; the gradient is the hand-written adjoint of the recursion, one
-loop back, instead of a tape of some ten thousand small operations.
+by a gain times the error and come back after a period, which for the level is 1. The gradient is
+the adjoint of the recursion, one loop back, instead of a tape of some ten thousand operations.
 """
 
 from __future__ import annotations
@@ -28,27 +26,13 @@ __all__ = ["smooth"]
 
 
 def smooth(z: Tensor, gains: Sequence[Tensor], starts: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Run the recursion on many series side by side; differentiable in everything.
+    """Run the recursion over ``z: (batch, time)``, NaN where unobserved; differentiable in all.
 
-    Parameters
-    ----------
-    z : Tensor, shape (batch, time)
-        Values on the additive scale; NaN where unobserved.
-    gains : sequence of Tensor, shape (batch,)
-        What each term takes of an error: ``alpha`` for the level, ``(1 - alpha) gamma`` for a
-        season.
-    starts : sequence of Tensor, shape (batch, period)
-        Each term before the first row: l_{-1} with a period of 1, a season's first entries.
+    ``gains``, each (batch,), are what a term takes of an error: alpha for the level, (1 - alpha)
+    gamma for a season. ``starts``, each (batch, period), are the terms before the first row.
+    Returns each term, (batch, time + period): entry t is what it says of row t from the rows
+    before, so that entry t + 1 of the level is l_t, and the last ones are of the rows to come.
 
-    Returns
-    -------
-    tuple of Tensor, shape (batch, time + period)
-        Entry t of a term is what it says of row t from the rows before; the last ``period`` entries
-        are those of the rows to come. So entry t + 1 of the level is l_t. On the device of ``z``;
-        the recursion itself runs on the CPU.
-
-    Examples
-    --------
     >>> z = torch.tensor([[1.0, 2.0, torch.nan, 4.0]])
     >>> smooth(z, [torch.tensor([0.5])], [torch.zeros(1, 1)])[0]
     tensor([[0.0000, 0.5000, 1.2500, 1.2500, 2.6250]])
@@ -59,9 +43,7 @@ def smooth(z: Tensor, gains: Sequence[Tensor], starts: Sequence[Tensor]) -> tupl
 def _forward(
     z: np.ndarray, gains: Sequence[np.ndarray], starts: Sequence[np.ndarray]
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Terms, each (time + period, batch), errors and mask, both (time, batch); ``z: (time, batch)``
-    and ``starts: (batch, period)``.
-    """
+    """Terms, each (time + period, batch), errors and mask, both as ``z: (time, batch)``."""
     n_steps = len(z)
     seen = ~np.isnan(z)
     complete, mask = seen.all(), seen.astype(z.dtype)
@@ -85,8 +67,8 @@ def _forward(
 
 
 def _backward(bars: list[np.ndarray], gains: Sequence[np.ndarray], mask: np.ndarray) -> np.ndarray:
-    """Accumulate, in place, the adjoints of all terms; return those of the errors, which by
-    e_t = z_t - ... are those of z too: (time, batch).
+    """Accumulate, in place, the adjoints of all terms; return those of the errors, which are those
+    of z too: (time, batch).
     """
     n_steps, complete = len(mask), mask.all()
     error_bars, part = np.empty_like(mask), np.empty(mask.shape[1], mask.dtype)

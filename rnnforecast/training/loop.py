@@ -1,8 +1,4 @@
-"""The training loop: a function, with a handful of callbacks.
-
-It knows neither windows nor panels: it asks a source for batches and a loss for a scalar. Engines
-that spread the work over processes can stand behind the same two interfaces.
-"""
+"""The training loop: a function that asks a source for batches and a loss for a scalar."""
 
 from __future__ import annotations
 
@@ -125,24 +121,7 @@ def train(
     validate: Callable[[nn.Module], float] | None = None,
     callbacks: Iterable[Callback] = (),
 ) -> History:
-    """Train ``network`` in place.
-
-    Parameters
-    ----------
-    network : nn.Module
-    batches : BatchSource
-    loss : callable
-        ``loss(network, batch)`` gives a scalar tensor.
-    settings : Settings
-    generator : torch.Generator
-        Draws the order of batches.
-    validate : callable, optional
-        ``validate(network)`` gives the validation loss, in evaluation mode.
-    callbacks : iterable of Callback
-
-    Returns
-    -------
-    History
+    """Train ``network`` in place; the order of batches is drawn from ``generator``.
 
     Raises
     ------
@@ -185,49 +164,41 @@ def train(
 class WeightAverage(Callback):
     """Exponential moving average of the weights (Polyak & Juditsky 1992, in the form of Tarvainen &
     Valpola 2017, eq. 2): what is validated and kept, while training goes on from the last ones.
-
-    Parameters
-    ----------
-    values : list of Tensor
-        The weights, changed in place by the optimiser.
-    decay : float or None
-        Memory of the average, approached from below in the first steps; None averages nothing.
+    Its memory ``decay`` is approached from below in the first steps; None averages nothing.
     """
 
     def __init__(self, values: list[Tensor], decay: float | None):
-        self._values = [value.detach() for value in values]
-        self._decay = decay
-        self._steps = 0
-        self._average = [] if decay is None else [value.clone() for value in self._values]
+        self._values = [] if decay is None else [value.detach() for value in values]
+        self._average = [value.clone() for value in self._values]
+        self._decay, self._steps = decay or 0.0, 0
 
     def on_batch(self, step: int) -> None:
-        if self._decay is None:
-            return
-        self._steps += 1
-        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        torch._foreach_lerp_(self._average, self._values, 1 - decay)
+        if self._values:
+            self._steps += 1
+            decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+            torch._foreach_lerp_(self._average, self._values, 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The average in the place of the weights, for as long as the context lasts."""
-        if self._decay is None:
-            yield
-            return
         last = [value.clone() for value in self._values]
         self.keep()
         try:
             yield
         finally:
-            torch._foreach_copy_(self._values, last)
+            _copy(self._values, last)
 
     def keep(self) -> None:
         """Leave the average in the place of the weights."""
-        if self._decay is not None:
-            torch._foreach_copy_(self._values, self._average)
+        _copy(self._values, self._average)
+
+
+def _copy(to: list[Tensor], values: list[Tensor]) -> None:
+    if to:  # torch refuses empty lists
+        torch._foreach_copy_(to, values)
 
 
 def _check_finite(history: History, settings: Settings, validated: bool) -> None:
-    """Raise if the last epoch's losses or gradients overflowed: its weights are of no use."""
     watched = {"training loss": history.train_loss[-1], "gradient norm": history.grad_norm[-1]}
     if validated:
         watched["validation loss"] = history.val_loss[-1]
