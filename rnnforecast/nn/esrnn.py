@@ -29,7 +29,7 @@ _RATE = 40.0  # how much faster smoothing coefficients learn than weights (Smyl'
 
 
 class ESRNNSpec(NamedTuple):
-    """Everything that fixes a network's shape."""
+    """What fixes a network's shape."""
 
     n_series: int  # series times targets: each target of a series is smoothed on its own
     n_targets: int
@@ -69,8 +69,7 @@ class ESRNN(nn.Module):
     def __init__(self, spec: ESRNNSpec):
         super().__init__()
         self.spec = spec
-        # for every series, each sigmoid(_RATE * logit): alpha, the seasons' gammas, and half of the
-        # factor on the seasons as measured on the first rows
+        # each sigmoid(_RATE * logit): alpha, gammas, half of the factors on the first seasons
         self.logits = nn.Parameter(torch.zeros(1 + 2 * len(spec.periods), spec.n_series))
         self.past_columns = CovariateEncoder(spec.n_past, spec.past_levels)
         self.static_columns = CovariateEncoder(spec.n_static, spec.static_levels)
@@ -90,8 +89,7 @@ class ESRNN(nn.Module):
         """Start close to the forecast of the smoothing alone."""
         with torch.no_grad():
             n = len(self.spec.periods)
-            # alpha and gammas; the first season as measured, the second, from two or so of each
-            # phase, half
+            # the first season as measured, half of the second, which has two or so of each phase
             first = [-1.0, *[-1.5] * n, *[0.0, -1.1][:n]]
             self.logits.copy_(torch.tensor(first)[:, None].expand_as(self.logits) / _RATE)
             self.head.weight.mul_(0.1)
@@ -185,13 +183,9 @@ class ESRNN(nn.Module):
         spec = self.spec
         phases = [self.read(batch, plain, terms, end) for end in ends]
         n = min(len(last) for *_, last in phases)
-        features, base, last = (
-            torch.stack([x[..., -n:, :] for x in part])
-            for part in zip(*((f, b, last[:, None]) for f, b, last in phases))
-        )
-        states = self.stack(self.dropout(features.flatten(0, 1)))[0].unflatten(
-            0, features.shape[:2]
-        )
+        features, base = (torch.stack([phase[k][:, -n:] for phase in phases]) for k in range(2))
+        last = torch.stack([seen[-n:] for *_, seen in phases])
+        states = self.stack(self.dropout(features.flatten(0, 1)))[0]
         raw = self.head(torch.tanh(self.adapter(states)))
-        location = base + self.skip(features[..., : spec.window])
-        return raw.unflatten(-1, (spec.horizon, spec.n_params)), location, last[..., 0]
+        raw = raw.unflatten(-1, (spec.horizon, spec.n_params)).unflatten(0, features.shape[:2])
+        return raw, base + self.skip(features[..., : spec.window]), last

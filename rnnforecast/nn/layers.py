@@ -114,30 +114,10 @@ class _Dilated(Cell):
 class RecurrentStack(nn.Module):
     """Layers of recurrent cells on top of one another.
 
-    Parameters
-    ----------
-    cell : str or type[Cell]
-        A registered name, or a class.
-    input_size, hidden_size : int
-    n_layers : int, default 1
-    bidirectional : bool, default False
-        Each layer reads the sequence in both directions.
-    residual : bool, default False
-        Each block above the first adds its input to its output (He et al. 2016, eq. 1).
-    dropout : float, default 0.0
-        Between layers and after the last.
-    dilations : sequence of sequences of int, optional
-        One inner sequence a block, with the dilation of each of its layers (Chang et al. 2017; Smyl
-        2020, figure 3), in place of ``n_layers`` blocks of one plain layer.
-
-    Attributes
-    ----------
-    layers : ModuleList
-        Cells, or pairs of them.
-    dilations : tuple of tuple of int
-    output_size : int
-    precision : torch.dtype or None
-        Type of its matrix products where that is not the weights'; see :func:`set_precision`.
+    ``cell`` is a registered name or a class. With ``residual`` each block above the first adds its
+    input to its output (He et al. 2016, eq. 1). Dropout is between layers and after the last.
+    ``dilations`` has one inner sequence a block, with the dilation of each of its layers (Chang et
+    al. 2017; Smyl 2020, figure 3), in place of ``n_layers`` blocks of one plain layer.
 
     Examples
     --------
@@ -151,7 +131,7 @@ class RecurrentStack(nn.Module):
     True
     """
 
-    precision: torch.dtype | None = None
+    precision: torch.dtype | None = None  # see set_precision
 
     def __init__(
         self,
@@ -165,12 +145,7 @@ class RecurrentStack(nn.Module):
         dilations: Sequence[Sequence[int]] | None = None,
     ):
         super().__init__()
-        kind = cell_class(cell)
-
-        def make(size: int, dilation: int) -> Cell:
-            one = kind(size, hidden_size)
-            return one if dilation == 1 else _Dilated(one, dilation)
-
+        kind: Any = cell_class(cell)
         self.bidirectional, self.residual = bidirectional, residual
         self.output_size = int(hidden_size) * (2 if bidirectional else 1)
         self.layers = nn.ModuleList()
@@ -180,26 +155,19 @@ class RecurrentStack(nn.Module):
         size = input_size
         for block in self.dilations:
             for k, dilation in enumerate(block, 1):
-                cells = [make(size, dilation) for _ in range(2 if bidirectional else 1)]
+                cells = [kind(size, hidden_size) for _ in range(2 if bidirectional else 1)]
+                if dilation > 1:
+                    cells = [_Dilated(cell, dilation) for cell in cells]
                 self.layers.append(_BothDirections(*cells) if bidirectional else cells[0])
                 self._block_ends.append(k == len(block))
                 size = self.output_size
         self.dropout = SeededDropout(dropout)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Read whole sequences.
+        """Read ``x: (batch, time, input_size)``, of which each row has ``lengths`` steps.
 
-        Parameters
-        ----------
-        x : Tensor of shape (batch, time, input_size)
-        lengths : int64 Tensor of shape (batch,), optional
-            Steps that each row has; outputs after them are zero.
-
-        Returns
-        -------
-        outputs : Tensor of shape (batch, time, output_size)
-        last : Tensor of shape (batch, output_size)
-            The output after the last step that each direction reads.
+        Returns outputs, (batch, time, output_size), zero after a row's end, and the output after
+        the last step that each direction reads, (batch, output_size).
         """
         with self._mixed(x):
             out, skip, states = self._run(x, None, lengths)
@@ -211,20 +179,7 @@ class RecurrentStack(nn.Module):
     def scan(
         self, x: Tensor, state: Sequence[State] | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, list[State]]:
-        """Read on from a state.
-
-        Parameters
-        ----------
-        x : Tensor of shape (batch, time, input_size)
-        state : sequence of tuple of Tensor, optional
-            That of each layer.
-        lengths : int64 Tensor of shape (batch,), optional
-
-        Returns
-        -------
-        outputs : Tensor of shape (batch, time, output_size)
-        state : list of tuple of Tensor
-        """
+        """Read on from a state, a tuple of tensors a layer: outputs and the new state."""
         with self._mixed(x):
             out, skip, states = self._run(x, state, lengths)
             outputs = self.dropout(out if skip is None else out + skip).to(x.dtype)

@@ -40,67 +40,49 @@ def smooth(z: Tensor, gains: Sequence[Tensor], starts: Sequence[Tensor]) -> tupl
     return _Smooth.apply(z, *gains, *starts)
 
 
-def _forward(
-    z: np.ndarray, gains: Sequence[np.ndarray], starts: Sequence[np.ndarray]
-) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Terms, each (time + period, batch), errors and mask, both as ``z: (time, batch)``."""
-    n_steps = len(z)
-    seen = ~np.isnan(z)
-    complete, mask = seen.all(), seen.astype(z.dtype)
-    z = np.where(seen, z, 0.0).astype(z.dtype, order="C")  # time by time in memory
-    errors, move = np.empty_like(z), np.empty(z.shape[1], z.dtype)
-    terms = []
-    for start in starts:
-        terms.append(np.empty((n_steps + start.shape[1], z.shape[1]), z.dtype))
-        terms[-1][: start.shape[1]] = start.T
-    for t in range(n_steps):
-        error = errors[t]
-        np.subtract(z[t], terms[0][t], out=error)
-        for term in terms[1:]:
-            error -= term[t]
-        if not complete:
-            error *= mask[t]
-        for gain, term in zip(gains, terms):
-            np.multiply(gain, error, out=move)
-            np.add(term[t], move, out=term[t + len(term) - n_steps])
-    return terms, errors, mask
-
-
-def _backward(bars: list[np.ndarray], gains: Sequence[np.ndarray], mask: np.ndarray) -> np.ndarray:
-    """Accumulate, in place, the adjoints of all terms; return those of the errors, which are those
-    of z too: (time, batch).
-    """
-    n_steps, complete = len(mask), mask.all()
-    error_bars, part = np.empty_like(mask), np.empty(mask.shape[1], mask.dtype)
-    for t in range(n_steps - 1, -1, -1):
-        error_bar = error_bars[t]
-        error_bar[:] = 0.0
-        for gain, bar in zip(gains, bars):
-            np.multiply(gain, bar[t + len(bar) - n_steps], out=part)
-            error_bar += part
-        if not complete:
-            error_bar *= mask[t]
-        for bar in bars:
-            bar[t] += bar[t + len(bar) - n_steps]
-            bar[t] -= error_bar
-    return error_bars
-
-
 class _Smooth(torch.autograd.Function):
+    """On arrays (time, batch), whose rows lie together in memory."""
+
     @staticmethod
     def forward(ctx: Any, z: Tensor, *rest: Tensor) -> Any:
         first, *arrays = (x.detach().cpu().numpy() for x in (z, *rest))
-        n = len(arrays) // 2
-        terms, ctx.errors, ctx.mask = _forward(first.T, arrays[:n], arrays[n:])
-        ctx.gains, ctx.device = arrays[:n], z.device
+        gains, starts = arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :]
+        seen = ~np.isnan(first.T)
+        values = np.where(seen, first.T, 0.0).astype(first.dtype, order="C")
+        mask = None if seen.all() else seen.astype(values.dtype)
+        errors, move = np.empty_like(values), np.empty(values.shape[1], values.dtype)
+        empty = np.empty_like(values)
+        terms = [np.concatenate([start.T, empty], dtype=values.dtype) for start in starts]
+        for t, error in enumerate(errors):
+            np.subtract(values[t], terms[0][t], out=error)
+            for term in terms[1:]:
+                error -= term[t]
+            if mask is not None:
+                error *= mask[t]
+            for gain, term in zip(gains, terms):
+                np.multiply(gain, error, out=move)
+                np.add(term[t], move, out=term[t + len(term) - len(values)])
+        ctx.kept = gains, errors, mask, z.device
         return tuple(torch.from_numpy(term).to(z.device).T for term in terms)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        dtype, n_steps = ctx.errors.dtype, len(ctx.errors)
+        gains, errors, mask, device = ctx.kept
+        n_steps, dtype = len(errors), errors.dtype
         bars = [np.array(g.detach().cpu().numpy().T, dtype=dtype, order="C") for g in grads]
-        error_bar = _backward(bars, ctx.gains, ctx.mask)
-        gain_bars = [(bar[len(bar) - n_steps :] * ctx.errors).sum(0) for bar in bars]
+        # adjoints of the errors, which by e_t = z_t - ... are those of z too
+        error_bars, part = np.zeros_like(errors), np.empty(errors.shape[1], dtype)
+        for t in range(n_steps - 1, -1, -1):
+            error_bar = error_bars[t]
+            for gain, bar in zip(gains, bars):
+                np.multiply(gain, bar[t + len(bar) - n_steps], out=part)
+                error_bar += part
+            if mask is not None:
+                error_bar *= mask[t]
+            for bar in bars:
+                bar[t] += bar[t + len(bar) - n_steps]
+                bar[t] -= error_bar
+        gain_bars = [(bar[len(bar) - n_steps :] * errors).sum(0) for bar in bars]
         start_bars = [bar[: len(bar) - n_steps].T for bar in bars]
-        out = (error_bar.T, *gain_bars, *start_bars)
-        return tuple(torch.from_numpy(np.ascontiguousarray(x)).to(ctx.device) for x in out)
+        out = (error_bars.T, *gain_bars, *start_bars)
+        return tuple(torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in out)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnforecast.exceptions import DivergedError
-from rnnforecast.training.optimizers import OPTIMIZERS, Optimizer
+from rnnforecast.training.optimizers import OPTIMIZERS
 
 __all__ = ["SCHEDULES", "BatchSource", "Callback", "History", "Settings", "train"]
 
@@ -133,12 +133,26 @@ def train(
     optimizer = OPTIMIZERS[settings.optimizer](parameters, settings.weight_decay)
     average = WeightAverage(optimizer.values, settings.ema_decay)
     watchers = [average, *callbacks]
+    schedule = SCHEDULES[settings.lr_schedule]
+    limit = math.inf if settings.gradient_clip is None else settings.gradient_clip
     start = time.perf_counter()
     try:
         for epoch in range(settings.max_epochs):
-            _run_epoch(
-                network, batches, loss, settings, generator, optimizer, epoch, history, watchers
-            )
+            network.train()
+            losses, norms = [], []  # read once an epoch: no synchronisation a step
+            for step, batch in enumerate(batches.epoch(generator)):
+                progress = (epoch + step / len(batches)) / settings.max_epochs
+                rate = settings.lr * schedule(progress)
+                optimizer.zero_grad()
+                value = loss(network, batch)
+                value.backward()
+                norms.append(optimizer.step(rate, limit))
+                losses.append(value.detach())
+                for watcher in watchers:
+                    watcher.on_batch(step)
+            history.train_loss.append(torch.stack(losses).mean().item())
+            history.grad_norm.append(torch.stack(norms).mean().item())
+            history.lr.append(rate)
             network.eval()
             with average.applied():
                 with torch.inference_mode():
@@ -208,33 +222,3 @@ def _check_finite(history: History, settings: Settings, validated: bool) -> None
                 f"the {name} is {value} in epoch {len(history)}: use a smaller lr "
                 f"(now {settings.lr:g}) or gradient_clip (now {settings.gradient_clip})"
             )
-
-
-def _run_epoch(
-    network: nn.Module,
-    batches: BatchSource,
-    loss: Callable,
-    settings: Settings,
-    generator: torch.Generator,
-    optimizer: Optimizer,
-    epoch: int,
-    history: History,
-    watchers: list[Callback],
-) -> None:
-    network.train()
-    schedule = SCHEDULES[settings.lr_schedule]
-    n = len(batches)
-    losses, norms = [], []
-    limit = math.inf if settings.gradient_clip is None else settings.gradient_clip
-    for step, batch in enumerate(batches.epoch(generator)):
-        rate = settings.lr * schedule((epoch + step / n) / settings.max_epochs)
-        optimizer.zero_grad()
-        value = loss(network, batch)
-        value.backward()
-        norms.append(optimizer.step(rate, limit))
-        losses.append(value.detach())  # read once an epoch: no synchronisation a step
-        for watcher in watchers:
-            watcher.on_batch(step)
-    history.train_loss.append(torch.stack(losses).mean().item())
-    history.grad_norm.append(torch.stack(norms).mean().item())
-    history.lr.append(rate)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,15 +43,9 @@ def can_flatten(parameters: Sequence[Tensor]) -> bool:
 class Optimizer(ABC):
     """Updates parameters in place from their gradients, with the defaults of ``torch.optim``.
 
-    Parameters
-    ----------
-    parameters : sequence of Tensor
-        On a CPU they become views of one buffer until :meth:`release`.
-    weight_decay : float, default 0.0
-        L2 penalty, added to the gradient (decoupled from it in :class:`AdamW`).
+    On a CPU the parameters become views of one buffer until :meth:`release`. ``weight_decay`` is an
+    L2 penalty, added to the gradient (decoupled from it in :class:`AdamW`).
 
-    Examples
-    --------
     >>> import torch
     >>> weight = torch.tensor([1.0, -2.0], requires_grad=True)
     >>> optimizer = SGD([weight])
@@ -97,20 +92,10 @@ class Optimizer(ABC):
 
     @torch.no_grad()
     def step(self, lr: float, limit: float = math.inf) -> Tensor:
-        """Update every parameter that has a gradient.
+        """Update every parameter that has a gradient, at the learning rate ``lr``.
 
-        Parameters
-        ----------
-        lr : float
-            Learning rate.
-        limit : float, default infinity
-            Largest norm of all gradients as one vector; longer ones are scaled down to it (Pascanu
-            et al. 2013, algorithm 1), in place.
-
-        Returns
-        -------
-        Tensor, scalar
-            The norm before that; reading it is left to the caller, who may want to wait.
+        Gradients whose norm as one vector is above ``limit`` are scaled down to it in place
+        (Pascanu et al. 2013, algorithm 1). Returns the norm before that, not yet read.
         """
         there = [i for i, p in enumerate(self.parameters) if p.grad is not None]
         if not there:
@@ -140,15 +125,8 @@ class Optimizer(ABC):
                 parameter.grad = None
 
     @abstractmethod
-    def _update(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        slots: list[list[Tensor]],
-        steps: list[Tensor],
-        lr: float,
-    ) -> None:
-        """Update ``values`` and their ``slots`` in place."""
+    def _update(self, values: Any, gradients: Any, slots: Any, steps: Any, lr: float) -> None:
+        """Update ``values`` and their ``slots``, lists of tensors, in place."""
 
 
 def _clip(gradients: list[Tensor], limit: float) -> Tensor:
