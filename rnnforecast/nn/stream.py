@@ -162,6 +162,6 @@ def _open(network: ForecastNetwork, inputs: Inputs) -> tuple[np.ndarray, np.ndar
     inputs = Inputs(*(part.to(weight) for part in inputs))
     window = network.normalise(network.take_effect(inputs))
     features = network.features(window.values, window.observed, inputs.past)
-    parts = (part.cpu().double().numpy() for part in (features, window.centre, window.scale))
-    features, *unit = parts
-    return features, *(part.reshape(len(features), -1).copy() for part in unit)
+    parts = (features, *(part.reshape(len(features), -1) for part in (window.centre, window.scale)))
+    read, centre, scale = (part.cpu().double().numpy().copy() for part in parts)
+    return read, centre, scale

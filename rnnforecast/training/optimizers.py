@@ -145,7 +145,7 @@ class Adam(Optimizer):
     """Kingma & Ba 2015, algorithm 1, with beta 0.9 and 0.999 and epsilon 1e-8."""
 
     n_slots = 2
-    rule = staticmethod(adam)
+    rule: Any = staticmethod(adam)
 
     def _update(self, values, gradients, slots, steps, lr):
         betas = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False, "maximize": False}
