@@ -164,7 +164,8 @@ class RMSprop(Optimizer):
 
     def _update(self, values, gradients, slots, steps, lr):
         fixed = {"alpha": 0.99, "eps": 1e-8, "momentum": 0.0, "centered": False}
-        options = {"lr": lr, "weight_decay": self.weight_decay, **fixed, "foreach": True}
+        several = len(values) > 1  # one buffer takes longer by the functions for lists
+        options = {"lr": lr, "weight_decay": self.weight_decay, **fixed, "foreach": several}
         rmsprop(values, gradients, *slots, [], [], steps, **options)
 
 
