@@ -1,10 +1,10 @@
 """The forecasting network: normalise the window, encode it, decode all steps at once.
 
-What comes before and after is :class:`~rnnforecast.nn.window.WindowNetwork`. The encoder is a stack
-of recurrent layers over the steps of the window, or over segments of it: ``segment`` neighbouring
-steps folded into one (Lin et al. 2023, section 3.2). The forecast starts from an anchor (a learnt
-mixture of the window's last value, its mean and its last season, plus a linear map of the window),
-to which the decoded deviation is added, and an interaction of x_h with the encoding.
+The encoder is a stack of recurrent layers over the steps of the window, or over segments of it:
+``segment`` neighbouring steps folded into one (Lin et al. 2023, section 3.2). The forecast starts
+from an anchor (a learnt mixture of the window's last value, its mean and its last season, plus a
+linear map of the window), to which the decoded deviation and an interaction of x_h with the
+encoding are added.
 """
 
 from __future__ import annotations
@@ -59,14 +59,11 @@ class ForecastNetwork(WindowNetwork):
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)
         joint = spec.joint
-        seasonal = joint if spec.season > 1 else 0
-        # values, seasonal differences, missing marks; past covariates and their marks
-        size = 2 * joint + seasonal + self.past_columns.size
-        marks = [
-            *range(joint + seasonal, 2 * joint + seasonal),
-            *range(size - self.past_columns.n_marks, size),
-        ]
-        self._marks = [step * size + mark for step in range(spec.segment) for mark in marks]
+        # see ``features``: as many seasonal differences as values, where there are seasons
+        marks = joint * (2 if spec.season > 1 else 1)
+        size = marks + joint + self.past_columns.size
+        of_step = [*range(marks, marks + joint), *range(size - self.past_columns.n_marks, size)]
+        self._marks = [step * size + mark for step in range(spec.segment) for mark in of_step]
         layers = (spec.n_layers, spec.bidirectional, spec.residual, spec.dropout)
         self.encoder = RecurrentStack(spec.cell, size * spec.segment, spec.hidden_size, *layers)
         context = self.encoder.output_size + self.static_columns.n_values

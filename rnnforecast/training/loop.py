@@ -61,29 +61,14 @@ class Settings:
 
 @dataclass
 class History:
-    """What training was like, one entry an epoch.
+    """What training was like, one entry an epoch."""
 
-    Attributes
-    ----------
-    train_loss, val_loss : list of float
-        Mean loss of the epoch's batches; loss of the validation windows (NaN without any).
-    grad_norm : list of float
-        Mean norm of the gradient before clipping.
-    lr : list of float
-        Learning rate at the end of the epoch.
-    seconds : list of float
-        Since the start of training.
-    best_epoch : int
-        Epoch (from 1) whose weights were kept; the last one without validation.
-    stop_reason : str
-    """
-
-    train_loss: list[float] = field(default_factory=list)
-    val_loss: list[float] = field(default_factory=list)
-    grad_norm: list[float] = field(default_factory=list)
-    lr: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    best_epoch: int = 0
+    train_loss: list[float] = field(default_factory=list)  # mean of the epoch's batches
+    val_loss: list[float] = field(default_factory=list)  # NaN without validation windows
+    grad_norm: list[float] = field(default_factory=list)  # mean, before clipping
+    lr: list[float] = field(default_factory=list)  # at the end of the epoch
+    seconds: list[float] = field(default_factory=list)  # since the start of training
+    best_epoch: int = 0  # from 1, whose weights were kept; the last one without validation
     stop_reason: str = ""
 
     def __len__(self) -> int:
