@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["empty", "release_buffers"]
+__all__ = ["empty"]
 
 KEEP_BYTES = 256 * 2**20
 SMALL_BYTES = 2**16  # what the allocator hands out again by itself
@@ -54,12 +54,8 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     n_bytes = dtype.itemsize * math.prod(shape)
     if n_bytes < SMALL_BYTES:
         return torch.empty(shape, dtype=dtype, device="cpu")
-    block = None
-    for candidate in reversed(tuple(kept)):  # the latest is in the caches still
-        if n_bytes + 64 <= candidate.n_bytes <= 2 * n_bytes and (
-            block is None or candidate.n_bytes < block.n_bytes
-        ):
-            block = candidate
+    fitting = [b for b in reversed(kept) if n_bytes + 64 <= b.n_bytes <= 2 * n_bytes]
+    block = min(fitting, key=lambda b: b.n_bytes, default=None)  # of equal ones the latest
     if block is not None:
         try:
             kept.remove(block)
@@ -68,8 +64,3 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     memory = torch.from_numpy(np.asarray(_Lease(block or _Block(n_bytes))))
     skip = -memory.data_ptr() % 64
     return memory[skip : skip + n_bytes].view(dtype).view(shape).data  # not a view to autograd
-
-
-def release_buffers() -> None:
-    """Give back the memory that is kept for the next training step."""
-    kept.clear()

@@ -27,10 +27,8 @@ Given = tuple[Any, ...]  # tensors of a call, None where one was left out
 
 
 class _Plan(NamedTuple):
-    """The class of the cell, and for each direction whether it runs from the last step back."""
-
-    cell: Any
-    reverse: tuple[bool, ...]
+    cell: Any  # its class
+    reverse: tuple[bool, ...]  # for each direction, whether it runs from the last step back
 
 
 def run(
@@ -67,21 +65,23 @@ def run(
 
 
 def _serves(x: Tensor, tensors: Given) -> bool:
-    dtype = x.dtype
-    if dtype != torch.float32 and dtype != torch.float64:
-        return False
+    """Whether these are plain tensors of one type on the CPU, which torch does not transform."""
     for tensor in (x, *tensors):
         if tensor is not None and (
-            tensor.dtype != dtype
+            tensor.dtype != x.dtype
             or tensor.device.type != "cpu"
             or (type(tensor) is not Tensor and type(tensor) is not nn.Parameter)
         ):
             return False
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-        return False
-    if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
-        return False
-    return torch.autograd.forward_ad._current_level < 0 and _library.library() is not None
+    transformed = (
+        torch.compiler.is_compiling()
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._are_functorch_transforms_active()
+        or torch.jit.is_tracing()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+    floating = x.dtype == torch.float32 or x.dtype == torch.float64
+    return floating and not transformed and _library.library() is not None
 
 
 def _by_torch(
@@ -106,14 +106,19 @@ def _by_torch(
     return outputs, tuple(last[d] for d in range(n) for last in lasts)
 
 
-def flatten(kernel: str, weights: Given, both: bool = False) -> None:
-    """Lay out the weights of one layer, without peepholes, as cuDNN wants them."""
-    w_ih, w_hh, *_ = weights
+def flatten(*cells: Any) -> None:
+    """Lay out the weights of one layer, in one direction or two, as cuDNN wants them."""
+    first = cells[0]
+    modes = {"rnn": "RNN_TANH", "lstm": "LSTM", "gru": "GRU"}
+    if getattr(first, "peepholes", True) or first.kernel not in modes:
+        return  # not of torch's kinds
+    weights = [weight for cell in cells for weight in cell.weights()[:4]]
+    w_ih = weights[0]
     if w_ih.is_cuda and torch.backends.cudnn.is_acceptable(w_ih.data):
         from torch.backends.cudnn import rnn
 
-        mode = rnn.get_cudnn_mode({"rnn": "RNN_TANH", "lstm": "LSTM", "gru": "GRU"}[kernel])
-        sizes = (w_ih.shape[1], mode, w_hh.shape[1], 0, 1, True, both)
+        mode = rnn.get_cudnn_mode(modes[first.kernel])
+        sizes = (w_ih.shape[1], mode, first.hidden_size, 0, 1, True, len(cells) == 2)
         with torch.cuda.device_of(w_ih), torch.no_grad():
             torch._cudnn_rnn_flatten_weight(weights, 4, *sizes)
 
@@ -146,19 +151,13 @@ def _differentiable(plan: _Plan, needs: Any, tensors: Any, grads: Any) -> list[T
     tensors = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
     n = 1 + 2 * len(plan.reverse)
     outputs, lasts = plan.cell.by_steps(tensors[0], tensors[1:n], tensors[n:], plan.reverse)
-    pairs = [(out, grad) for out, grad in zip((outputs, *lasts), grads) if grad is not None]
+    outs, given = zip(*((o, g) for o, g in zip((outputs, *lasts), grads) if g is not None))
     wanted = [i for i, tensor in enumerate(tensors) if tensor is not None and needs[i]]
     found = torch.autograd.grad(
-        [out for out, _ in pairs],
-        [tensors[i] for i in wanted],
-        [grad for _, grad in pairs],
-        create_graph=True,
-        allow_unused=True,
+        outs, [tensors[i] for i in wanted], given, create_graph=True, allow_unused=True
     )
-    result: list[Tensor | None] = [None] * len(tensors)
-    for i, gradient in zip(wanted, found):
-        result[i] = gradient
-    return result
+    of = dict(zip(wanted, found))
+    return [of.get(i) for i in range(len(tensors))]
 
 
 # ---- the native calls ----------------------------------------------------------------------------

@@ -183,16 +183,9 @@ class FusedCell(Cell):
 
     Its ``step`` reads nothing but its weights, and takes any leading axes that broadcast. The first
     tensor of the state is the output.
-
-    Attributes
-    ----------
-    kernel : str
-        "rnn", "lstm" or "gru".
-    gates, n_states : int
-    peepholes : bool
     """
 
-    kernel = ""
+    kernel = ""  # "rnn", "lstm" or "gru"
     gates = n_states = 1
     peepholes = False
 
@@ -217,8 +210,7 @@ class FusedCell(Cell):
 
     def _apply(self, *args: Any, **kwargs: Any) -> FusedCell:
         super()._apply(*args, **kwargs)
-        if not self.peepholes:
-            flatten(self.kernel, self.weights()[:4])
+        flatten(self)
         return self
 
     def scan(
@@ -249,10 +241,7 @@ class FusedCell(Cell):
     def by_steps(
         cls, x: Tensor, states: Given, weights: Given, reverse: tuple[bool, ...]
     ) -> tuple[Tensor, State]:
-        """As ``run``, step by step in torch: differentiable any number of times.
-
-        ``states`` are two for each direction, None for zeros.
-        """
+        """As ``run``, step by step: differentiable any number of times. Two states a direction."""
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
         outs, lasts = [], list[Tensor]()
         for d, backwards in enumerate(reverse):

@@ -50,16 +50,7 @@ class CovariateEncoder(nn.Module):
                 table[-1] = 0.0
 
     def values(self, x: Tensor) -> Tensor:
-        """Numbers, zero where missing, then embeddings.
-
-        Parameters
-        ----------
-        x : Tensor of shape (..., n_columns)
-
-        Returns
-        -------
-        Tensor of shape (..., n_values)
-        """
+        """Numbers, zero where missing, then embeddings: (..., n_columns) to (..., n_values)."""
         numbers = x[..., self.numbers] if self.categories else x
         numbers = torch.where(torch.isnan(numbers), 0.0, numbers)
         if not self.categories:
@@ -78,9 +69,7 @@ class CovariateEncoder(nn.Module):
 
 
 class CovariateEffect(nn.Module):
-    """k(x): what known covariates add to the targets of their own step, linear plus one hidden
-    layer.
-    """
+    """k(x): what known covariates add to the targets of their step, linear plus a hidden layer."""
 
     def __init__(
         self, n_known: int, n_targets: int, hidden_size: int, levels: tuple[int, ...] = ()
@@ -120,8 +109,6 @@ class Interaction(nn.Module):
             self.out.weight.zero_()
 
     def forward(self, context: Tensor, values: Tensor) -> Tensor:
-        """context: (batch, size); values: (batch, steps, n_values), as ``CovariateEncoder.values``
-        has them; returns (batch, steps, n_out).
-        """
+        """(batch, size) and encoded values (batch, steps, n_values) to (batch, steps, n_out)."""
         base = self.context(context)[:, None]
         return self.out(functional.gelu(base + self.known(values)) - functional.gelu(base))

@@ -1,16 +1,14 @@
 """The hybrid of exponential smoothing and a recurrent network (Smyl 2020, Int. J. Forecast. 36(1)).
 
 Every series has its own smoothing coefficients; one network is shared. At positions one stride
-apart, the network reads the last ``window`` rows less their season and the level at the position,
-squashed by asinh (a logarithm with both signs, linear near zero), and gives what the next
-``horizon`` rows will add to level plus season:
+apart it reads the last ``window`` rows less their season and the level at the position, squashed by
+asinh, and gives what the next ``horizon`` rows will add to level plus season:
 
     forecast_{t+h} = l_t + s_{t+h} + u_{t+h} + network(window at t)_h
 
-All is on an additive scale, in units of each series: for positive data that of the logarithm, where
-sum means product. Positions are read by dilated LSTM layers in residual blocks. With a stride of
-one season, one step of the recurrence is one season of rows, and each training batch has a phase of
-its own; ``stride=1`` with dilations ((1, 4), (24, 168)) is the network of the paper.
+All is on an additive scale, in units of each series: for positive data that of the logarithm. With
+a stride of one season, one step of the recurrence is one season of rows, and each training batch
+has a phase of its own; ``stride=1`` with dilations ((1, 4), (24, 168)) is the paper's network.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ _RATE = 40.0  # how much faster smoothing coefficients learn than weights (Smyl'
 
 
 class ESRNNSpec(NamedTuple):
-    """Everything that fixes a network's shape."""
+    """What fixes a network's shape."""
 
     n_series: int  # series times targets: each target of a series is smoothed on its own
     n_targets: int
@@ -71,8 +69,7 @@ class ESRNN(nn.Module):
     def __init__(self, spec: ESRNNSpec):
         super().__init__()
         self.spec = spec
-        # for every series, each sigmoid(_RATE * logit): alpha, the seasons' gammas, and half of the
-        # factor on the seasons as measured on the first rows
+        # each sigmoid(_RATE * logit): alpha, gammas, half of the factors on the first seasons
         self.logits = nn.Parameter(torch.zeros(1 + 2 * len(spec.periods), spec.n_series))
         self.past_columns = CovariateEncoder(spec.n_past, spec.past_levels)
         self.static_columns = CovariateEncoder(spec.n_static, spec.static_levels)
@@ -92,8 +89,7 @@ class ESRNN(nn.Module):
         """Start close to the forecast of the smoothing alone."""
         with torch.no_grad():
             n = len(self.spec.periods)
-            # alpha and gammas; the first season as measured, the second, from two or so of each
-            # phase, half
+            # the first season as measured, half of the second, which has two or so of each phase
             first = [-1.0, *[-1.5] * n, *[0.0, -1.1][:n]]
             self.logits.copy_(torch.tensor(first)[:, None].expand_as(self.logits) / _RATE)
             self.head.weight.mul_(0.1)
@@ -101,37 +97,30 @@ class ESRNN(nn.Module):
             self.skip.weight.zero_()
 
     def coefficients(self, series: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Smoothing coefficients of some series.
-
-        Parameters
-        ----------
-        series : (batch,), int64
-            Series times targets. A negative number, ``target - n_targets``, is a series that was
-            not there in training: it takes the mean of those of its target.
-
-        Returns
-        -------
-        alpha : (batch,)
-        gammas, trusts : (n_periods, batch)
-            Of the seasons; and a factor between 0 and 2 on each season as measured on first rows.
+        """Alpha (batch,), gammas (n_periods, batch), and a factor between 0 and 2 on each season as
+        measured on first rows. A negative number in ``series: (batch,)``, ``target - n_targets``,
+        is a series that training did not have: it takes the mean of those of its target.
         """
-        n, logits = len(self.spec.periods), self.logits
-        mean = logits.unflatten(-1, (-1, self.spec.n_targets)).mean(-2)
+        n = len(self.spec.periods)
         own = torch.where(
-            series < 0, mean[:, series % self.spec.n_targets], logits[:, series.clamp(min=0)]
+            series < 0,
+            self._typical()[:, series % self.spec.n_targets],
+            self.logits[:, series.clamp(min=0)],
         )
         found = torch.sigmoid(_RATE * own)
         return found[0], found[1 : 1 + n], 2 * found[1 + n :]
 
+    def _typical(self) -> Tensor:
+        """Mean of the logits over series: (coefficients, n_targets)."""
+        return self.logits.unflatten(-1, (-1, self.spec.n_targets)).mean(-2)
+
     def grown(self, n_series: int) -> ESRNN:
         """The same network with room for more series, which begin with the mean of the others."""
-        n_targets = self.spec.n_targets
-        more = (n_series - self.spec.n_series) // n_targets
+        more = (n_series - self.spec.n_series) // self.spec.n_targets
         with torch.device("meta"):  # torch's own initialisation draws from the global generator
             new = ESRNN(self.spec._replace(n_series=n_series))
         new = new.to_empty(device=self.logits.device).to(self.logits.dtype)
-        mean = self.logits.unflatten(-1, (-1, n_targets)).mean(-2)
-        logits = torch.cat([self.logits, mean.repeat(1, more)], -1)
+        logits = torch.cat([self.logits, self._typical().repeat(1, more)], -1)
         new.load_state_dict({**self.state_dict(), "logits": logits.detach()})
         return new
 
@@ -144,10 +133,7 @@ class ESRNN(nn.Module):
         return added.gather(2, target.expand(-1, added.shape[1], 1))[..., 0]
 
     def smooth(self, batch: SeriesBatch, plain: Tensor) -> tuple[Tensor, ...]:
-        """Level and seasons of whole series from their first rows on, see
-        :func:`~rnnforecast.nn.smoothing.smooth`; ``plain: (batch, time)`` is their values less the
-        effect of covariates.
-        """
+        """Level and seasons of ``plain: (batch, time)``, values less the effect of covariates."""
         alpha, gammas, trusts = self.coefficients(batch.series)
         gains, starts = [alpha, *((1 - alpha) * gammas * batch.able)], [batch.starts[0]]
         for trust, first in zip(trusts, batch.starts[1:]):
@@ -158,16 +144,10 @@ class ESRNN(nn.Module):
     def read(
         self, batch: SeriesBatch, plain: Tensor, terms: tuple[Tensor, ...], end: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs at positions one stride apart, the last of which has seen column ``end``, at least
-        ``window - 1``; ``terms`` of :meth:`smooth`.
+        """Inputs at positions one stride apart, the last of which has seen column ``end``.
 
-        Returns
-        -------
-        features : (batch, n_positions, size)
-        base : (batch, n_positions, horizon)
-            Level plus season of the rows to come.
-        last : (n_positions,), int64
-            Column of the last row that was seen.
+        Features (batch, n_positions, size), level plus season of the rows to come (batch,
+        n_positions, horizon), and the column of the last row seen (n_positions,).
         """
         spec, n_steps, device = self.spec, plain.shape[1], plain.device
         first = (end - (spec.window - 1)) % spec.stride
@@ -196,25 +176,16 @@ class ESRNN(nn.Module):
     def forward(
         self, batch: SeriesBatch, plain: Tensor, terms: tuple[Tensor, ...], ends: list[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Raw numbers and where they stand, without the effect of covariates, for phases of
-        positions that end at each of ``ends``; all have as many as the one with the fewest.
-
-        Returns
-        -------
-        raw : (n_phases, batch, n_positions, horizon, n_params)
-        location : (n_phases, batch, n_positions, horizon)
-        last : (n_phases, n_positions)
+        """Raw numbers (n_phases, batch, n_positions, horizon, n_params), where they stand, without
+        the effect of covariates, and the columns of last rows (n_phases, n_positions), for phases
+        of positions that end at each of ``ends``; all have as many as the one with the fewest.
         """
         spec = self.spec
         phases = [self.read(batch, plain, terms, end) for end in ends]
         n = min(len(last) for *_, last in phases)
-        features, base, last = (
-            torch.stack([x[..., -n:, :] for x in part])
-            for part in zip(*((f, b, last[:, None]) for f, b, last in phases))
-        )
-        states = self.stack(self.dropout(features.flatten(0, 1)))[0].unflatten(
-            0, features.shape[:2]
-        )
+        features, base = (torch.stack([phase[k][:, -n:] for phase in phases]) for k in range(2))
+        last = torch.stack([seen[-n:] for *_, seen in phases])
+        states = self.stack(self.dropout(features.flatten(0, 1)))[0]
         raw = self.head(torch.tanh(self.adapter(states)))
-        location = base + self.skip(features[..., : spec.window])
-        return raw.unflatten(-1, (spec.horizon, spec.n_params)), location, last[..., 0]
+        raw = raw.unflatten(-1, (spec.horizon, spec.n_params)).unflatten(0, features.shape[:2])
+        return raw, base + self.skip(features[..., : spec.window]), last

@@ -11,19 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from rnnforecast.nn._kernels import flatten, run
-from rnnforecast.nn.cells import Cell, FusedCell, State, cell_class, is_fused, last_step
+from rnnforecast.nn.cells import Cell, State, cell_class, is_fused, last_step
 
 __all__ = ["RecurrentStack", "SeededDropout", "initialise", "set_generator", "set_precision"]
 
 
 class SeededDropout(nn.Module):
-    """Dropout whose noise comes from a generator of its own, never from torch's global one.
-
-    Parameters
-    ----------
-    p : float
-        Probability that a number is dropped, in [0, 1).
-    """
+    """Dropout with probability ``p``, its noise from a generator of its own, not the global one."""
 
     def __init__(self, p: float):
         super().__init__()
@@ -31,7 +25,6 @@ class SeededDropout(nn.Module):
         self.generator: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: any shape."""
         if not self.training or self.p == 0:
             return x
         keep = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
@@ -41,25 +34,21 @@ class SeededDropout(nn.Module):
 class _BothDirections(nn.Module):
     """Two cells, one from the first step to the last and one from the last to the first."""
 
-    ahead: Any
-    back: Any
-
-    def __init__(self, ahead: Cell, back: Cell):
+    def __init__(self, ahead: Any, back: Any):
         super().__init__()
         self.ahead, self.back = ahead, back
 
     def _apply(self, *args: Any, **kwargs: Any) -> _BothDirections:
         super()._apply(*args, **kwargs)
-        ahead, back = self.ahead, self.back
-        if isinstance(ahead, FusedCell) and not ahead.peepholes:
-            flatten(ahead.kernel, (*ahead.weights()[:4], *back.weights()[:4]), True)
+        flatten(self.ahead, self.back)
         return self
 
     def scan(
         self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """As ``Cell.scan``; outputs and states of both, those of the second behind."""
-        ahead, back = self.ahead, self.back
+        ahead: Any = self.ahead
+        back: Any = self.back
         if lengths is None and is_fused(ahead):  # in one call
             weights = (*ahead.weights(), *back.weights())
             return run(type(ahead), x, state, weights, (False, True))
@@ -125,30 +114,10 @@ class _Dilated(Cell):
 class RecurrentStack(nn.Module):
     """Layers of recurrent cells on top of one another.
 
-    Parameters
-    ----------
-    cell : str or type[Cell]
-        A registered name, or a class.
-    input_size, hidden_size : int
-    n_layers : int, default 1
-    bidirectional : bool, default False
-        Each layer reads the sequence in both directions.
-    residual : bool, default False
-        Each block above the first adds its input to its output (He et al. 2016, eq. 1).
-    dropout : float, default 0.0
-        Between layers and after the last.
-    dilations : sequence of sequences of int, optional
-        One inner sequence a block, with the dilation of each of its layers (Chang et al. 2017; Smyl
-        2020, figure 3), in place of ``n_layers`` blocks of one plain layer.
-
-    Attributes
-    ----------
-    layers : ModuleList
-        Cells, or pairs of them.
-    dilations : tuple of tuple of int
-    output_size : int
-    precision : torch.dtype or None
-        Type of its matrix products where that is not the weights'; see :func:`set_precision`.
+    ``cell`` is a registered name or a class. With ``residual`` each block above the first adds its
+    input to its output (He et al. 2016, eq. 1). Dropout is between layers and after the last.
+    ``dilations`` has one inner sequence a block, with the dilation of each of its layers (Chang et
+    al. 2017; Smyl 2020, figure 3), in place of ``n_layers`` blocks of one plain layer.
 
     Examples
     --------
@@ -162,7 +131,7 @@ class RecurrentStack(nn.Module):
     True
     """
 
-    precision: torch.dtype | None = None
+    precision: torch.dtype | None = None  # see set_precision
 
     def __init__(
         self,
@@ -176,12 +145,7 @@ class RecurrentStack(nn.Module):
         dilations: Sequence[Sequence[int]] | None = None,
     ):
         super().__init__()
-        kind = cell_class(cell)
-
-        def make(size: int, dilation: int) -> Cell:
-            one = kind(size, hidden_size)
-            return one if dilation == 1 else _Dilated(one, dilation)
-
+        kind: Any = cell_class(cell)
         self.bidirectional, self.residual = bidirectional, residual
         self.output_size = int(hidden_size) * (2 if bidirectional else 1)
         self.layers = nn.ModuleList()
@@ -191,77 +155,57 @@ class RecurrentStack(nn.Module):
         size = input_size
         for block in self.dilations:
             for k, dilation in enumerate(block, 1):
-                cells = [make(size, dilation) for _ in range(2 if bidirectional else 1)]
+                cells = [kind(size, hidden_size) for _ in range(2 if bidirectional else 1)]
+                if dilation > 1:
+                    cells = [_Dilated(cell, dilation) for cell in cells]
                 self.layers.append(_BothDirections(*cells) if bidirectional else cells[0])
                 self._block_ends.append(k == len(block))
                 size = self.output_size
         self.dropout = SeededDropout(dropout)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Read whole sequences.
+        """Read ``x: (batch, time, input_size)``, of which each row has ``lengths`` steps.
 
-        Parameters
-        ----------
-        x : Tensor of shape (batch, time, input_size)
-        lengths : int64 Tensor of shape (batch,), optional
-            Steps that each row has; outputs after them are zero.
-
-        Returns
-        -------
-        outputs : Tensor of shape (batch, time, output_size)
-        last : Tensor of shape (batch, output_size)
-            The output after the last step that each direction reads.
+        Returns outputs, (batch, time, output_size), zero after a row's end, and the output after
+        the last step that each direction reads, (batch, output_size).
         """
         with self._mixed(x):
-            outputs, _, last = self._run(x, None, lengths, True)
-            return outputs.to(x.dtype), self.dropout(last).to(x.dtype)
+            out, skip, states = self._run(x, None, lengths)
+            last = self._last(out, states[-1], lengths)
+            if skip is not None:
+                out, last = out + skip, last + self._ends(skip, lengths)
+            return self.dropout(out).to(x.dtype), self.dropout(last).to(x.dtype)
 
     def scan(
         self, x: Tensor, state: Sequence[State] | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, list[State]]:
-        """Read on from a state.
-
-        Parameters
-        ----------
-        x : Tensor of shape (batch, time, input_size)
-        state : sequence of tuple of Tensor, optional
-            That of each layer.
-        lengths : int64 Tensor of shape (batch,), optional
-
-        Returns
-        -------
-        outputs : Tensor of shape (batch, time, output_size)
-        state : list of tuple of Tensor
-        """
+        """Read on from a state, a tuple of tensors a layer: outputs and the new state."""
         with self._mixed(x):
-            outputs, states, _ = self._run(x, state, lengths, False)
+            out, skip, states = self._run(x, state, lengths)
+            outputs = self.dropout(out if skip is None else out + skip).to(x.dtype)
         if self.precision is not None:
             states = [tuple(s.to(x.dtype) if s.is_floating_point() else s for s in layer)
                       for layer in states]  # fmt: skip
-        return outputs.to(x.dtype), states
+        return outputs, states
 
-    def _run(self, x: Any, state: Any, lengths: Tensor | None, want_last: bool) -> Any:
-        states, last, skip = [], None, None
+    def _run(self, x: Tensor, state: Any, lengths: Tensor | None) -> Any:
+        """What the last layer gives, what its block adds to it, and the states of all layers."""
+        states, skip, out = [], None, x
         for depth, layer in enumerate(self.layers):
+            if depth:
+                ends_block = self._block_ends[depth - 1]
+                x = self.dropout(out + skip if ends_block and skip is not None else out)
+                skip = x if ends_block and self.residual else skip
             given = None if state is None else state[depth]
             out, new = layer.scan(x, given, lengths)  # type: ignore[operator]
             states.append(new)
-            ends_block = self._block_ends[depth]
-            if want_last and depth == len(self.layers) - 1:
-                last = self._last(layer, out, new, lengths)
-                if skip is not None:
-                    last = last + self._ends(skip, lengths)
-            if ends_block and skip is not None:
-                out = out + skip
-            x = self.dropout(out)
-            if ends_block and self.residual:
-                skip = x
-        return x, states, last
+        return out, skip, states
 
-    def _last(self, layer: Any, outputs: Tensor, state: State, lengths: Tensor | None) -> Tensor:
-        """The last output of each direction: taken from the state where that has it, since the
-        gradient of a slice of all outputs is as large as they are.
+    def _last(self, outputs: Tensor, state: State, lengths: Tensor | None) -> Tensor:
+        """The last output of each direction, from the state where that has it: the gradient of a
+        slice of all outputs is as large as they are.
         """
+        layer: Any = self.layers[-1]
         if not self.bidirectional and is_fused(layer):
             return state[0]
         if self.bidirectional and is_fused(layer.ahead):
@@ -287,12 +231,7 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
 
     Uniform within ±1/sqrt(hidden size) for all that a cell has, within ±1/sqrt(inputs) for linear
     layers elsewhere; normalisations start as the identity. The modules may then adjust their own
-    through ``reset(generator)``; a module with parameters of another kind must fill them there.
-
-    Raises
-    ------
-    TypeError
-        If a parameter or buffer is filled by nobody.
+    through ``reset(generator)``, and must fill parameters of another kind there (TypeError).
     """
     tensors = [*network.named_parameters(), *network.named_buffers()]
     floating = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
@@ -328,10 +267,8 @@ def set_generator(network: nn.Module, generator: torch.Generator | None) -> None
 
 
 def set_precision(network: nn.Module, dtype: torch.dtype | None) -> None:
-    """Let every stack of recurrent layers compute in ``dtype``, or in its weights' type for None.
-
-    Weights, their gradients and everything around the stacks (normalisation, decoder, loss) stay as
-    they are: this is torch's automatic mixed precision for the stacks alone.
+    """Let every recurrent stack compute in ``dtype``, or in its weights' type for None: torch's
+    automatic mixed precision for the stacks alone.
     """
     for module in network.modules():
         if isinstance(module, RecurrentStack):

@@ -19,25 +19,15 @@ SUFFIX = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
 
 
 class Status(NamedTuple):
-    """Which kernels are in use, and why.
+    """Which kernels are in use, and why."""
 
-    Attributes
-    ----------
-    path : str
-        ``"native"`` (the compiled kernels) or ``"torch"`` (torch's own layers).
-    instruction_set : str or None
-        What the compiled kernels use on this machine: ``"avx512"``, ``"avx2"``, ``"generic"``.
-    reason : str
-        One line: where the library is, or why there is none.
-    """
-
-    path: str
-    instruction_set: str | None
-    reason: str
+    path: str  # "native" (the compiled kernels) or "torch" (torch's own layers)
+    instruction_set: str | None  # of the compiled kernels: "avx512", "avx2" or "generic"
+    reason: str  # one line: where the library is, or why there is none
 
 
 class _Unusable(Exception):
-    """The library is missing or may not be used, and this is why."""
+    pass
 
 
 _lock = threading.Lock()
@@ -45,23 +35,12 @@ _loaded: tuple[ctypes.CDLL | None, Status] | None = None
 
 
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None: loaded on the first call, then remembered.
-
-    Safe to call from several threads. ``RNNFORECAST_NO_NATIVE=1`` in the environment of the first
-    call means None.
-    """
+    """The compiled kernels, or None: loaded on the first call, from any thread, then remembered."""
     return (_loaded or _load_once())[0]
 
 
 def status() -> Status:
-    """Which kernels are in use, and why; loads them if nobody has.
-
-    Examples
-    --------
-    >>> from rnnforecast.nn.library import library, status
-    >>> (library() is None) == (status().path == "torch")
-    True
-    """
+    """Which kernels are in use, and why; loads them if nobody has."""
     return (_loaded or _load_once())[1]
 
 

@@ -1,10 +1,10 @@
 """The forecasting network: normalise the window, encode it, decode all steps at once.
 
-What comes before and after is :class:`~rnnforecast.nn.window.WindowNetwork`. The encoder is a stack
-of recurrent layers over the steps of the window, or over segments of it: ``segment`` neighbouring
-steps folded into one (Lin et al. 2023, section 3.2). The forecast starts from an anchor (a learnt
-mixture of the window's last value, its mean and its last season, plus a linear map of the window),
-to which the decoded deviation is added, and an interaction of x_h with the encoding.
+The encoder is a stack of recurrent layers over the steps of the window, or over segments of it:
+``segment`` neighbouring steps folded into one (Lin et al. 2023, section 3.2). The forecast starts
+from an anchor (a learnt mixture of the window's last value, its mean and its last season, plus a
+linear map of the window), to which the decoded deviation and an interaction of x_h with the
+encoding are added.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["ForecastNetwork", "NetworkSpec"]
 
 
 class NetworkSpec(NamedTuple):
-    """Everything that fixes a network's shape, as plain numbers and names."""
+    """What fixes a network's shape, as plain numbers and names."""
 
     n_targets: int
     n_past: int
@@ -59,23 +59,13 @@ class ForecastNetwork(WindowNetwork):
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)
         joint = spec.joint
-        seasonal = joint if spec.season > 1 else 0
-        # values, seasonal differences, missing marks; past covariates and their marks
-        size = 2 * joint + seasonal + self.past_columns.size
-        marks = [
-            *range(joint + seasonal, 2 * joint + seasonal),
-            *range(size - self.past_columns.n_marks, size),
-        ]
-        self._marks = [step * size + mark for step in range(spec.segment) for mark in marks]
-        self.encoder = RecurrentStack(
-            spec.cell,
-            size * spec.segment,
-            spec.hidden_size,
-            spec.n_layers,
-            spec.bidirectional,
-            spec.residual,
-            spec.dropout,
-        )
+        # see ``features``: as many seasonal differences as values, where there are seasons
+        marks = joint * (2 if spec.season > 1 else 1)
+        size = marks + joint + self.past_columns.size
+        of_step = [*range(marks, marks + joint), *range(size - self.past_columns.n_marks, size)]
+        self._marks = [step * size + mark for step in range(spec.segment) for mark in of_step]
+        layers = (spec.n_layers, spec.bidirectional, spec.residual, spec.dropout)
+        self.encoder = RecurrentStack(spec.cell, size * spec.segment, spec.hidden_size, *layers)
         context = self.encoder.output_size + self.static_columns.n_values
         self.head = nn.Linear(context, spec.horizon * joint * spec.n_params)
         self.skip = nn.Linear(spec.lookback, spec.horizon, bias=False)
@@ -93,8 +83,7 @@ class ForecastNetwork(WindowNetwork):
             self.head.bias.zero_()
             self.skip.weight.zero_()
             self.anchor_logits.zero_()
-            first = self.encoder.layers[0]
-            for name, weight in first.named_parameters():
+            for name, weight in self.encoder.layers[0].named_parameters():
                 if "weight_ih" in name:
                     weight[:, self._marks] = 0.0
 
@@ -110,17 +99,14 @@ class ForecastNetwork(WindowNetwork):
         self.anchor_logits[torch.arange(len(best)), best] = 4.0
 
     def encode(self, values: Tensor, observed: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs (rows, steps // segment, size) and last output (rows, size) of the encoder.
-
-        ``values, observed: (batch, steps, n_targets)``, normalised. One row is one of the batch, or
-        one target of it if these are independent.
+        """Outputs (rows, steps // segment, size) and last output (rows, size) of the encoder; a row
+        is one of the batch, or one target of it if these are independent.
         """
         return self.encoder(fold(self.features(values, observed, past), self.spec.segment))
 
     def features(self, values: Tensor, observed: Tensor, past: Tensor) -> Tensor:
-        """What the encoder reads of each step: (rows, steps, size).
-
-        Values, seasonal differences, missing marks; past covariates and their marks.
+        """Values, seasonal differences, missing marks; past covariates and their marks: (rows,
+        steps, size).
         """
         if self.spec.independent:
             values, observed = by_target(values), by_target(observed)
@@ -146,8 +132,8 @@ class ForecastNetwork(WindowNetwork):
         return raw.transpose(1, 2).flatten(2, 3)
 
     def decode(self, window: Window, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Anchor: a mixture of the naive forecasts, plus a linear map of the window shared by all
-        targets (the skip beside the recurrent path; Zeng et al. 2023, eq. 1).
+        """Anchor: a mixture of the naive forecasts, plus a linear map of the window, the same for
+        all targets (Zeng et al. 2023, eq. 1).
         """
         spec = self.spec
         raw = self._together(self.head(context).view(len(context), spec.horizon, -1))
@@ -165,9 +151,8 @@ class ForecastNetwork(WindowNetwork):
 
     def context(self, window: Window, inputs: Inputs) -> Tensor:
         """Encoding with the static covariates beside it."""
-        return self.with_static(
-            self.encode(window.values, window.observed, inputs.past)[1], inputs.static
-        )
+        encoded = self.encode(window.values, window.observed, inputs.past)[1]
+        return self.with_static(encoded, inputs.static)
 
     def with_static(self, encoded: Tensor, static: Tensor) -> Tensor:
         """What the decoder reads: encodings with the static covariates beside them."""
@@ -181,18 +166,9 @@ class ForecastNetwork(WindowNetwork):
 
         The stretch is encoded once, in the unit of its first window, and every later window reads
         the state that has come that far. Anchors, linear map and scale are each window's own.
-
-        Parameters
-        ----------
-        inputs : Inputs
-            ``targets, past, known: (batch, lookback + extra, ...)``, with ``extra`` a multiple of
-            ``segment``; ``future_known: (batch, extra + horizon, n_known)``; ``static: (batch *
-            n_windows, n_static)``.
-
-        Returns
-        -------
-        raw, location, scale
-            As :meth:`forward`, with ``batch * n_windows`` rows, windows of one stretch together.
+        ``targets, past, known`` are (batch, lookback + extra, ...), ``extra`` a multiple of
+        ``segment``, ``future_known`` (batch, extra + horizon, n_known), ``static`` and results have
+        ``batch * n_windows`` rows, windows of one stretch together.
         """
         spec = self.spec
         residual = self.take_effect(inputs)
@@ -203,16 +179,8 @@ class ForecastNetwork(WindowNetwork):
         observed = ~torch.isnan(residual)
         unit = (torch.where(observed, residual, first.centre) - first.centre) / first.scale
         outputs = self.encode(unit, observed, inputs.past)[0]
-        encoded = self._rows(outputs[:, -n:])
-        context = self.with_static(encoded, inputs.static)
+        # windows of a stretch together, in them targets of a window together
+        encoded = outputs[:, -n:].unflatten(0, (-1, spec.n_targets // spec.joint))
+        context = self.with_static(encoded.transpose(1, 2).flatten(0, 2), inputs.static)
         future = unfold(inputs.future_known, spec.horizon, spec.segment)
         return self._locate(window, context, future)
-
-    def _rows(self, outputs: Tensor) -> Tensor:
-        """States of n windows by row, windows of a stretch together, targets of a window together.
-
-        ``outputs: (batch * (n_targets or 1), n, size)``.
-        """
-        _, n, size = outputs.shape
-        each = self.spec.n_targets // self.spec.joint
-        return outputs.view(-1, each, n, size).transpose(1, 2).reshape(-1, size)

@@ -44,8 +44,7 @@ class SegmentSpec(NamedTuple):
 
     @property
     def season(self) -> int:
-        """None: no forecast starts from the last season."""
-        return 1
+        return 1  # no forecast starts from the last season
 
     @property
     def normalise(self) -> bool:
@@ -76,9 +75,7 @@ class SegmentNetwork(WindowNetwork):
             self.stay = nn.Parameter(torch.empty(spec.horizon))
 
     def reset(self, generator: torch.Generator) -> None:
-        """Embeddings standard normal; blind to marks and past covariates until training shows
-        some.
-        """
+        """Embeddings standard normal; blind to marks and past covariates."""
         with torch.no_grad():
             self.position.normal_(generator=generator)
             self.channel.normal_(generator=generator)
@@ -114,9 +111,8 @@ class SegmentNetwork(WindowNetwork):
             share.copy_((up / down).clamp(0, 1))
 
     def normalise(self, residual: Tensor) -> Window:
-        """Statistics of a window, ``residual: (batch, lookback, n_targets)``; as the base class has
-        them for ``shift="mean"``. Else ``anchors: (batch, 1, n_targets, 2)`` are last value and
-        mean alone, which is a fifth of the time of a step.
+        """As the base class for ``shift="mean"``; else ``anchors: (batch, 1, n_targets, 2)`` are
+        last value and mean alone, which is a fifth of the time of a step.
         """
         if self.spec.shift == "mean":
             return super().normalise(residual)
@@ -134,13 +130,10 @@ class SegmentNetwork(WindowNetwork):
 
     def context(self, window: Window, inputs: Inputs) -> tuple[Tensor | None, ...]:
         """The static effect, (batch, hidden) or None, and the last state of every target, each
-        tensor (batch * n_targets, ...).
+        (batch * n_targets, ...).
         """
         size = self.spec.segment
-        values, observed = (
-            fold(by_target(window.values), size),
-            fold(by_target(window.observed), size),
-        )
+        values, observed = (fold(by_target(x), size) for x in (window.values, window.observed))
         x = self.embed(torch.cat([values, (~observed).to(values.dtype)], -1))
         if self.spec.n_past:
             past = self.past(fold(self.past_columns(inputs.past), size))

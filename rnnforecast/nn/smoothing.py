@@ -1,8 +1,7 @@
 """Exponential smoothing with a level and up to two seasons, vectorised over series.
 
 The equations are those of Smyl 2020 (Int. J. Forecast. 36(1), section 3.1) on a scale where level
-and seasons add up: for positive data that is the logarithm, and the model is the multiplicative one
-of the paper with geometric in place of arithmetic means. With the one-step error
+and seasons add up: for positive data the logarithm. With the one-step error
 e_t = z_t - l_{t-1} - s_t - u_t they read
 
     l_t     = alpha (z_t - s_t - u_t) + (1 - alpha) l_{t-1}      = l_{t-1} + alpha e_t
@@ -10,9 +9,8 @@ e_t = z_t - l_{t-1} - s_t - u_t they read
     u_{t+n} = delta (z_t - l_t - s_t) + (1 - delta) u_t          = u_t + delta (1 - alpha) e_t
 
 and a row that was not observed has e_t = 0: the state is carried. So all three are terms that move
-by a gain times the error and come back after a period, which for the level is 1. The loop runs over
-time and works on all series at once; the gradient is the hand-written adjoint of the recursion, one
-loop back, instead of a tape of some ten thousand small operations.
+by a gain times the error and come back after a period, which for the level is 1. The gradient is
+the adjoint of the recursion, one loop back, instead of a tape of some ten thousand operations.
 """
 
 from __future__ import annotations
@@ -28,27 +26,13 @@ __all__ = ["smooth"]
 
 
 def smooth(z: Tensor, gains: Sequence[Tensor], starts: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Run the recursion on many series side by side; differentiable in everything.
+    """Run the recursion over ``z: (batch, time)``, NaN where unobserved; differentiable in all.
 
-    Parameters
-    ----------
-    z : Tensor, shape (batch, time)
-        Values on the additive scale; NaN where unobserved.
-    gains : sequence of Tensor, shape (batch,)
-        What each term takes of an error: ``alpha`` for the level, ``(1 - alpha) gamma`` for a
-        season.
-    starts : sequence of Tensor, shape (batch, period)
-        Each term before the first row: l_{-1} with a period of 1, a season's first entries.
+    ``gains``, each (batch,), are what a term takes of an error: alpha for the level, (1 - alpha)
+    gamma for a season. ``starts``, each (batch, period), are the terms before the first row.
+    Returns each term, (batch, time + period): entry t is what it says of row t from the rows
+    before, so that entry t + 1 of the level is l_t, and the last ones are of the rows to come.
 
-    Returns
-    -------
-    tuple of Tensor, shape (batch, time + period)
-        Entry t of a term is what it says of row t from the rows before; the last ``period`` entries
-        are those of the rows to come. So entry t + 1 of the level is l_t. On the device of ``z``;
-        the recursion itself runs on the CPU.
-
-    Examples
-    --------
     >>> z = torch.tensor([[1.0, 2.0, torch.nan, 4.0]])
     >>> smooth(z, [torch.tensor([0.5])], [torch.zeros(1, 1)])[0]
     tensor([[0.0000, 0.5000, 1.2500, 1.2500, 2.6250]])
@@ -56,69 +40,49 @@ def smooth(z: Tensor, gains: Sequence[Tensor], starts: Sequence[Tensor]) -> tupl
     return _Smooth.apply(z, *gains, *starts)
 
 
-def _forward(
-    z: np.ndarray, gains: Sequence[np.ndarray], starts: Sequence[np.ndarray]
-) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Terms, each (time + period, batch), errors and mask, both (time, batch); ``z: (time, batch)``
-    and ``starts: (batch, period)``.
-    """
-    n_steps = len(z)
-    seen = ~np.isnan(z)
-    complete, mask = seen.all(), seen.astype(z.dtype)
-    z = np.where(seen, z, 0.0).astype(z.dtype, order="C")  # time by time in memory
-    errors, move = np.empty_like(z), np.empty(z.shape[1], z.dtype)
-    terms = []
-    for start in starts:
-        terms.append(np.empty((n_steps + start.shape[1], z.shape[1]), z.dtype))
-        terms[-1][: start.shape[1]] = start.T
-    for t in range(n_steps):
-        error = errors[t]
-        np.subtract(z[t], terms[0][t], out=error)
-        for term in terms[1:]:
-            error -= term[t]
-        if not complete:
-            error *= mask[t]
-        for gain, term in zip(gains, terms):
-            np.multiply(gain, error, out=move)
-            np.add(term[t], move, out=term[t + len(term) - n_steps])
-    return terms, errors, mask
-
-
-def _backward(bars: list[np.ndarray], gains: Sequence[np.ndarray], mask: np.ndarray) -> np.ndarray:
-    """Accumulate, in place, the adjoints of all terms; return those of the errors, which by
-    e_t = z_t - ... are those of z too: (time, batch).
-    """
-    n_steps, complete = len(mask), mask.all()
-    error_bars, part = np.empty_like(mask), np.empty(mask.shape[1], mask.dtype)
-    for t in range(n_steps - 1, -1, -1):
-        error_bar = error_bars[t]
-        error_bar[:] = 0.0
-        for gain, bar in zip(gains, bars):
-            np.multiply(gain, bar[t + len(bar) - n_steps], out=part)
-            error_bar += part
-        if not complete:
-            error_bar *= mask[t]
-        for bar in bars:
-            bar[t] += bar[t + len(bar) - n_steps]
-            bar[t] -= error_bar
-    return error_bars
-
-
 class _Smooth(torch.autograd.Function):
+    """On arrays (time, batch), whose rows lie together in memory."""
+
     @staticmethod
     def forward(ctx: Any, z: Tensor, *rest: Tensor) -> Any:
         first, *arrays = (x.detach().cpu().numpy() for x in (z, *rest))
-        n = len(arrays) // 2
-        terms, ctx.errors, ctx.mask = _forward(first.T, arrays[:n], arrays[n:])
-        ctx.gains, ctx.device = arrays[:n], z.device
+        gains, starts = arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :]
+        seen = ~np.isnan(first.T)
+        values = np.where(seen, first.T, 0.0).astype(first.dtype, order="C")
+        mask = None if seen.all() else seen.astype(values.dtype)
+        errors, move = np.empty_like(values), np.empty(values.shape[1], values.dtype)
+        empty = np.empty_like(values)
+        terms = [np.concatenate([start.T, empty], dtype=values.dtype) for start in starts]
+        for t, error in enumerate(errors):
+            np.subtract(values[t], terms[0][t], out=error)
+            for term in terms[1:]:
+                error -= term[t]
+            if mask is not None:
+                error *= mask[t]
+            for gain, term in zip(gains, terms):
+                np.multiply(gain, error, out=move)
+                np.add(term[t], move, out=term[t + len(term) - len(values)])
+        ctx.kept = gains, errors, mask, z.device
         return tuple(torch.from_numpy(term).to(z.device).T for term in terms)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        dtype, n_steps = ctx.errors.dtype, len(ctx.errors)
+        gains, errors, mask, device = ctx.kept
+        n_steps, dtype = len(errors), errors.dtype
         bars = [np.array(g.detach().cpu().numpy().T, dtype=dtype, order="C") for g in grads]
-        error_bar = _backward(bars, ctx.gains, ctx.mask)
-        gain_bars = [(bar[len(bar) - n_steps :] * ctx.errors).sum(0) for bar in bars]
+        # adjoints of the errors, which by e_t = z_t - ... are those of z too
+        error_bars, part = np.zeros_like(errors), np.empty(errors.shape[1], dtype)
+        for t in range(n_steps - 1, -1, -1):
+            error_bar = error_bars[t]
+            for gain, bar in zip(gains, bars):
+                np.multiply(gain, bar[t + len(bar) - n_steps], out=part)
+                error_bar += part
+            if mask is not None:
+                error_bar *= mask[t]
+            for bar in bars:
+                bar[t] += bar[t + len(bar) - n_steps]
+                bar[t] -= error_bar
+        gain_bars = [(bar[len(bar) - n_steps :] * errors).sum(0) for bar in bars]
         start_bars = [bar[: len(bar) - n_steps].T for bar in bars]
-        out = (error_bar.T, *gain_bars, *start_bars)
-        return tuple(torch.from_numpy(np.ascontiguousarray(x)).to(ctx.device) for x in out)
+        out = (error_bars.T, *gain_bars, *start_bars)
+        return tuple(torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in out)

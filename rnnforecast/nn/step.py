@@ -17,7 +17,7 @@ from rnnforecast.nn.cells import FusedCell, GRUCell, LSTMCell, PeepholeLSTMCell,
 from rnnforecast.nn.layers import RecurrentStack
 from rnnforecast.nn.library import library
 
-__all__ = ["StackStep", "can_step"]
+__all__ = ["StackStep"]
 
 _CODES: list[type[FusedCell]] = [RNNCell, LSTMCell, GRUCell, PeepholeLSTMCell]  # native/step.cpp
 
@@ -32,41 +32,20 @@ class _Step(ctypes.Structure):
     ]
 
 
-def can_step(stack: Any) -> bool:
-    """Whether a stack can advance step by step: it reads in one direction."""
-    return isinstance(stack, RecurrentStack) and not stack.bidirectional
-
-
 def _vector_bytes(lib: Any) -> int:
     """Width of the vectors that the compiled library works with on this machine."""
     return int(lib.rnnf_step_bytes())
 
 
 class StackStep:
-    """A stack's states for ``n_rows`` rows, advanced over a buffer of features.
+    """The states of a stack in one direction for ``n_rows`` rows, advanced over a buffer.
 
-    Parameters
-    ----------
-    stack : RecurrentStack
-        In one direction; it is copied.
-    features : ndarray, shape (n_rows, capacity, size)
-        C-contiguous buffer that the caller fills; its dtype, float64 or float32, is that of the
-        arithmetic. A step reads ``segment`` neighbouring rows of it, ``segment * size`` numbers.
-    segment : int, default 1
-    n_states : int, default 1
-        Independent sets of states.
-    native : bool, optional
-        False keeps to torch; None and True use the compiled library where it is there.
-
-    Attributes
-    ----------
-    compiled : bool
-        Whether steps run in the compiled library.
-    hidden : ndarray, shape (n_states, n_layers, n_rows, width)
-        First tensor of each layer's state, padded with zeros from the hidden size to ``width``; NaN
-        where a cell has none of that shape.
-    top : ndarray, shape (n_rows, width)
-        Output of the stack after the last step.
+    ``features`` (n_rows, capacity, size) is filled by the caller; its dtype, float64 or float32, is
+    that of the arithmetic. A step reads ``segment`` neighbouring rows of it. There are ``n_states``
+    independent sets of states: ``hidden`` (n_states, n_layers, n_rows, width) is the first tensor
+    of each layer's, padded with zeros from the hidden size to ``width``, or NaN where a cell has
+    none of that shape; ``top`` (n_rows, width) is the stack's output after the last step.
+    ``compiled`` says whether steps run in the library, which ``native=False`` forbids.
     """
 
     def __init__(
@@ -88,23 +67,20 @@ class StackStep:
         shape = (n_arrays, n_states, len(stack.layers), len(features), self.hidden_size)
         self._arrays = np.zeros(shape, features.dtype)  # hidden states, then memory cells
         self.top = np.zeros(shape[3:], features.dtype)
-        self._states: Any = [None] * n_states
+        self._states: Any = [None] * n_states  # of what only torch knows
         self._bind()
 
     def _bind(self) -> None:
         """Choose between the library and torch, and lay out states and weights for it."""
-        lib = library() if self._native and self._kind else None
+        lib: Any = library() if self._native and self._kind else None
         self.compiled = lib is not None
-        lanes = 1 if lib is None else _vector_bytes(lib) // self.features.itemsize
+        lanes = _vector_bytes(lib) // self.features.itemsize if self.compiled else 1
         pad = [(0, 0), (0, -self.hidden_size % lanes)]
         self._arrays = np.pad(self._arrays, [(0, 0)] * 3 + pad)
         self.top = np.pad(self.top, pad)
         self.hidden = self._arrays[0]
-        if lib is None:
+        if not self.compiled:
             self._cells = copy.deepcopy(self._stack).to(torch.from_numpy(self.features).dtype)
-            if self._kind:
-                arrays = torch.from_numpy(self._arrays).permute(1, 2, 0, 3, 4)
-                self._states = [[tuple(layer) for layer in state] for state in arrays]
             return
         suffix = {8: "f64", 4: "f32"}[self.features.itemsize]
         self._run = getattr(lib, f"rnnf_step_run_{suffix}")
@@ -138,12 +114,8 @@ class StackStep:
         self._memory = self._arrays.strides[0] if len(self._arrays) > 1 else None
 
     def advance(self, start: int, state: int = 0, n_steps: int = 1) -> np.ndarray:
-        """Steps over ``features[:, start : start + n_steps * segment]``.
-
-        Returns
-        -------
-        ndarray, shape (n_rows, hidden_size)
-            The stack's output after the last step; a view that the next call overwrites.
+        """Steps over ``features[:, start : start + n_steps * segment]``; the stack's output after
+        the last one, (n_rows, hidden_size), a view that the next call overwrites.
         """
         if self.compiled:
             self._point(start, state)
@@ -155,20 +127,18 @@ class StackStep:
             self._in_torch(torch.from_numpy(x.reshape(len(x), n_steps, -1)), state)
         return self.top[:, : self.hidden_size]
 
+    @torch.no_grad()
     def _in_torch(self, x: torch.Tensor, state: int) -> None:
         """x: (n_rows, n_steps, segment * size)."""
-        with torch.no_grad():
-            first = self._states[state]
-            outputs, last = self._cells.scan(x, first)
-            self.top[...] = outputs[:, -1].numpy()
-            if not self._kind:
-                self._states[state] = last
-                for hidden, (one, *_) in zip(self.hidden[state], last):
-                    hidden[...] = one.numpy() if one.shape == hidden.shape else np.nan
-                return
-            for old, new in zip(first, last):  # views of the arrays
-                for one, other in zip(old, new):
-                    one.copy_(other)
+        arrays = self._arrays[:, state].swapaxes(0, 1)  # by layer
+        first = [tuple(map(torch.from_numpy, layer)) for layer in arrays]
+        outputs, last = self._cells.scan(x, first if self._kind else self._states[state])
+        self.top[...] = outputs[:, -1].numpy()
+        if not self._kind:
+            self._states[state] = last
+        for layer, new in zip(arrays, last):
+            for array, one in zip(layer, new):
+                array[...] = one.numpy() if one.shape == array.shape else np.nan
 
     def _point(self, start: int, state: int) -> None:
         step = self._step
@@ -178,18 +148,16 @@ class StackStep:
             step.c = at + self._memory
 
     def push(self, row: ctypes.c_void_p, start: int, state: int) -> None:
-        """Write a new row's features (``Push`` of native/step.cpp), then a step from ``start``.
-
-        In one call; only where ``compiled``.
+        """Write a new row's features (``Push`` of native/step.cpp), then a step from ``start``: in
+        one call, only where ``compiled``.
         """
         self._point(start, state)
         self._push(row, self._step_at, self._bytes)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without addresses, and without the padding, which is this machine's."""
-        kept = ("_stack", "_kind", "hidden_size", "segment", "_native", "features")
+        kept = ("_stack", "_kind", "hidden_size", "segment", "_native", "features", "_states")
         state = {name: getattr(self, name) for name in kept}
-        state["_states"] = [None] * len(self.hidden) if self._kind else self._states
         for name in ("_arrays", "top"):
             state[name] = getattr(self, name)[..., : self.hidden_size].copy()
         return state
@@ -210,11 +178,8 @@ def _pack(layer: Any, width: int, lanes: int) -> np.ndarray:
     bias = b_x + b_h
     if isinstance(layer, GRUCell):  # the reset gate acts on the state's part alone
         bias = np.concatenate([bias[:2], b_x[2:], b_h[2:]])
-
-    def by_input(weights: np.ndarray) -> np.ndarray:
-        """(gates * hidden, k) to (k * gates, hidden)."""
-        return weights.T.reshape(-1, hidden)
-
-    values = np.concatenate([bias, by_input(w_x), by_input(w_h), *see])
+    # (gates * hidden, k) to (k * gates, hidden)
+    by_input = (weights.T.reshape(-1, hidden) for weights in (w_x, w_h))
+    values = np.concatenate([bias, *by_input, *see])
     padded = np.pad(values, [(0, 0), (0, width - hidden)])
     return padded.reshape(len(values), width // lanes, lanes).transpose(1, 0, 2).ravel()

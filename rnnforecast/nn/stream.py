@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rnnforecast.nn.network import ForecastNetwork
-from rnnforecast.nn.step import StackStep, can_step
+from rnnforecast.nn.step import StackStep
 from rnnforecast.nn.window import Inputs
 
 __all__ = ["StreamEncoder", "can_stream"]
@@ -28,7 +28,7 @@ class _Push(ctypes.Structure):
 
 def can_stream(network: Any) -> bool:
     """Whether a network's encoder is causal and can advance step by step."""
-    return isinstance(network, ForecastNetwork) and can_step(network.encoder)
+    return isinstance(network, ForecastNetwork) and not network.encoder.bidirectional
 
 
 class StreamEncoder:
@@ -36,18 +36,8 @@ class StreamEncoder:
 
     They equal those of encoding all rows from each window's start at once, in the unit of that
     window. With segments of S steps there are S sets of states, one for each phase: every row
-    completes a segment of one of them.
-
-    Parameters
-    ----------
-    network : ForecastNetwork
-        See :func:`can_stream`.
-    inputs : Inputs
-        Windows in series units, float64 on the CPU; ``future_known`` and ``static`` are not read.
-    dtype : {"float64", "float32"}, default "float64"
-        Of the arithmetic.
-    native : bool, optional
-        False keeps to torch.
+    completes a segment of one of them. ``inputs`` are the windows in series units, float64 on the
+    CPU; ``dtype`` is that of the arithmetic, and ``native=False`` keeps it to torch.
     """
 
     def __init__(
@@ -99,14 +89,8 @@ class StreamEncoder:
         self._new_targets = self._targets.reshape(self._n_series, -1)
 
     def push(self, targets: Any, past: Any, known: Any) -> None:
-        """Advance by one row.
-
-        Parameters
-        ----------
-        targets : ndarray of float64, shape (n, n_targets), or a number
-            In series units, NaN where not observed.
-        past : ndarray, shape (n, n_past), or None
-        known : ndarray, shape (n, n_known), or None
+        """Advance by one row in series units, NaN where not observed: ``targets`` (n, n_targets) or
+        a number, ``past`` (n, n_past) and ``known`` (n, n_known) or None.
         """
         if self._effect is not None:
             targets = targets - self._effect(torch.from_numpy(known)[None])[0].numpy()
@@ -152,18 +136,13 @@ class StreamEncoder:
 
     @property
     def hidden(self) -> np.ndarray:
-        """Hidden states of the phase that was completed last: (n_layers, rows, hidden size), a
-        view.
-        """
+        """States of the phase that was completed last, (n_layers, rows, hidden size): a view."""
         state = self._step.hidden[self._count % self._segment]
         return state[..., : self._step.hidden_size]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in vars(self).items()
-            if name not in ("_push", "_push_at", "_buffer", "_new_targets")
-        }
+        bound = ("_push", "_push_at", "_buffer", "_new_targets")
+        return {name: value for name, value in vars(self).items() if name not in bound}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -183,9 +162,6 @@ def _open(network: ForecastNetwork, inputs: Inputs) -> tuple[np.ndarray, np.ndar
     inputs = Inputs(*(part.to(weight) for part in inputs))
     window = network.normalise(network.take_effect(inputs))
     features = network.features(window.values, window.observed, inputs.past)
-    rows = len(features)
-    return (
-        features.cpu().double().numpy(),
-        window.centre.cpu().double().numpy().reshape(rows, -1).copy(),
-        window.scale.cpu().double().numpy().reshape(rows, -1).copy(),
-    )
+    parts = (features, *(part.reshape(len(features), -1) for part in (window.centre, window.scale)))
+    read, centre, scale = (part.cpu().double().numpy().copy() for part in parts)
+    return read, centre, scale

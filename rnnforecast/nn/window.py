@@ -26,42 +26,23 @@ __all__ = ["Inputs", "Window", "WindowNetwork", "by_target", "fold", "last_obser
 
 
 class Inputs(NamedTuple):
-    """One batch: numbers in series units, categories as codes; NaN marks what was not observed.
+    """One batch: numbers in series units, categories as codes; NaN marks what was not observed."""
 
-    Attributes
-    ----------
-    targets : (batch, lookback, n_targets)
-    past : (batch, lookback, n_past)
-    known : (batch, lookback, n_known)
-    future_known : (batch, steps, n_known), steps <= horizon
-    static : (batch, n_static)
-    """
-
-    targets: Tensor
-    past: Tensor
-    known: Tensor
-    future_known: Tensor
-    static: Tensor
+    targets: Tensor  # (batch, lookback, n_targets)
+    past: Tensor  # (batch, lookback, n_past)
+    known: Tensor  # (batch, lookback, n_known)
+    future_known: Tensor  # (batch, steps, n_known), steps <= horizon
+    static: Tensor  # (batch, n_static)
 
 
 class Window(NamedTuple):
-    """A normalised window.
+    """A window of targets less the covariates' effect, shifted and scaled; 0 where unobserved."""
 
-    Attributes
-    ----------
-    values : (batch, lookback, n_targets)
-        Targets less the covariates' effect, shifted and scaled; 0 where unobserved.
-    observed : (batch, lookback, n_targets), bool
-    anchors : (batch, horizon, n_targets, 3)
-        Last value, mean and last season as forecasts.
-    centre, scale : (batch, 1, n_targets)
-    """
-
-    values: Tensor
-    observed: Tensor
-    anchors: Tensor
-    centre: Tensor
-    scale: Tensor
+    values: Tensor  # (batch, lookback, n_targets)
+    observed: Tensor  # (batch, lookback, n_targets), bool
+    anchors: Tensor  # (batch, horizon, n_targets, 3): last value, mean, last season as forecasts
+    centre: Tensor  # (batch, 1, n_targets)
+    scale: Tensor  # (batch, 1, n_targets)
 
 
 _SCALE_FLOOR = 1e-2  # of a series' standard deviation: a flat window must not blow up its noise
@@ -70,12 +51,8 @@ _SCALE_FLOOR = 1e-2  # of a series' standard deviation: a flat window must not b
 class WindowNetwork(nn.Module, ABC):
     """Covariate effect, window statistics and anchors; a subclass encodes and decodes.
 
-    Parameters
-    ----------
-    spec : NamedTuple
-        Plain numbers and names that fix the shape: at least ``n_targets, n_past, n_known, n_static,
-        lookback, horizon, season, n_params, hidden_size, normalise, past_levels, known_levels,
-        static_levels``.
+    ``spec`` has at least ``n_targets, n_past, n_known, n_static, lookback, horizon, season,
+    n_params, hidden_size, normalise, past_levels, known_levels, static_levels``.
     """
 
     def __init__(self, spec: Any):
@@ -94,12 +71,8 @@ class WindowNetwork(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, window: Window, context: Any) -> tuple[Tensor, Tensor]:
-        """Raw deviations without covariates, and where they start from.
-
-        Returns
-        -------
-        raw : (batch, horizon, n_targets, n_params)
-        anchor : (batch, horizon, n_targets)
+        """Raw deviations without covariates, (batch, horizon, n_targets, n_params), and where they
+        start from, (batch, horizon, n_targets).
         """
 
     def add_known(self, raw: Tensor, context: Any, future_known: Tensor) -> Tensor:
@@ -154,14 +127,8 @@ class WindowNetwork(nn.Module, ABC):
         return one[:, phase]
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Raw output, where it stands and its unit.
-
-        Returns
-        -------
-        raw : (batch, steps, n_targets, n_params)
-        location : (batch, steps, n_targets)
-            Anchor plus the effect of the covariates.
-        scale : (batch, 1, n_targets)
+        """Raw output (batch, steps, n_targets, n_params), where it stands (batch, steps, n_targets)
+        and its unit (batch, 1, n_targets).
         """
         window = self.normalise(self.take_effect(inputs))
         return self._locate(window, self.context(window, inputs), inputs.future_known)
@@ -180,8 +147,7 @@ class WindowNetwork(nn.Module, ABC):
 
 def last_observed(values: Tensor, observed: Tensor, otherwise: Tensor) -> Tensor:
     """Last observed value along dimension 1, kept as a dimension of one."""
-    n = values.shape[1]
-    steps = torch.arange(1, n + 1, device=values.device)
+    steps = torch.arange(1, values.shape[1] + 1, device=values.device)
     steps = steps.view(-1, *[1] * (values.dim() - 2))
     latest = torch.where(observed, steps, 0).amax(1, keepdim=True)
     found = values.gather(1, (latest - 1).clamp(min=0))
@@ -202,8 +168,8 @@ def fold(x: Tensor, segment: int) -> Tensor:
 
 
 def unfold(x: Tensor, size: int, step: int) -> Tensor:
-    """Stretches of ``size`` rows every ``step`` rows of ``x: (batch, time, features)``: (batch *
-    n, size, features), those of one row of the batch together.
+    """Stretches of ``size`` rows every ``step`` rows, those of one row of the batch together:
+    (batch, time, features) to (batch * n, size, features).
     """
     n = (x.shape[1] - size) // step + 1
     return x.unfold(1, size, step).transpose(2, 3).reshape(len(x) * n, size, x.shape[2])

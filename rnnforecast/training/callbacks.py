@@ -14,15 +14,11 @@ __all__ = ["BestWeights", "ProgressBar"]
 
 
 class BestWeights(Callback):
-    """Keep the weights with the smallest validation loss; stop when it no longer falls.
-
-    Parameters
-    ----------
-    patience : int or None
-        Epochs without a new best before training stops; None never stops.
+    """Keep the weights with the smallest validation loss; stop after ``patience`` epochs without a
+    new best.
     """
 
-    def __init__(self, patience: int | None):
+    def __init__(self, patience: int):
         self.patience = patience
         self._best = math.inf
         self._epoch = 0
@@ -33,7 +29,7 @@ class BestWeights(Callback):
         if current < self._best:
             self._best, self._epoch = current, len(history)
             self._weights = {name: v.clone() for name, v in network.state_dict().items()}
-        if self.patience is not None and len(history) - self._epoch >= self.patience:
+        if len(history) - self._epoch >= self.patience:
             return f"no better validation loss for {self.patience} epochs"
         return None
 
@@ -44,15 +40,7 @@ class BestWeights(Callback):
 
 
 class ProgressBar(Callback):
-    """A tqdm bar over all steps, with the losses of the last epoch.
-
-    Parameters
-    ----------
-    name : str
-        Shown in front.
-    n_steps : int
-        Steps of all epochs.
-    """
+    """A tqdm bar over the steps of all epochs, with the losses of the last one."""
 
     def __init__(self, name: str, n_steps: int):
         from tqdm.auto import tqdm

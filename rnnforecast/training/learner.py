@@ -1,8 +1,4 @@
-"""From a network factory, a source of batches and a loss to trained members.
-
-``Learner`` owns what every training has in common: device, precision, seeds, members, threads,
-validation and callbacks. It knows neither forecasters nor windows.
-"""
+"""From a network factory, a source of batches and a loss to trained members."""
 
 from __future__ import annotations
 
@@ -30,13 +26,7 @@ PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bflo
 
 
 def resolve_device(owner: str, device: str) -> torch.device:
-    """The device named, or for "auto" the first of CUDA, MPS and CPU that is there.
-
-    Raises
-    ------
-    DataError
-        If there is no such device.
-    """
+    """The device named, or for "auto" the first of CUDA, MPS and CPU that is there."""
     mps = torch.backends.mps.is_available
     if device == "auto":
         if torch.cuda.is_available():
@@ -55,23 +45,13 @@ def resolve_device(owner: str, device: str) -> torch.device:
 
 
 def resolve_precision(owner: str, precision: str, device: torch.device) -> torch.dtype | None:
-    """The type named in ``PRECISIONS``.
-
-    Raises
-    ------
-    DataError
-        If the device does not compute in it.
-    """
+    """The type named in ``PRECISIONS``, if the device computes in it."""
     dtype = PRECISIONS[precision]
-    there = {
-        # without these instructions bfloat16 is emulated, slower than float32
-        "cpu": lambda: (
-            torch.cpu._is_avx512_bf16_supported()
-            or torch.backends.cpu.get_cpu_capability() == "AMX"
-        ),
-        "cuda": torch.cuda.is_bf16_supported,
-    }
-    if dtype is not None and not there.get(device.type, lambda: False)():
+    there = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if device.type == "cpu":  # without these instructions it is emulated, slower than float32
+        amx = torch.backends.cpu.get_cpu_capability() == "AMX"
+        there = amx or torch.cpu._is_avx512_bf16_supported()
+    if dtype is not None and not there:
         raise DataError(
             f"{owner}: precision={precision!r} needs a CPU with AVX512-BF16 or AMX, or a CUDA "
             f"device with bfloat16; this {device.type} has none: use precision='float32'"
@@ -80,10 +60,7 @@ def resolve_precision(owner: str, precision: str, device: torch.device) -> torch
 
 
 def seeds_of(random_state: Any, n: int) -> list[int]:
-    """Seeds from an int or RandomState; from the system, not from NumPy's global state, for None.
-
-    The first of several is the one that would be drawn alone.
-    """
+    """Seeds from an int or RandomState; for None from the system, not NumPy's global state."""
     if random_state is None:
         return [int(seed) for seed in np.random.SeedSequence().generate_state(n)]
     source = check_random_state(random_state)
@@ -178,11 +155,10 @@ class Learner:
     verbose: int = 0
 
     def fit(self, warm: Sequence[nn.Module] = ()) -> list[Member]:
-        """Train every member.
+        """Train every member, in threads: torch and the kernels release Python's lock.
 
-        Members are spread over threads: torch and the kernels release Python's lock, the data are
-        shared, and no process has to import torch first. Each uses as many of torch's threads as it
-        would alone, since sums over another number of threads differ in the last bits.
+        Each uses as many of torch's threads as it would alone, since sums over another number of
+        threads differ in the last bits.
 
         Parameters
         ----------
@@ -218,9 +194,9 @@ class Learner:
                 stop.event.set()
                 return error
 
-        threads = allowed_threads() if self.threads is None else self.threads
         n_jobs = self.n_jobs
         if n_jobs is None:
+            threads = self.threads or allowed_threads()
             n_jobs = min(max(allowed_threads() // threads, 1), self.n_members)
         try:
             found = Parallel(n_jobs=n_jobs, require="sharedmem")(
@@ -256,30 +232,21 @@ class Learner:
     def _train(
         self, network: nn.Module, generator: torch.Generator, watchers: Iterable[Callback] = ()
     ) -> History:
-        """Train one network, and leave the best weights in it."""
         callbacks = [*watchers, *(make() for make in self.callbacks)]
         if self.validation and self.patience is not None:
             callbacks.append(BestWeights(self.patience))
         if self.verbose:
-            total = self.settings.max_epochs * len(self.source)
-            callbacks.append(ProgressBar(self.name, total))
+            callbacks.append(ProgressBar(self.name, self.settings.max_epochs * len(self.source)))
         noise = generator  # dropout draws where it happens, the order of batches on the CPU
         if self.device.type != "cpu":
             noise = torch.Generator(device=self.device).manual_seed(generator.initial_seed())
         set_generator(network, noise)
         set_precision(network, self.precision)
-        threads = allowed_threads() if self.threads is None else self.threads
+        validate = self._validate if self.validation else None
+        parts = (self.source, self.loss, self.settings, generator, validate, callbacks)
         try:
-            with at_most_threads(threads):
-                return train(
-                    network,
-                    self.source,
-                    self.loss,
-                    self.settings,
-                    generator,
-                    self._validate if self.validation else None,
-                    callbacks,
-                )
+            with at_most_threads(self.threads or allowed_threads()):
+                return train(network, *parts)
         finally:
             set_generator(network, None)
             set_precision(network, None)
@@ -294,7 +261,7 @@ class Learner:
 
 
 class _Stop(Callback):
-    """Ends a member's training once another one failed or the user interrupted."""
+    """Ends the members' training once one failed or the user interrupted."""
 
     def __init__(self) -> None:
         self.event = threading.Event()

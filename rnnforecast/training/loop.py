@@ -1,8 +1,4 @@
-"""The training loop: a function, with a handful of callbacks.
-
-It knows neither windows nor panels: it asks a source for batches and a loss for a scalar. Engines
-that spread the work over processes can stand behind the same two interfaces.
-"""
+"""The training loop: a function that asks a source for batches and a loss for a scalar."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnforecast.exceptions import DivergedError
-from rnnforecast.training.optimizers import OPTIMIZERS, Optimizer
+from rnnforecast.training.optimizers import OPTIMIZERS
 
 __all__ = ["SCHEDULES", "BatchSource", "Callback", "History", "Settings", "train"]
 
@@ -65,29 +61,14 @@ class Settings:
 
 @dataclass
 class History:
-    """What training was like, one entry an epoch.
+    """What training was like, one entry an epoch."""
 
-    Attributes
-    ----------
-    train_loss, val_loss : list of float
-        Mean loss of the epoch's batches; loss of the validation windows (NaN without any).
-    grad_norm : list of float
-        Mean norm of the gradient before clipping.
-    lr : list of float
-        Learning rate at the end of the epoch.
-    seconds : list of float
-        Since the start of training.
-    best_epoch : int
-        Epoch (from 1) whose weights were kept; the last one without validation.
-    stop_reason : str
-    """
-
-    train_loss: list[float] = field(default_factory=list)
-    val_loss: list[float] = field(default_factory=list)
-    grad_norm: list[float] = field(default_factory=list)
-    lr: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    best_epoch: int = 0
+    train_loss: list[float] = field(default_factory=list)  # mean of the epoch's batches
+    val_loss: list[float] = field(default_factory=list)  # NaN without validation windows
+    grad_norm: list[float] = field(default_factory=list)  # mean, before clipping
+    lr: list[float] = field(default_factory=list)  # at the end of the epoch
+    seconds: list[float] = field(default_factory=list)  # since the start of training
+    best_epoch: int = 0  # from 1, whose weights were kept; the last one without validation
     stop_reason: str = ""
 
     def __len__(self) -> int:
@@ -125,24 +106,7 @@ def train(
     validate: Callable[[nn.Module], float] | None = None,
     callbacks: Iterable[Callback] = (),
 ) -> History:
-    """Train ``network`` in place.
-
-    Parameters
-    ----------
-    network : nn.Module
-    batches : BatchSource
-    loss : callable
-        ``loss(network, batch)`` gives a scalar tensor.
-    settings : Settings
-    generator : torch.Generator
-        Draws the order of batches.
-    validate : callable, optional
-        ``validate(network)`` gives the validation loss, in evaluation mode.
-    callbacks : iterable of Callback
-
-    Returns
-    -------
-    History
+    """Train ``network`` in place; the order of batches is drawn from ``generator``.
 
     Raises
     ------
@@ -154,12 +118,26 @@ def train(
     optimizer = OPTIMIZERS[settings.optimizer](parameters, settings.weight_decay)
     average = WeightAverage(optimizer.values, settings.ema_decay)
     watchers = [average, *callbacks]
+    schedule = SCHEDULES[settings.lr_schedule]
+    limit = math.inf if settings.gradient_clip is None else settings.gradient_clip
     start = time.perf_counter()
     try:
         for epoch in range(settings.max_epochs):
-            _run_epoch(
-                network, batches, loss, settings, generator, optimizer, epoch, history, watchers
-            )
+            network.train()
+            losses, norms = [], []  # read once an epoch: no synchronisation a step
+            for step, batch in enumerate(batches.epoch(generator)):
+                progress = (epoch + step / len(batches)) / settings.max_epochs
+                rate = settings.lr * schedule(progress)
+                optimizer.zero_grad()
+                value = loss(network, batch)
+                value.backward()
+                norms.append(optimizer.step(rate, limit))
+                losses.append(value.detach())
+                for watcher in watchers:
+                    watcher.on_batch(step)
+            history.train_loss.append(torch.stack(losses).mean().item())
+            history.grad_norm.append(torch.stack(norms).mean().item())
+            history.lr.append(rate)
             network.eval()
             with average.applied():
                 with torch.inference_mode():
@@ -185,49 +163,41 @@ def train(
 class WeightAverage(Callback):
     """Exponential moving average of the weights (Polyak & Juditsky 1992, in the form of Tarvainen &
     Valpola 2017, eq. 2): what is validated and kept, while training goes on from the last ones.
-
-    Parameters
-    ----------
-    values : list of Tensor
-        The weights, changed in place by the optimiser.
-    decay : float or None
-        Memory of the average, approached from below in the first steps; None averages nothing.
+    Its memory ``decay`` is approached from below in the first steps; None averages nothing.
     """
 
     def __init__(self, values: list[Tensor], decay: float | None):
-        self._values = [value.detach() for value in values]
-        self._decay = decay
-        self._steps = 0
-        self._average = [] if decay is None else [value.clone() for value in self._values]
+        self._values = [] if decay is None else [value.detach() for value in values]
+        self._average = [value.clone() for value in self._values]
+        self._decay, self._steps = decay or 0.0, 0
 
     def on_batch(self, step: int) -> None:
-        if self._decay is None:
-            return
-        self._steps += 1
-        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        torch._foreach_lerp_(self._average, self._values, 1 - decay)
+        if self._values:
+            self._steps += 1
+            decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+            torch._foreach_lerp_(self._average, self._values, 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The average in the place of the weights, for as long as the context lasts."""
-        if self._decay is None:
-            yield
-            return
         last = [value.clone() for value in self._values]
         self.keep()
         try:
             yield
         finally:
-            torch._foreach_copy_(self._values, last)
+            _copy(self._values, last)
 
     def keep(self) -> None:
         """Leave the average in the place of the weights."""
-        if self._decay is not None:
-            torch._foreach_copy_(self._values, self._average)
+        _copy(self._values, self._average)
+
+
+def _copy(to: list[Tensor], values: list[Tensor]) -> None:
+    if to:  # torch refuses empty lists
+        torch._foreach_copy_(to, values)
 
 
 def _check_finite(history: History, settings: Settings, validated: bool) -> None:
-    """Raise if the last epoch's losses or gradients overflowed: its weights are of no use."""
     watched = {"training loss": history.train_loss[-1], "gradient norm": history.grad_norm[-1]}
     if validated:
         watched["validation loss"] = history.val_loss[-1]
@@ -237,33 +207,3 @@ def _check_finite(history: History, settings: Settings, validated: bool) -> None
                 f"the {name} is {value} in epoch {len(history)}: use a smaller lr "
                 f"(now {settings.lr:g}) or gradient_clip (now {settings.gradient_clip})"
             )
-
-
-def _run_epoch(
-    network: nn.Module,
-    batches: BatchSource,
-    loss: Callable,
-    settings: Settings,
-    generator: torch.Generator,
-    optimizer: Optimizer,
-    epoch: int,
-    history: History,
-    watchers: list[Callback],
-) -> None:
-    network.train()
-    schedule = SCHEDULES[settings.lr_schedule]
-    n = len(batches)
-    losses, norms = [], []
-    limit = math.inf if settings.gradient_clip is None else settings.gradient_clip
-    for step, batch in enumerate(batches.epoch(generator)):
-        rate = settings.lr * schedule((epoch + step / n) / settings.max_epochs)
-        optimizer.zero_grad()
-        value = loss(network, batch)
-        value.backward()
-        norms.append(optimizer.step(rate, limit))
-        losses.append(value.detach())  # read once an epoch: no synchronisation a step
-        for watcher in watchers:
-            watcher.on_batch(step)
-    history.train_loss.append(torch.stack(losses).mean().item())
-    history.grad_norm.append(torch.stack(norms).mean().item())
-    history.lr.append(rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -36,19 +37,7 @@ def static_inputs(
     series: np.ndarray,
     origins: np.ndarray,
 ) -> np.ndarray:
-    """Static covariates, with the calendar's phases at the origins beside them.
-
-    Parameters
-    ----------
-    panel : Panel
-    scale : Scale
-    phases : CalendarPhases or None
-    series, origins : ndarray of int, shape (n,)
-
-    Returns
-    -------
-    ndarray, shape (n, n_static + number of phases)
-    """
+    """Static covariates, with the calendar's phases at the origins beside them: (n, columns)."""
     static = scale.static(panel.static[series])
     if phases is None:
         return static
@@ -59,8 +48,6 @@ def to_inputs(
     batch: WindowBatch, scale: Scale, static: np.ndarray, device: torch.device, dtype: torch.dtype
 ) -> Batch:
     """Scale gathered windows and make tensors of them; ``static`` is of :func:`static_inputs`."""
-    loc = scale.target_loc[batch.series][:, None]
-    size = scale.target_scale[batch.series][:, None]
 
     def tensor(values: np.ndarray) -> Tensor:
         # first the type: not every device has float64
@@ -70,53 +57,13 @@ def to_inputs(
         return scaled.to(device)
 
     inputs = Inputs(
-        targets=tensor((batch.targets - loc) / size),
+        targets=tensor(scale.targets(batch.targets, batch.series)),
         past=tensor(scale.past(batch.past)),
         known=tensor(scale.known(batch.known)),
         future_known=tensor(scale.known(batch.future_known)),
-        static=torch.as_tensor(static).to(dtype).to(device),
+        static=tensor(static),
     )
-    return Batch(inputs, tensor((batch.future_targets - loc) / size))
-
-
-class _ScaledRows:
-    """All rows of a panel, scaled, as float32 on the device that trains.
-
-    A window is a stretch of rows, so that a batch of windows is some rows of an overlapping view of
-    the data, ``view[p] = rows[p : p + steps]``: no index of every row is made. Rows without a value
-    stand before the first one, for windows that begin before it.
-    """
-
-    def __init__(self, panel: Panel, scale: Scale, device: torch.device, before: int):
-        self.before = before
-
-        def columns(values: np.ndarray, scaled) -> Tensor:
-            n, width = values.shape
-            out = torch.full((before + n, width), torch.nan, dtype=torch.float32, device=device)
-            for start in range(0, n if width else 0, _CHUNK):
-                stop = min(start + _CHUNK, n)
-                part = scaled(values[start:stop], start, stop).astype(np.float32)
-                out[before + start : before + stop] = torch.from_numpy(part)
-            return out
-
-        def targets(values: np.ndarray, start: int, stop: int) -> np.ndarray:
-            own = np.searchsorted(panel.indptr[1:], np.arange(start, stop), side="right")
-            return (values - scale.target_loc[own]) / scale.target_scale[own]
-
-        self.targets = columns(panel.targets, targets)
-        self.past = columns(panel.past, lambda values, *_: scale.past(values))
-        self.known = columns(panel.known, lambda values, *_: scale.known(values))
-
-    def stretches(self, name: str, starts: Tensor, steps: int) -> Tensor:
-        """Rows ``starts[k] .. starts[k] + steps - 1`` of a kind of column: (batch, steps,
-        columns).
-        """
-        rows = getattr(self, name)
-        n, width = rows.shape
-        if width == 0:
-            return rows.new_empty((len(starts), steps, 0))
-        view = rows.as_strided((n - steps + 1, steps, width), (width, width, 1))
-        return view.index_select(0, starts + self.before)
+    return Batch(inputs, tensor(scale.targets(batch.future_targets, batch.series)))
 
 
 def _fits(panel: Panel, device: torch.device) -> bool:
@@ -127,62 +74,75 @@ def _fits(panel: Panel, device: torch.device) -> bool:
     return device.type == "cpu" and n_bytes <= _MOST_BYTES
 
 
+def _scaled_rows(
+    panel: Panel, scale: Scale, device: torch.device, before: int
+) -> dict[str, Tensor]:
+    """All rows scaled, float32 on the device, behind ``before`` rows without a value."""
+
+    def targets(values: np.ndarray, start: int) -> np.ndarray:
+        rows = np.arange(start, start + len(values))
+        own = np.searchsorted(panel.indptr[1:], rows, side="right")
+        return scale.targets(values[:, None], own)[:, 0]
+
+    kinds = {
+        "targets": targets,
+        "past": lambda values, _: scale.past(values),
+        "known": lambda values, _: scale.known(values),
+    }
+    found = {}
+    for name, scaled in kinds.items():
+        values = getattr(panel, name)
+        n, width = values.shape
+        out = torch.full((before + n, width), torch.nan, dtype=torch.float32, device=device)
+        for start in range(0, n if width else 0, _CHUNK):
+            part = scaled(values[start : start + _CHUNK], start).astype(np.float32)
+            out[before + start : before + start + len(part)] = torch.from_numpy(part)
+        found[name] = out
+    return found
+
+
+def _stretches(rows: Tensor, starts: Tensor, steps: int) -> Tensor:
+    """Rows ``starts[k] .. starts[k] + steps - 1``: (batch, steps, columns), without an index of
+    every row.
+    """
+    n, width = rows.shape
+    if width == 0:
+        return rows.new_empty((len(starts), steps, 0))
+    view = rows.as_strided((n - steps + 1, steps, width), (width, width, 1))
+    return view.index_select(0, starts)
+
+
+@dataclass(eq=False)
 class WindowSource:
     """Random batches of windows; an epoch is one pass, or ``max_steps`` batches if that is less.
 
     Where the data are small beside the device's memory, all rows are scaled once and stand on it,
     and a batch is gathered there; else each batch is gathered from the panel and scaled. What a
-    window would read before the first row of its series is NaN.
-
-    Parameters
-    ----------
-    panel : Panel
-    windows : WindowIndex
-        Their forecast rows lie within the series.
-    scale : Scale
-    phases : CalendarPhases or None
-    lookback, horizon, batch_size : int
-    max_steps : int
-        Most batches of an epoch.
-    device : torch.device
-    like : WindowSource, optional
-        Another source of the same panel, scale and device, whose scaled rows this one shares.
-    offsets : ndarray of int, optional
-        Origins of several windows in one stretch, counted from its last one's; the static inputs of
-        a batch then have one row for each.
+    window would read before the first row of its series is NaN. ``like`` is another source of the
+    same panel, scale and device, whose scaled rows this one shares. ``offsets`` are the origins of
+    several windows in one stretch, counted from its last one's; the static inputs of a batch then
+    have one row for each.
     """
 
-    def __init__(
-        self,
-        panel: Panel,
-        windows: WindowIndex,
-        scale: Scale,
-        phases: CalendarPhases | None,
-        lookback: int,
-        horizon: int,
-        batch_size: int,
-        max_steps: int,
-        device: torch.device,
-        like: WindowSource | None = None,
-        offsets: np.ndarray | None = None,
-    ):
-        self.panel = panel
-        self.windows = windows
-        self.scale = scale
-        self.phases = phases
-        self.lookback = lookback
-        self.horizon = horizon
-        self.batch_size = min(batch_size, len(windows))
-        self.max_steps = max_steps
-        self.device = device
-        self._offsets = np.zeros(1, dtype=np.int64) if offsets is None else offsets
-        self._rows: _ScaledRows | None
-        if like is not None:
-            self._rows = like._rows
-        else:
-            self._rows = (
-                _ScaledRows(panel, scale, device, lookback) if _fits(panel, device) else None
-            )
+    panel: Panel
+    windows: WindowIndex  # their forecast rows lie within the series
+    scale: Scale
+    phases: CalendarPhases | None
+    lookback: int
+    horizon: int
+    batch_size: int
+    max_steps: int
+    device: torch.device
+    like: WindowSource | None = None
+    offsets: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        self.batch_size = min(self.batch_size, len(self.windows))
+        self._rows: dict[str, Tensor] | None = None
+        if self.like is not None:
+            self._rows = self.like._rows
+        elif _fits(self.panel, self.device):
+            self._rows = _scaled_rows(self.panel, self.scale, self.device, self.lookback)
 
     def __len__(self) -> int:
         return min(-(-len(self.windows) // self.batch_size), self.max_steps)
@@ -209,50 +169,39 @@ class WindowSource:
     def _batches(self, numbers: np.ndarray, size: int) -> Iterator[Batch]:
         """Windows in the order of their numbers, ``size`` at a time."""
         series, origins = self.windows[numbers]
-        n = len(self._offsets)
-        static = static_inputs(
-            self.panel,
-            self.scale,
-            self.phases,
-            np.repeat(series, n),
-            (origins[:, None] + self._offsets).ravel(),
-        )
+        offsets = np.zeros(1, dtype=np.int64) if self.offsets is None else self.offsets
+        n, each = len(offsets), (origins[:, None] + offsets).ravel()
+        static = static_inputs(self.panel, self.scale, self.phases, np.repeat(series, n), each)
         parts = [slice(start, start + size) for start in range(0, len(numbers), size)]
-        of_part = [static[k * size * n : (k + 1) * size * n] for k in range(len(parts))]
-        rows = self._rows
-        if rows is None:
-            for part, some in zip(parts, of_part, strict=True):
-                gathered = gather(
+        own = [slice(k * size * n, (k + 1) * size * n) for k in range(len(parts))]
+        if self._rows is None:
+            for part, rows in zip(parts, own):
+                windows = gather(
                     self.panel, series[part], origins[part], self.lookback, self.horizon
                 )
-                yield to_inputs(gathered, self.scale, some, self.device, torch.float32)
+                yield to_inputs(windows, self.scale, static[rows], self.device, torch.float32)
             return
-        # all numbers of an epoch go to the device at once: no step waits for a copy
-        starts = self.panel.indptr[series] + origins - self.lookback
-        at = torch.from_numpy(starts).to(self.device)
+        # all numbers of an epoch go to the device at once: no step waits for a copy. Empty rows
+        # stand before the first one, as many as the source that scaled them looks back
+        first = len(self._rows["targets"]) - len(self.panel.targets) - self.lookback
+        starts = torch.from_numpy(self.panel.indptr[series] + origins + first).to(self.device)
         outside = torch.from_numpy(self.lookback - origins).to(self.device)
         begins = bool((origins < self.lookback).any())
         on_device = torch.from_numpy(static.astype(np.float32)).to(self.device)
-        for k, part in enumerate(parts):
-            own = on_device[k * size * n : (k + 1) * size * n]
-            yield self._gathered(rows, at[part], own, outside[part] if begins else None)
+        for part, rows in zip(parts, own):
+            yield self._gathered(starts[part], on_device[rows], outside[part] if begins else None)
 
-    def _gathered(
-        self, rows: _ScaledRows, starts: Tensor, static: Tensor, outside: Tensor | None
-    ) -> Batch:
-        lookback, steps = self.lookback, self.lookback + self.horizon
-        targets = rows.stretches("targets", starts, steps)
-        past = rows.stretches("past", starts, lookback)
-        known = rows.stretches("known", starts, steps)
+    def _gathered(self, starts: Tensor, static: Tensor, outside: Tensor | None) -> Batch:
+        lookback, steps, rows = self.lookback, self.lookback + self.horizon, self._rows
+        assert rows is not None
+        targets = _stretches(rows["targets"], starts, steps)
+        past = _stretches(rows["past"], starts, lookback)
+        known = _stretches(rows["known"], starts, steps)
         if outside is not None:  # rows of the series before
             ahead = torch.arange(steps, device=starts.device)[None, :, None]
             for part in (targets, past, known):
                 part.masked_fill_(ahead[:, : part.shape[1]] < outside[:, None, None], torch.nan)
         inputs = Inputs(
-            targets=targets[:, :lookback],
-            past=past,
-            known=known[:, :lookback],
-            future_known=known[:, lookback:],
-            static=static,
+            targets[:, :lookback], past, known[:, :lookback], known[:, lookback:], static
         )
         return Batch(inputs, targets[:, lookback:])

@@ -25,15 +25,8 @@ _own = threading.local()
 def at_most_threads(n: int, everywhere: bool = False) -> Iterator[None]:
     """Let torch use at most ``n`` threads for one operation, and restore the setting after.
 
-    The setting is process-wide: another thread's work in torch is limited too for as long. It is
-    never raised, and is restored after an error too.
-
-    Parameters
-    ----------
-    n : int
-        At least 1.
-    everywhere : bool, default False
-        The limit holds for the other threads' limits too, as long as it is open.
+    The setting is process-wide: another thread's work in torch is limited too for as long. With
+    ``everywhere`` the limit holds for the other threads' limits too, while it is open.
     """
     global _inside, _before
     outer = getattr(_own, "limits", ())
@@ -73,13 +66,8 @@ _ENOUGH_WORK = 1_000_000
 
 
 def useful_threads(batch_size: int, hidden_size: int) -> int:
-    """Threads worth using for a recurrent layer: 1, or as many as there are.
-
-    One thread also leaves cores to other members, and sums in one order on every machine.
-
-    Parameters
-    ----------
-    batch_size, hidden_size : int
+    """Threads worth using for a recurrent layer: 1, which leaves cores to other members and sums in
+    one order on every machine, or as many as there are.
     """
     work = batch_size * 4 * hidden_size * 2 * hidden_size
     return 1 if work < _ENOUGH_WORK else allowed_threads()

@@ -24,11 +24,9 @@ from rnnforecast.nn import (
     _kernels,
     cell_class,
     initialise,
-    recurrence,
     register_cell,
 )
 from rnnforecast.nn import library as _library
-from rnnforecast.nn.recurrence import recur
 
 MODULES = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 ALL = ["rnn", "lstm", "lstm_peephole", "gru"]
@@ -400,24 +398,6 @@ def test_peepholes_of_zero_make_an_lstm(both, path, use):
     assert all(found[name].abs().max() > 0 for name in missing)
 
 
-@paths
-@every_cell
-def test_cells_and_the_operator_are_the_function(cell, path, use):
-    use(path)
-    one = of(cell)
-    x, state = random(2, 5, 3), tuple(random(2, 4, seed=k) for k in (1, 2))[: of(cell).n_states]
-    h, c = (*state, None)[:2]
-    name = cell.removesuffix("_peephole")
-    weights = list(one.parameters())
-    outputs, last = one.scan(x, state)
-    expected = recur(name, x, h, c, *weights)
-    assert_same([outputs, *last], [r for r in expected if r is not None])
-    results = torch.ops.rnnforecast.recur(name, x, h, c, *weights)
-    assert_same(results[: 1 + len(last)], [outputs, *last])
-    grads = [torch.autograd.grad(r[0].sum(), weights) for r in (results, expected)]
-    assert_same(*grads)
-
-
 # -- copies, weights and buffers -------------------------------------------------------------------
 
 
@@ -503,12 +483,12 @@ def test_a_forked_child_computes_after_its_parent_has(n_threads, monkeypatch):
     monkeypatch.setattr(_kernels, "_SERIAL_WORK", 1)
     n_threads(2)
     generator = torch.Generator().manual_seed(0)
-    p = [torch.randn(*shape, generator=generator) * 0.1 for shape in [(96, 8), (96, 32)]]
+    one = of("gru", 8, 32, dtype=torch.float32).requires_grad_(False)
     x = torch.randn(64, 24, 8, generator=generator)
-    expected = recur("gru", x, None, None, *p)[0].numpy()
+    expected = one.scan(x)[0].numpy()
 
     def child():  # no operation of torch that has threads of its own
-        sys.exit(0 if (recur("gru", x, None, None, *p)[0].numpy() == expected).all() else 3)
+        sys.exit(0 if (one.scan(x)[0].numpy() == expected).all() else 3)
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
@@ -523,7 +503,7 @@ def test_a_forked_child_computes_after_its_parent_has(n_threads, monkeypatch):
 def test_buffers_are_kept_for_the_next_step_and_can_be_given_back():
     ours = of("lstm", 8, 64, dtype=torch.float32)
     x = random(64, 48, 8, dtype=torch.float32)
-    recurrence.release_buffers()
+    _buffers.kept.clear()
     for _ in range(2):
         train_cell(ours, x)
     kept = {id(array) for array in _buffers.kept}
@@ -536,7 +516,7 @@ def test_buffers_are_kept_for_the_next_step_and_can_be_given_back():
     for _ in range(3):
         train_cell(ours, x)
     assert torch.equal(held.detach(), content)
-    recurrence.release_buffers()
+    _buffers.kept.clear()
     assert not _buffers.kept
 
 

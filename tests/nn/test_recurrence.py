@@ -21,8 +21,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rnnforecast.nn import _kernels, cell_class
 from rnnforecast.nn import library as _library
-from rnnforecast.nn.recurrence import recur
 
 CELLS = ["rnn", "lstm", "peephole", "gru"]
 GATES = {"rnn": 1, "lstm": 4, "peephole": 4, "gru": 3}
@@ -167,8 +167,11 @@ def draw(cell, batch, time, inputs, hidden, seed=0, bias=True, states=True):
 
 
 def native(cell, call, reverse=False):
-    name = "lstm" if cell == "peephole" else cell
-    return recur(name, **call, reverse=reverse)
+    kind = cell_class("lstm_peephole" if cell == "peephole" else cell)
+    state = (call["h0"], call["c0"])[: kind.n_states]
+    weights = tuple(call[name] for name in WEIGHTS)
+    outputs, last = _kernels.run(kind, call["x"], state, weights, (reverse,))
+    return outputs, last[0], last[1] if kind.n_states == 2 else None
 
 
 def as_leaves(call, dtype=torch.float64, wanted=None):
@@ -515,20 +518,3 @@ def test_the_same_bits_again(cell, path):
             runs.append([*results, *gradients(ours, results, grads).values()])
         for run in runs[1:]:
             assert all(torch.equal(one, other) for one, other in zip(run, runs[0]))
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"cell": "elman"}, "cell must be one of"),
-        ({"x": torch.zeros(3, 2)}, r"x must be \(batch, time, inputs\)"),
-        ({"b_hh": None}, "both biases or neither"),
-        ({"peephole": torch.zeros(3, 5)}, 'peepholes belong to cell "lstm"'),
-        ({"w_ih": torch.zeros(15, 3)}, "w_ih must have shape"),
-        ({"h0": torch.zeros(2, 5)}, "h0 must have shape"),
-    ],
-)
-def test_calls_that_cannot_be_meant(change, words):
-    call = {"cell": "gru", **draw("gru", batch=3, time=4, inputs=2, hidden=5), **change}
-    with pytest.raises(ValueError, match=words):
-        recur(**call)

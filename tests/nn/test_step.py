@@ -12,7 +12,7 @@ import torch
 from rnnforecast.nn import step as module
 from rnnforecast.nn.layers import RecurrentStack
 from rnnforecast.nn.library import library
-from rnnforecast.nn.step import StackStep, can_step
+from rnnforecast.nn.step import StackStep
 
 
 def pickled(value):
@@ -125,9 +125,3 @@ def test_without_the_library_torch_takes_over_from_a_pickle(monkeypatch):
     twin = pickle.loads(saved)  # noqa: S301
     assert not twin.compiled
     assert np.abs(twin.advance(5, 0, 3) - whole(stack, x)).max() < 1e-13
-
-
-def test_what_cannot_step():
-    assert can_step(RecurrentStack("lstm", 2, 3, 2))
-    assert not can_step(RecurrentStack("lstm", 2, 3, 2, bidirectional=True))
-    assert not can_step(torch.nn.LSTM(2, 3))

@@ -208,7 +208,7 @@ def test_without_patience_training_goes_on_and_keeps_the_best():
     _, history = run(
         Settings(**{**vars(SETTINGS), "max_epochs": 5}),
         validate=lambda network: next(values),
-        callbacks=[BestWeights(None)],
+        callbacks=[BestWeights(99)],
     )
     assert len(history) == 5
     assert history.best_epoch == 2
@@ -382,7 +382,7 @@ def test_what_is_validated_and_kept_is_the_average(decay):
 def test_the_best_average_is_kept():
     values = iter([2.0, 1.0, 3.0])
     settings = dataclasses.replace(SETTINGS, ema_decay=0.9)
-    network, history = run(settings, validate=lambda _: next(values), callbacks=[BestWeights(None)])
+    network, history = run(settings, validate=lambda _: next(values), callbacks=[BestWeights(99)])
     assert history.best_epoch == 2
     for a, b in zip(network.parameters(), literal_average(0.9, 3)[1]):
         torch.testing.assert_close(a.detach(), b, rtol=1e-5, atol=1e-6)
