@@ -18,6 +18,7 @@ from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
 from rnnforecast.metrics import _point, _probabilistic, _scaled
 from rnnforecast.metrics._arrays import to_rows
+from rnnforecast.metrics._texts import SCORER, documented
 from rnnforecast.metrics.wrappers import Unwrapped, interval_of, quantiles_of
 
 _NEEDS = ("prediction", "history", "quantiles", "interval")
@@ -200,6 +201,7 @@ def _with_series(true: Any, found: Unwrapped, history: pd.DataFrame) -> pd.DataF
     return frame.set_axis(pd.MultiIndex.from_arrays([*levels, np.arange(len(frame))]))
 
 
+@documented(SCORER)
 def make_scorer(
     metric: Callable[..., Any],
     *,
@@ -229,15 +231,6 @@ def make_scorer(
     coverage : float, default=None
         For "interval": the nominal coverage.
 
-    Returns
-    -------
-    ForecastScorer
-
-    Raises
-    ------
-    DataError
-        If an argument is out of its range or missing.
-
     Examples
     --------
     >>> from rnnforecast.metrics import make_scorer, rmse
@@ -264,23 +257,9 @@ def make_scorer(
     )
 
 
+@documented(SCORER)
 def make_mase_scorer(seasonality: int | None = None) -> ForecastScorer:
     """Scorer of minus MASE.
-
-    Parameters
-    ----------
-    seasonality : int, default=None
-        Steps of the naive forecast that sets the scale; None chooses them from the history that
-        the forecaster was fitted on, by its calendar or else its autocorrelation.
-
-    Returns
-    -------
-    ForecastScorer
-
-    Raises
-    ------
-    DataError
-        If the seasonality is not a positive integer.
 
     Examples
     --------
@@ -290,22 +269,9 @@ def make_mase_scorer(seasonality: int | None = None) -> ForecastScorer:
     return make_scorer(_scaled.mase, needs="history", seasonality=seasonality)
 
 
+@documented(SCORER)
 def make_rmsse_scorer(seasonality: int | None = None) -> ForecastScorer:
     """Scorer of minus RMSSE.
-
-    Parameters
-    ----------
-    seasonality
-        As in `make_mase_scorer`.
-
-    Returns
-    -------
-    ForecastScorer
-
-    Raises
-    ------
-    DataError
-        If the seasonality is not a positive integer.
 
     Examples
     --------
@@ -315,6 +281,7 @@ def make_rmsse_scorer(seasonality: int | None = None) -> ForecastScorer:
     return make_scorer(_scaled.rmsse, needs="history", seasonality=seasonality)
 
 
+@documented(SCORER)
 def make_pinball_scorer(quantile: float | Sequence[float] = (0.1, 0.5, 0.9)) -> ForecastScorer:
     """Scorer of minus the pinball loss.
 
@@ -322,15 +289,6 @@ def make_pinball_scorer(quantile: float | Sequence[float] = (0.1, 0.5, 0.9)) -> 
     ----------
     quantile : float or sequence of float, default=(0.1, 0.5, 0.9)
         Levels between 0 and 1; the loss is averaged over them.
-
-    Returns
-    -------
-    ForecastScorer
-
-    Raises
-    ------
-    DataError
-        If a level is not between 0 and 1.
 
     Examples
     --------
@@ -340,22 +298,9 @@ def make_pinball_scorer(quantile: float | Sequence[float] = (0.1, 0.5, 0.9)) -> 
     return make_scorer(_probabilistic.pinball_loss, needs="quantiles", quantiles=quantile)
 
 
+@documented(SCORER)
 def make_coverage_scorer(coverage: float = 0.9) -> ForecastScorer:
     """Scorer of minus the distance of the intervals' coverage from the nominal one.
-
-    Parameters
-    ----------
-    coverage : float, default=0.9
-        Nominal coverage, between 0 and 1.
-
-    Returns
-    -------
-    ForecastScorer
-
-    Raises
-    ------
-    DataError
-        If the coverage is not between 0 and 1.
 
     Notes
     -----
@@ -370,22 +315,9 @@ def make_coverage_scorer(coverage: float = 0.9) -> ForecastScorer:
     return make_scorer(_probabilistic.coverage_error, needs="interval", coverage=coverage)
 
 
+@documented(SCORER)
 def make_interval_scorer(coverage: float = 0.9) -> ForecastScorer:
     """Scorer of minus Winkler's interval score, which rewards both coverage and sharpness.
-
-    Parameters
-    ----------
-    coverage : float, default=0.9
-        Nominal coverage, between 0 and 1.
-
-    Returns
-    -------
-    ForecastScorer
-
-    Raises
-    ------
-    DataError
-        If the coverage is not between 0 and 1.
 
     Examples
     --------
@@ -395,10 +327,8 @@ def make_interval_scorer(coverage: float = 0.9) -> ForecastScorer:
     return make_scorer(_probabilistic.interval_score, needs="interval", coverage=coverage)
 
 
-_SCORERS = {
-    name: make_scorer(getattr(_point, name)) for name in ("mae", "mse", "rmse", "mape", "smape")
-}
-_SCORERS |= {
+_POINT = ("mae", "mse", "rmse", "mape", "smape")
+_SCORERS = {name: make_scorer(getattr(_point, name)) for name in _POINT} | {
     "r2": make_scorer(_point.r2, greater_is_better=True),
     "mase": make_mase_scorer(),
     "rmsse": make_rmsse_scorer(),
@@ -406,12 +336,12 @@ _SCORERS |= {
     "coverage": make_coverage_scorer(),
     "interval": make_interval_scorer(),
 }
-mae_scorer, mse_scorer, rmse_scorer = (_SCORERS[name] for name in ("mae", "mse", "rmse"))
-mape_scorer, smape_scorer, r2_scorer = (_SCORERS[name] for name in ("mape", "smape", "r2"))
-mase_scorer, rmsse_scorer = _SCORERS["mase"], _SCORERS["rmsse"]
+mae_scorer, mse_scorer, rmse_scorer, mape_scorer, smape_scorer = (_SCORERS[k] for k in _POINT)
+r2_scorer, mase_scorer, rmsse_scorer = (_SCORERS[name] for name in ("r2", "mase", "rmsse"))
 pinball_scorer = _SCORERS["pinball"]
 
 
+@documented(SCORER)
 def get_scorer(name: str) -> ForecastScorer:
     """A scorer by the name of its metric.
 
@@ -420,15 +350,6 @@ def get_scorer(name: str) -> ForecastScorer:
     name : {"mae", "mse", "rmse", "mape", "smape", "r2", "mase", "rmsse", "pinball", "coverage",
     "interval"}
         "coverage" and "interval" are for a nominal coverage of 0.9.
-
-    Returns
-    -------
-    ForecastScorer
-
-    Raises
-    ------
-    DataError
-        If there is no such scorer.
 
     Examples
     --------
