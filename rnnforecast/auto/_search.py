@@ -13,7 +13,7 @@ from joblib import effective_n_jobs
 from sklearn.base import clone
 
 from rnnforecast.auto.candidates import Candidate
-from rnnforecast.auto.judge import Judge, choose_weights, first_rows, plan_origins
+from rnnforecast.auto.judge import Judge, choose_weights, first_rows, plan_origins, series_scales
 from rnnforecast.data.panel import Panel
 from rnnforecast.forecasters import BaseForecaster
 
@@ -33,20 +33,11 @@ _VARIETY = 4  # but after so many networks
 
 @dataclass
 class EnsembleMember:
-    """One forecaster of the ensemble.
-
-    Attributes
-    ----------
-    name : str
-    forecaster : BaseForecaster
-        Fitted; forecasts logarithms if ``log``.
-    log : bool
-    weight : float
-    """
+    """One fitted forecaster of the ensemble."""
 
     name: str
     forecaster: BaseForecaster
-    log: bool = False
+    log: bool = False  # whether it forecasts logarithms
     weight: float = 0.0
 
     def history(self, panel: Panel) -> Panel:
@@ -90,9 +81,7 @@ class Trial:
 
 @dataclass
 class Search:
-    """Tries candidates one by one, for an AutoForecaster that has its columns, and keeps what they
-    said.
-    """
+    """Tries candidates one by one, for an AutoForecaster that has its columns."""
 
     auto: Any
     panel: Panel
@@ -119,20 +108,18 @@ class Search:
         """Seconds of the budget that are left."""
         return self.start + float(self.auto.time_budget) - monotonic()
 
-    @property
-    def truth(self) -> np.ndarray:
-        """Held-out rows, shape (n_judged, n_origins, n_steps, n_targets)."""
-        return self._by_series(self.panel.targets[self._rows].astype(np.float64))
-
     def _by_series(self, values: np.ndarray) -> np.ndarray:
         return values.reshape(len(self.judged), -1, *values.shape[1:])
 
-    def judge_by(self, judge: Judge) -> None:
-        """Score what was tried so far, and from now on."""
-        self.judge = judge
+    def judge_by(self, reference: Any) -> None:
+        """Score what was tried so far, and from now on, beside a forecast of the held-out rows."""
+        truth = self._by_series(self.panel.targets[self._rows].astype(np.float64))
+        metric = self.auto.metric
+        scale = series_scales(self.train, self.season, 2 if metric == "rmsse" else 1)
+        self.judge = Judge(metric, truth, scale[self.judged], reference)
         for trial in self.trials:
             if trial.forecast is not None:
-                trial.score = judge.loss(trial.forecast)
+                trial.score = self.judge.loss(trial.forecast)
 
     # -- one candidate -----------------------------------------------------------------------------
 
@@ -159,19 +146,15 @@ class Search:
             self.bar.update()
 
     def prepared(self, candidate: Candidate, seed: int) -> BaseForecaster:
-        """A clone with the horizon, and with what its own parameters leave open.
-
-        Networks choose their season by the same rule, or by one of their own.
-        """
+        """A clone with the horizon, and with what its own parameters leave open."""
         forecaster, auto = clone(candidate.forecaster), self.auto
         parameters = _parameters(forecaster)
         values = {"random_state": seed, "n_jobs": auto.n_jobs, "device": auto.device}
+        # networks choose their season by the same rule, or by one of their own
         if auto.seasonality is not None or "max_epochs" not in parameters:
             values["seasonality"] = self.season
-        names = [name for name in values if parameters.get(name, "given") in (None, "auto")]
-        return forecaster.set_params(
-            horizon=int(auto.horizon), **{name: values[name] for name in names}
-        )
+        left = {k: v for k, v in values.items() if parameters.get(k, "given") in (None, "auto")}
+        return forecaster.set_params(horizon=int(auto.horizon), **left)
 
     def fit(
         self, name: str, forecaster: BaseForecaster, log: bool, panel: Panel
@@ -219,12 +202,6 @@ class Search:
             return self.left
         return (self.left - sum(trial.fit_seconds for trial, w in self.weighted() if w > 0)) / 2
 
-    def _seconds(
-        self, candidate: Candidate, forecaster: BaseForecaster, panel: Panel, **options: int
-    ) -> float:
-        """Time a fit that is thrown away."""
-        return self.fit("", clone(forecaster).set_params(**options), candidate.log, panel)[2]
-
     def _time_baseline(self, candidate: Candidate, forecaster: BaseForecaster) -> str:
         """Predict the seconds of a family that cannot be interrupted from a few series."""
         panel, n_series = self.train, self.train.n_series
@@ -233,25 +210,23 @@ class Search:
         if each > _TRIAL_SHARE * self.left:
             return f"skipped: one series may take {_shown(each)}, and {_shown(self.left)} are left"
 
-        def trial(series: np.ndarray, most: int) -> float:
+        def seconds(series: np.ndarray, most: int) -> float:
             few = first_rows(panel, series, np.minimum(panel.lengths[series], most))
-            return self._seconds(candidate, forecaster, few)
+            return self.fit("", clone(forecaster), candidate.log, few)[2]
 
         if n_series > 2 * _TRIAL_SERIES:
             chosen = np.linspace(0, n_series - 1, _TRIAL_SERIES + 1).astype(np.int64)
-            trial(chosen[:1], len(panel.targets))  # imports what it needs
-            each = trial(chosen[1:], len(panel.targets)) / _TRIAL_SERIES
+            seconds(chosen[:1], len(panel.targets))  # imports what it needs
+            each = seconds(chosen[1:], len(panel.targets)) / _TRIAL_SERIES
         elif rows > 2 * _TRIAL_ROWS and each > 0.5:
-            trial(np.array([0]), _TRIAL_ROWS)
-            each = trial(np.array([0]), _TRIAL_ROWS) * rows / _TRIAL_ROWS
+            seconds(np.array([0]), _TRIAL_ROWS)
+            each = seconds(np.array([0]), _TRIAL_ROWS) * rows / _TRIAL_ROWS
         total = each * n_series / effective_n_jobs(_parameters(forecaster).get("n_jobs"))
         share = min(_BASELINE_SHARE * float(self.auto.time_budget), self._spare())
         if total <= share:
             return ""
-        return (
-            f"skipped: {n_series} series would take {_shown(total)}, more than its "
-            f"share of {_shown(max(share, 0.0))}"
-        )
+        more = f"more than its share of {_shown(max(share, 0.0))}"
+        return f"skipped: {n_series} series would take {_shown(total)}, {more}"
 
     def _usual_seconds(self, forecaster: BaseForecaster) -> float:
         """Of a series of 1000 rows, roughly: says only whether a trial is in reach."""
@@ -282,15 +257,18 @@ class Search:
         self, candidate: Candidate, forecaster: BaseForecaster
     ) -> tuple[float, float]:
         """Seconds before the first epoch, as far as they can be measured, and of an epoch."""
+
+        def seconds(**options: int) -> float:
+            short = clone(forecaster).set_params(max_epochs=1, **options)
+            return self.fit("", short, candidate.log, self.train)[2]
+
         batches = _parameters(forecaster).get("n_batches") or 0
-        few = {"n_batches": 1} if batches > _TRIAL_BATCHES else {}
-        first = self._seconds(candidate, forecaster, self.train, max_epochs=1, **few)
-        if not few:
-            return 0.0, first
+        if batches <= _TRIAL_BATCHES:
+            return 0.0, seconds()
+        first = seconds(n_batches=1)
         if first > _TRIAL_SHARE * self.left:
             return first, first * batches / _TRIAL_BATCHES  # no second trial
-        few["n_batches"] += _TRIAL_BATCHES
-        some = self._seconds(candidate, forecaster, self.train, max_epochs=1, **few)
+        some = seconds(n_batches=1 + _TRIAL_BATCHES)
         return first, max(some - first, 0.0) / _TRIAL_BATCHES * batches
 
     # -- all of them -------------------------------------------------------------------------------

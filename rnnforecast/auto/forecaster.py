@@ -14,7 +14,7 @@ from sklearn.base import clone
 from rnnforecast._validation import check_bool, check_choice, check_int, check_real
 from rnnforecast.auto._search import EnsembleMember, Search, Trial
 from rnnforecast.auto.candidates import Candidate, given_candidates, naive_candidates, table
-from rnnforecast.auto.judge import METRICS, Judge, series_scales
+from rnnforecast.auto.judge import METRICS, series_scales
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
@@ -204,9 +204,7 @@ class AutoForecaster(BaseForecaster):
         with tqdm(total=n, desc=owner, unit="candidate", disable=hidden) as search.bar:
             for row in naive:
                 search.run(row, free=True)
-            scale = series_scales(search.train, season, 2 if self.metric == "rmsse" else 1)
-            reference = search.trials[0].forecast
-            search.judge_by(Judge(self.metric, search.truth, scale[search.judged], reference))
+            search.judge_by(search.trials[0].forecast)
             search.run_all(rows)
 
     def _members(self, search: Search) -> list[EnsembleMember]:

@@ -197,12 +197,8 @@ def compare(
     seconds = results.groupby(["model", "origin"])[["fit_seconds", "predict_seconds"]].first()
     board = board.join(seconds.groupby(level="model").mean())
     board = board[board.index != hidden].sort_values(windows.columns[0], kind="stable")
-    board.attrs = {
-        "baseline": baseline,
-        "naive": naive,
-        "seasonality": season,
-        "n_origins": len(origins),
-    }
+    board.attrs = {"baseline": baseline, "naive": naive, "seasonality": season}
+    board.attrs["n_origins"] = len(origins)
     if "n_series" in results:
         board.attrs["n_series"] = results.groupby("origin")["n_series"].max().tolist()
     return board
