@@ -11,6 +11,7 @@ import pandas as pd
 
 from rnnforecast._validation import check_int
 from rnnforecast.data.calendar import infer_calendar
+from rnnforecast.data.frames import group_rows
 from rnnforecast.exceptions import DataError
 from rnnforecast.metrics._arrays import Scores, average_outputs, is_panel, to_rows
 from rnnforecast.metrics._point import point_means, smape
@@ -323,9 +324,7 @@ def _rows_of_series(name: str, data: Any) -> tuple[pd.Index, list[np.ndarray]]:
         )
     series = data.index.droplevel(-1)
     names = series.unique()
-    codes = names.get_indexer(series)
-    order = np.argsort(codes, kind="stable")
-    return names, np.split(order, np.cumsum(np.bincount(codes, minlength=len(names)))[:-1])
+    return names, [rows for _, rows in group_rows(names.get_indexer(series))]
 
 
 def _aligned(y_true: Any, y_pred: Any) -> np.ndarray:

@@ -13,7 +13,8 @@ from sklearn import get_config
 from sklearn.utils.metadata_routing import MetadataRequest
 
 from rnnforecast._validation import check_choice, check_int, check_quantiles, check_real
-from rnnforecast.data.frames import Table, read_table
+from rnnforecast.data.frames import read_table
+from rnnforecast.data.reading import read_truth
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
 from rnnforecast.metrics import _point, _probabilistic, _scaled
@@ -39,19 +40,15 @@ class ForecastScorer:
 
     Notes
     -----
-    **Without y** the truth is read from X: its columns named ``target_names_`` by the fitted
-    forecaster, which is looked for inside Pipeline, TransformedTargetRegressor and searches. A
-    Pipeline that changes the target column of X also changes what its forecaster predicts, so the
-    rows of X pass through the same fitted steps before the truth is read from them: both sides are
-    then in the units after the steps. In a search over different scalers use a score without units
-    (`mase_scorer`, `rmsse_scorer`, `r2_scorer`), as MAE and RMSE of differently scaled data do not
-    compare.
+    **Without y** the truth is read from X: the columns that the forecaster inside the Pipeline,
+    TransformedTargetRegressor or search was fitted to. A Pipeline that changes the target column of
+    X also changes what its forecaster predicts, so the truth is read behind the same fitted steps.
+    In a search over different scalers use a score without units (`mase_scorer`, `rmsse_scorer`,
+    `r2_scorer`), as MAE and RMSE of differently scaled data do not compare.
 
     **Scaled errors** take their scale from ``forecaster.history()``, the targets it was fitted on,
-    series by series for a panel; a TransformedTargetRegressor's history is transformed back. The
-    seasonality is the scorer's, else the one that the calendar or the autocorrelation of that
-    history tells (`rnnforecast.data.seasonality.choose_seasonality`): a matter of the data, so that
-    candidates of a search, whatever season they use, are measured on one scale.
+    series by series for a panel. The seasonality is the scorer's, else that of this history, not of
+    the forecaster: candidates of a search are measured on one scale.
     """
 
     metric: Callable[..., Any]
@@ -98,14 +95,15 @@ class ForecastScorer:
             forecast = (quantiles_of(estimator, X, self.quantiles), self.quantiles)
         else:
             forecast = (np.asarray(estimator.predict(X)),)
-        true = _truth(estimator, X, y)
-        if self.needs == "history":
+        if y is None or self.needs == "history":
             found = Unwrapped(estimator, X, ensemble=True)
+            y = _truth(found) if y is None else y
+        if self.needs == "history":
             history = found.history()
-            true, forecast = _with_series(true, found, history), (*forecast, history)
+            y, forecast = _with_series(y, found, history), (*forecast, history)
             season = self.seasonality or choose_seasonality(found.forecaster.panel_)
             options["seasonality"] = season
-        value = float(self.metric(true, *forecast, **options))
+        value = float(self.metric(y, *forecast, **options))
         return value if self.greater_is_better else -value
 
     def _accept_sample_weight(self) -> bool:
@@ -155,34 +153,20 @@ class ForecastScorer:
         return f"make_scorer({', '.join(parts)})"
 
 
-def _truth(estimator: Any, X: Any, y: Any) -> Any:
-    """The truth: y, or the target columns of X after the steps of the pipelines."""
-    if y is not None:
-        return y
-    found = Unwrapped(estimator, X, ensemble=True)
-    name = type(found.forecaster).__name__
-    targets = getattr(found.forecaster, "target_names_", None)
+def _truth(found: Unwrapped) -> np.ndarray:
+    """The target columns of X after the steps of the pipelines."""
+    forecaster, owner = found.forecaster, type(found.forecaster).__name__
+    targets = getattr(forecaster, "target_names_", None)
     if targets is None:
         raise DataError(
-            f"{name} has no target_names_, so the truth cannot be read from X: pass y to the scorer"
+            f"{owner} has no target_names_ to read the truth from X by: pass y to the scorer"
         )
-    table = _table(found)
-    frame, names = table.frame, getattr(found.forecaster, "feature_names_in_", None)
-    if table.is_array and names is not None and len(names) == frame.shape[1]:
-        frame = frame.set_axis(list(names), axis=1)
-    missing = [target for target in targets if target not in frame.columns]
-    if missing:
-        raise DataError(
-            f"the truth {missing[0]!r} is not among the columns of X ({list(frame.columns)[:8]}): "
-            f"{name} was fitted with y, so pass y to the scorer too"
-        )
-    return frame[list(targets)]
+    names = getattr(forecaster, "feature_names_in_", None)
+    return read_truth(owner, found.X, None, targets, names, **_key_columns(forecaster))
 
 
-def _table(found: Unwrapped) -> Table:
-    forecaster = found.forecaster
-    series_id, time = (getattr(forecaster, name, None) for name in ("series_id", "time"))
-    return read_table(type(forecaster).__name__, found.X, series_id, time)
+def _key_columns(forecaster: Any) -> dict[str, Any]:
+    return {name: getattr(forecaster, name, None) for name in ("series_id", "time")}
 
 
 def _with_series(true: Any, found: Unwrapped, history: pd.DataFrame) -> pd.DataFrame:
@@ -190,7 +174,7 @@ def _with_series(true: Any, found: Unwrapped, history: pd.DataFrame) -> pd.DataF
     frame = pd.DataFrame(to_rows("scorer", "y_true", true))
     if not isinstance(history.index, pd.MultiIndex):
         return frame
-    keys = _table(found).keys
+    keys = read_table("scorer", found.X, **_key_columns(found.forecaster)).keys
     if keys.series is None:
         raise DataError(
             "the forecaster knows several series, but the rows of X do not say theirs: keep the "
@@ -247,14 +231,12 @@ def make_scorer(
     if needs == "quantiles":
         single = isinstance(quantiles, (int, float))
         levels = check_quantiles("make_scorer", [quantiles] if single else quantiles)
-    return ForecastScorer(
-        metric,
-        needs=needs,
-        greater_is_better=greater_is_better,
-        seasonality=seasonality,
-        quantiles=levels,
-        coverage=coverage,
-    )
+    options: dict[str, Any] = {
+        "seasonality": seasonality,
+        "quantiles": levels,
+        "coverage": coverage,
+    }
+    return ForecastScorer(metric, needs=needs, greater_is_better=greater_is_better, **options)
 
 
 @documented(SCORER)

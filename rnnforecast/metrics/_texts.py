@@ -70,7 +70,7 @@ def documented(texts: Mapping[str, str]) -> Callable[[Function], Function]:
     def complete(function: Function) -> Function:
         summary, *rest = _TITLE.split(inspect.cleandoc(function.__doc__ or ""))
         sections = dict(zip(rest[::2], rest[1::2]))
-        own = {}
+        own: dict[str, str] = {}
         for entry in re.split(r"\n(?=\w)", sections.get("Parameters", "")):
             own |= dict.fromkeys(entry.partition(" : ")[0].split(", "), entry)
         names = inspect.signature(function).parameters
