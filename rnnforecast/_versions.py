@@ -49,28 +49,23 @@ def show_versions(*, file: TextIO | None = None) -> None:
     """
     out = sys.stdout if file is None else file
     version = sys.modules["rnnforecast"].__version__  # the package that this module came with
-    sections = ({"rnnforecast": version}, _system(), _packages(), _hardware())
-    blocks = ["\n".join(f"{name:<14} {value}" for name, value in rows.items()) for rows in sections]
-    out.write("\n\n".join(blocks) + "\n")
-
-
-def _system() -> dict[str, str]:
-    return {
+    system = {
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "executable": sys.executable,
         "system": platform.platform(),
         "package at": str(Path(__file__).parent),
     }
+    packages = {name: _version(name) for name in _PACKAGES}
+    sections = ({"rnnforecast": version}, system, packages, _hardware())
+    blocks = ["\n".join(f"{name:<14} {value}" for name, value in rows.items()) for rows in sections]
+    out.write("\n\n".join(blocks) + "\n")
 
 
-def _packages() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _hardware() -> dict[str, str]:
@@ -80,8 +75,7 @@ def _hardware() -> dict[str, str]:
     from rnnforecast.nn.library import status
 
     model, flags = _cpu()
-    threads = os.environ.get("OMP_NUM_THREADS")
-    threads = "OMP_NUM_THREADS not set" if threads is None else f"OMP_NUM_THREADS={threads}"
+    threads = f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}"
     one_dnn = "yes" if torch.backends.mkldnn.is_available() else "no"
     capability = torch.backends.cpu.get_cpu_capability()
     kernels = status()

@@ -14,6 +14,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import sys
 from functools import cache
 from importlib.resources import as_file, files
@@ -38,7 +39,7 @@ __all__ = [
     "load_weather_benchmark",
 ]
 
-PathLike = str | os.PathLike[str]
+PathLike = str | os.PathLike[str] | None
 _RETRIES, _DELAY = 3, 1  # of a download that fails, and the seconds between them
 
 
@@ -47,12 +48,10 @@ _RETRIES, _DELAY = 3, 1  # of a download that fails, and the seconds between the
 
 def _bundled(name: str) -> Any:
     """Locate a bundled file: inside the installed package, or at the top of a source checkout."""
-    installed = files("rnnforecast") / "_datasets" / name
-    if installed.is_file():
-        return installed
-    checkout = Path(__file__).resolve().parent.parent / "datasets" / name
-    if checkout.is_file():
-        return checkout
+    checkout = Path(__file__).resolve().parent.parent / "datasets"
+    for folder in (files("rnnforecast") / "_datasets", checkout):
+        if (folder / name).is_file():
+            return folder / name
     raise RNNForecastError(
         f"the data file {name} is missing from the installation: reinstall rnnforecast"
     )
@@ -84,7 +83,6 @@ def describe(name: str) -> dict[str, Any]:
 
     Examples
     --------
-    >>> from rnnforecast.datasets import describe
     >>> describe("nyc_weather")["licence"]
     'CC0-1.0'
     >>> describe("nyc_weather")["columns"]["temp"]
@@ -119,7 +117,6 @@ def load_sp500() -> pd.DataFrame:
 
     Examples
     --------
-    >>> from rnnforecast.datasets import load_sp500
     >>> load_sp500()["close"].tail(2)
     date
     2018-12-28    2485.739990
@@ -132,11 +129,7 @@ def load_sp500() -> pd.DataFrame:
 def load_nyc_weather() -> pd.DataFrame:
     """Hourly weather at the airports of New York (EWR, JFK, LGA) in 2013: a panel with gaps.
 
-    The times are UTC and carry no time zone. The source also gives local calendar columns, in which
-    the hour 01:00 of 3 November 2013 comes twice at every station, since clocks went back that
-    night, and 02:00 of 10 March is absent; in UTC every row has its own stamp, so no row was
-    dropped or made. For local time:
-    ``df.index.get_level_values("time").tz_localize("UTC").tz_convert("America/New_York")``.
+    The times are UTC and carry no time zone, so that clock changes neither drop nor double a row.
 
     Left as they are: 27 missing hours at EWR and 24 each at JFK and LGA, the longest five hours on
     26 October and 3 November; NaN in ``temp``, ``dewp`` and ``humid`` (1 row), ``wind_speed`` (4),
@@ -153,7 +146,6 @@ def load_nyc_weather() -> pd.DataFrame:
 
     Examples
     --------
-    >>> from rnnforecast.datasets import load_nyc_weather
     >>> weather = load_nyc_weather()
     >>> weather.groupby("station").size().to_dict()
     {'EWR': 8703, 'JFK': 8706, 'LGA': 8706}
@@ -177,7 +169,6 @@ def load_seattle_weather() -> pd.DataFrame:
 
     Examples
     --------
-    >>> from rnnforecast.datasets import load_seattle_weather
     >>> load_seattle_weather().iloc[0].to_dict()
     {'precipitation': 0.0, 'temp_max': 12.8, 'temp_min': 5.0, 'wind': 4.7, 'weather': 'drizzle'}
     """
@@ -199,7 +190,6 @@ def load_co2() -> pd.DataFrame:
 
     Examples
     --------
-    >>> from rnnforecast.datasets import load_co2
     >>> load_co2()["co2"].head(2).to_list()
     [316.1, 317.3]
     """
@@ -218,22 +208,20 @@ def load_sunspots() -> pd.DataFrame:
 
     Examples
     --------
-    >>> from rnnforecast.datasets import load_sunspots
     >>> load_sunspots()["sunspots"].tail(2).to_list()
     [7.5, 2.9]
     """
     from statsmodels.datasets import sunspots
 
     data = sunspots.load_pandas().data
-    first = int(data["YEAR"].iloc[0])
-    index = pd.date_range(f"{first}-01-01", periods=len(data), freq="YS", name="date")
+    index = pd.date_range(f"{data['YEAR'][0]:.0f}", periods=len(data), freq="YS", name="date")
     return pd.DataFrame({"sunspots": data["SUNACTIVITY"].to_numpy(float)}, index=index)
 
 
 # Files that are found on disk or downloaded
 
 
-def _fetch(name: str, data_home: PathLike | None, download: bool, verbose: bool) -> Path:
+def _fetch(name: str, data_home: PathLike, download: bool, verbose: bool) -> Path:
     """Find a file in ``data_home`` or the cache, or download it to the first of them."""
     file = _manifest("downloads.json")[name]
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -246,10 +234,9 @@ def _fetch(name: str, data_home: PathLike | None, download: bool, verbose: bool)
     target = homes[0] / name
     by_hand = f"put the file there by hand: {file['url']} -> {target}"
     if not download:
-        raise RNNForecastError(
-            f"{name} is not in {' and '.join(map(str, homes))}, and download=False: allow the "
-            f"download or {by_hand}"
-        )
+        where = " and ".join(map(str, homes))
+        message = f"{name} is not in {where}, and download=False: allow the download or {by_hand}"
+        raise RNNForecastError(message)
     from sklearn.datasets import fetch_file
 
     if verbose:
@@ -284,7 +271,7 @@ def _checked(path: Path, file: dict[str, Any]) -> Path:
 def load_ett(
     name: str = "ETTh1",
     *,
-    data_home: PathLike | None = None,
+    data_home: PathLike = None,
     download: bool = True,
     verbose: bool = False,
 ) -> pd.DataFrame:
@@ -319,7 +306,6 @@ def load_ett(
 
     Examples
     --------
-    >>> from rnnforecast.datasets import load_ett
     >>> load_ett("ETTh1").shape  # doctest: +SKIP
     (17420, 7)
     """
@@ -332,7 +318,7 @@ def load_ett(
 def load_m4(
     group: str = "Hourly",
     *,
-    data_home: PathLike | None = None,
+    data_home: PathLike = None,
     download: bool = True,
     verbose: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -361,7 +347,6 @@ def load_m4(
 
     Examples
     --------
-    >>> from rnnforecast.datasets import load_m4
     >>> train, test = load_m4("Hourly")  # doctest: +SKIP
     >>> len(test) // 48  # doctest: +SKIP
     414
@@ -392,7 +377,7 @@ def _long(wide: pd.DataFrame, start: Any) -> pd.DataFrame:
 
 
 def load_weather_benchmark(
-    *, data_home: PathLike | None = None, download: bool = True, verbose: bool = False
+    *, data_home: PathLike = None, download: bool = True, verbose: bool = False
 ) -> pd.DataFrame:
     """Weather in Jena in 2020, every ten minutes: the long-term forecasting benchmark.
 
@@ -420,15 +405,11 @@ def load_weather_benchmark(
 
     Examples
     --------
-    >>> from rnnforecast.datasets import load_weather_benchmark
     >>> load_weather_benchmark().shape  # doctest: +SKIP
     (52696, 21)
     """
     path = _fetch("weather.csv", data_home, download, verbose)
     frame = _read_csv(path, index_col="date", parse_dates=["date"], encoding="utf-8")
     bad = "\N{REPLACEMENT CHARACTER}"
-    frame.columns = [
-        name.replace(f"{bad}mol/m{bad}", "µmol/m²").replace(f"m{bad}", "m²")
-        for name in frame.columns
-    ]
-    return frame
+    units = {f"{bad}mol/m{bad}": "µmol/m²", f"m{bad}": "m²"}
+    return frame.rename(columns=lambda name: re.sub("|".join(units), lambda m: units[m[0]], name))

@@ -72,7 +72,6 @@ def plot_forecast(
     --------
     >>> import pandas as pd
     >>> from matplotlib.figure import Figure
-    >>> from rnnforecast.plotting import plot_forecast
     >>> days = pd.date_range("2024-01-01", periods=12, name="day")
     >>> sales = pd.Series(range(12), index=days, name="sales", dtype=float)
     >>> ax = Figure().add_subplot()
@@ -145,7 +144,6 @@ def forecast_figure(
     Examples
     --------
     >>> import pandas as pd
-    >>> from rnnforecast.plotting import forecast_figure
     >>> days = pd.date_range("2024-01-01", periods=12, name="day")
     >>> both = pd.DataFrame({"sales": range(12), "visits": range(12)}, index=days)
     >>> len(forecast_figure(both[:9], both[9:]).axes)

@@ -13,11 +13,11 @@ from joblib import effective_n_jobs
 from sklearn.base import clone
 
 from rnnforecast.auto.candidates import Candidate
-from rnnforecast.auto.judge import Judge, choose_weights, first_rows, plan_origins
+from rnnforecast.auto.judge import Judge, choose_weights, first_rows, plan_origins, series_scales
 from rnnforecast.data.panel import Panel
 from rnnforecast.forecasters import BaseForecaster
 
-__all__ = ["EnsembleMember", "Search", "Trial"]
+__all__ = ["Search", "Trial"]
 
 _BASELINE_SHARE = 0.15  # of the budget, for one family that is fitted series by series
 _TRIAL_SHARE = 0.05  # of the seconds left, for a trial on one series
@@ -31,51 +31,13 @@ _STAR = 0.5  # of the weight: such a network gets them before the next candidate
 _VARIETY = 4  # but after so many networks
 
 
-@dataclass
-class EnsembleMember:
-    """One forecaster of the ensemble.
-
-    Attributes
-    ----------
-    name : str
-    forecaster : BaseForecaster
-        Fitted; forecasts logarithms if ``log``.
-    log : bool
-    weight : float
-    """
-
-    name: str
-    forecaster: BaseForecaster
-    log: bool = False
-    weight: float = 0.0
-
-    def history(self, panel: Panel) -> Panel:
-        """What the forecaster sees of ``panel``; a value without a logarithm is unobserved."""
-        if not self.log:
-            return panel
-        logs = np.full_like(panel.targets, np.nan)
-        np.log(panel.targets, out=logs, where=panel.targets > 0)
-        return replace(panel, targets=logs)
-
-    def at(self, panel: Panel, fresh: bool = False) -> EnsembleMember:
-        """The same weights with another history."""
-        return replace(self, forecaster=self.forecaster._at(self.history(panel), fresh))
-
-    def point(self, *request: Any) -> np.ndarray:
-        """Point forecasts in the unit of the data for (series, origins, n_steps, known)."""
-        forecast = self.forecaster._forecast(self.forecaster.panel_, *request)
-        values = forecast.point.detach().cpu().numpy().astype(np.float64)
-        with np.errstate(over="ignore"):  # not finite: counts as no forecast
-            return np.exp(values) if self.log else values
-
-
 @dataclass(eq=False)
 class Trial:
     """What became of one candidate, its forecast of the held-out rows and its validation loss."""
 
     name: str
     candidate: Candidate
-    member: EnsembleMember | None = None  # fitted before the first origin, all rows its history
+    member: Candidate | None = None  # fitted before the first origin, all rows its history
     forecast: Any = None
     score: float = float("nan")
     seconds: float = 0.0  # in all
@@ -90,9 +52,7 @@ class Trial:
 
 @dataclass
 class Search:
-    """Tries candidates one by one, for an AutoForecaster that has its columns, and keeps what they
-    said.
-    """
+    """Tries candidates one by one, for an AutoForecaster that has its columns."""
 
     auto: Any
     panel: Panel
@@ -119,20 +79,18 @@ class Search:
         """Seconds of the budget that are left."""
         return self.start + float(self.auto.time_budget) - monotonic()
 
-    @property
-    def truth(self) -> np.ndarray:
-        """Held-out rows, shape (n_judged, n_origins, n_steps, n_targets)."""
-        return self._by_series(self.panel.targets[self._rows].astype(np.float64))
-
     def _by_series(self, values: np.ndarray) -> np.ndarray:
         return values.reshape(len(self.judged), -1, *values.shape[1:])
 
-    def judge_by(self, judge: Judge) -> None:
-        """Score what was tried so far, and from now on."""
-        self.judge = judge
+    def judge_by(self, reference: Any) -> None:
+        """Score what was tried so far, and from now on, beside a forecast of the held-out rows."""
+        truth = self._by_series(self.panel.targets[self._rows].astype(np.float64))
+        metric = self.auto.metric
+        scale = series_scales(self.train, self.season, 2 if metric == "rmsse" else 1)
+        self.judge = Judge(metric, truth, scale[self.judged], reference)
         for trial in self.trials:
             if trial.forecast is not None:
-                trial.score = judge.loss(trial.forecast)
+                trial.score = self.judge.loss(trial.forecast)
 
     # -- one candidate -----------------------------------------------------------------------------
 
@@ -143,12 +101,12 @@ class Search:
         again = self._n_seeds(candidate)
         trial = Trial(candidate.name + (f", seed {again + 1}" if again else ""), candidate)
         try:
-            forecaster = self.prepared(candidate, seed)
-            note = "" if free else self._fit_to_budget(candidate, forecaster)
+            member = self.prepared(candidate, seed)
+            note = "" if free else self._fit_to_budget(member)
             if note.startswith("skipped"):
                 trial.status = note
             else:
-                self._fit_and_judge(trial, forecaster, note)
+                self._fit_and_judge(trial, replace(member, name=trial.name), note)
         except Exception as error:
             lines = str(error).strip().splitlines()
             trial.status = f"failed: {': '.join([type(error).__name__, *lines[:1]])}"
@@ -158,38 +116,32 @@ class Search:
             self.bar.total = max(self.bar.total, self.bar.n + 1)  # further seeds come on top
             self.bar.update()
 
-    def prepared(self, candidate: Candidate, seed: int) -> BaseForecaster:
-        """A clone with the horizon, and with what its own parameters leave open.
-
-        Networks choose their season by the same rule, or by one of their own.
-        """
+    def prepared(self, candidate: Candidate, seed: int) -> Candidate:
+        """A clone with the horizon, and with what its own parameters leave open."""
         forecaster, auto = clone(candidate.forecaster), self.auto
         parameters = _parameters(forecaster)
         values = {"random_state": seed, "n_jobs": auto.n_jobs, "device": auto.device}
+        # networks choose their season by the same rule, or by one of their own
         if auto.seasonality is not None or "max_epochs" not in parameters:
             values["seasonality"] = self.season
-        names = [name for name in values if parameters.get(name, "given") in (None, "auto")]
-        return forecaster.set_params(
-            horizon=int(auto.horizon), **{name: values[name] for name in names}
-        )
+        left = {k: v for k, v in values.items() if parameters.get(k, "given") in (None, "auto")}
+        forecaster.set_params(horizon=int(auto.horizon), **left)
+        return replace(candidate, forecaster=forecaster)
 
-    def fit(
-        self, name: str, forecaster: BaseForecaster, log: bool, panel: Panel
-    ) -> tuple[EnsembleMember, list[str], float]:
-        """A member fitted to ``panel``, the warnings that it gave, which stay inside, seconds."""
+    def fit(self, member: Candidate, panel: Panel) -> tuple[list[str], float]:
+        """Fit a member to ``panel``; the warnings that it gave, which stay inside, and seconds."""
         auto, begin = self.auto, monotonic()
-        member = EnsembleMember(name, forecaster, log)
         names = getattr(auto, "feature_names_in_", None)
-        forecaster._check_params()
+        member.forecaster._check_params()
         # recorded rather than shown: they stand in the leaderboard
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            forecaster._adopt(member.history(panel), auto.roles_, auto.n_features_in_, names)
-        return member, [str(warning.message) for warning in caught], monotonic() - begin
+            history = member.history(panel)
+            member.forecaster._adopt(history, auto.roles_, auto.n_features_in_, names)
+        return [str(warning.message) for warning in caught], monotonic() - begin
 
-    def _fit_and_judge(self, trial: Trial, forecaster: BaseForecaster, note: str) -> None:
-        log = trial.candidate.log
-        member, warned, trial.fit_seconds = self.fit(trial.name, forecaster, log, self.train)
+    def _fit_and_judge(self, trial: Trial, member: Candidate, note: str) -> None:
+        warned, trial.fit_seconds = self.fit(member, self.train)
         member = member.at(self.panel)
         known = self.panel.known[self._rows]
         forecast = self._by_series(member.point(*self._at, self.windows.stride, known))
@@ -205,13 +157,12 @@ class Search:
 
     # -- the budget --------------------------------------------------------------------------------
 
-    def _fit_to_budget(self, candidate: Candidate, forecaster: BaseForecaster) -> str:
-        """Make the forecaster fit the budget; return what to note, "skipped: ..." if it cannot."""
+    def _fit_to_budget(self, member: Candidate) -> str:
+        """Make a candidate fit the budget; return what to note, "skipped: ..." if it cannot."""
         if self.left <= 0:
             return "skipped: out of budget"
-        if "max_epochs" in _parameters(forecaster):
-            return self._time_network(candidate, forecaster)
-        return self._time_baseline(candidate, forecaster)
+        network = "max_epochs" in _parameters(member.forecaster)
+        return self._time_network(member) if network else self._time_baseline(member)
 
     def _spare(self) -> float:
         """Seconds for a fit, beside its refit and those of what would be chosen now."""
@@ -219,39 +170,36 @@ class Search:
             return self.left
         return (self.left - sum(trial.fit_seconds for trial, w in self.weighted() if w > 0)) / 2
 
-    def _seconds(
-        self, candidate: Candidate, forecaster: BaseForecaster, panel: Panel, **options: int
-    ) -> float:
+    def _seconds(self, member: Candidate, panel: Panel, **options: int) -> float:
         """Time a fit that is thrown away."""
-        return self.fit("", clone(forecaster).set_params(**options), candidate.log, panel)[2]
+        forecaster = clone(member.forecaster).set_params(**options)
+        return self.fit(replace(member, forecaster=forecaster), panel)[1]
 
-    def _time_baseline(self, candidate: Candidate, forecaster: BaseForecaster) -> str:
+    def _time_baseline(self, member: Candidate) -> str:
         """Predict the seconds of a family that cannot be interrupted from a few series."""
         panel, n_series = self.train, self.train.n_series
         rows = len(panel.targets) / n_series
-        each = self._usual_seconds(forecaster) * rows / 1000 * panel.targets.shape[1]
+        each = self._usual_seconds(member.forecaster) * rows / 1000 * panel.targets.shape[1]
         if each > _TRIAL_SHARE * self.left:
             return f"skipped: one series may take {_shown(each)}, and {_shown(self.left)} are left"
 
-        def trial(series: np.ndarray, most: int) -> float:
+        def seconds(series: np.ndarray, most: int) -> float:
             few = first_rows(panel, series, np.minimum(panel.lengths[series], most))
-            return self._seconds(candidate, forecaster, few)
+            return self._seconds(member, few)
 
         if n_series > 2 * _TRIAL_SERIES:
             chosen = np.linspace(0, n_series - 1, _TRIAL_SERIES + 1).astype(np.int64)
-            trial(chosen[:1], len(panel.targets))  # imports what it needs
-            each = trial(chosen[1:], len(panel.targets)) / _TRIAL_SERIES
+            seconds(chosen[:1], len(panel.targets))  # imports what it needs
+            each = seconds(chosen[1:], len(panel.targets)) / _TRIAL_SERIES
         elif rows > 2 * _TRIAL_ROWS and each > 0.5:
-            trial(np.array([0]), _TRIAL_ROWS)
-            each = trial(np.array([0]), _TRIAL_ROWS) * rows / _TRIAL_ROWS
-        total = each * n_series / effective_n_jobs(_parameters(forecaster).get("n_jobs"))
+            seconds(np.array([0]), _TRIAL_ROWS)
+            each = seconds(np.array([0]), _TRIAL_ROWS) * rows / _TRIAL_ROWS
+        total = each * n_series / effective_n_jobs(_parameters(member.forecaster).get("n_jobs"))
         share = min(_BASELINE_SHARE * float(self.auto.time_budget), self._spare())
         if total <= share:
             return ""
-        return (
-            f"skipped: {n_series} series would take {_shown(total)}, more than its "
-            f"share of {_shown(max(share, 0.0))}"
-        )
+        more = f"more than its share of {_shown(max(share, 0.0))}"
+        return f"skipped: {n_series} series would take {_shown(total)}, {more}"
 
     def _usual_seconds(self, forecaster: BaseForecaster) -> float:
         """Of a series of 1000 rows, roughly: says only whether a trial is in reach."""
@@ -260,37 +208,33 @@ class Search:
         usual["AutoARIMAForecaster"] = 35.0 if seasonal else 3.0
         return usual.get(type(forecaster).__name__, 4.0 if long else 1.0)
 
-    def _time_network(self, candidate: Candidate, forecaster: BaseForecaster) -> str:
+    def _time_network(self, member: Candidate) -> str:
         """Predict a network's seconds from one epoch, and shorten its training to the budget."""
         networks = [trial for trial in self.trials if trial.is_network]
-        same = [trial for trial in networks if trial.candidate is candidate]  # another seed of it
+        same = [trial for trial in networks if trial.candidate.name == member.name]  # other seeds
         usual = min((trial.fit_seconds for trial in same or networks), default=0.0)
         begin, spare = monotonic(), self._spare()
         if usual * _LEAST_PART > spare:
             return "skipped: out of budget"
-        epochs = int(_parameters(forecaster)["max_epochs"])
-        setup, each = self._epoch_seconds(candidate, forecaster)
+        epochs = int(_parameters(member.forecaster)["max_epochs"])
+        setup, each = self._epoch_seconds(member)
         possible = int((spare - setup - (monotonic() - begin)) / max(each, 1e-9))
         if possible >= epochs:
             return ""
         if possible < min(max(_LEAST_EPOCHS, epochs * _LEAST_PART if networks else 0), epochs):
             return f"skipped: {epochs} epochs would take {_shown(each * epochs)}, out of budget"
-        forecaster.set_params(max_epochs=possible)
+        member.forecaster.set_params(max_epochs=possible)
         return f"{possible} of {epochs} epochs, by the budget"
 
-    def _epoch_seconds(
-        self, candidate: Candidate, forecaster: BaseForecaster
-    ) -> tuple[float, float]:
+    def _epoch_seconds(self, member: Candidate) -> tuple[float, float]:
         """Seconds before the first epoch, as far as they can be measured, and of an epoch."""
-        batches = _parameters(forecaster).get("n_batches") or 0
-        few = {"n_batches": 1} if batches > _TRIAL_BATCHES else {}
-        first = self._seconds(candidate, forecaster, self.train, max_epochs=1, **few)
-        if not few:
-            return 0.0, first
+        batches = _parameters(member.forecaster).get("n_batches") or 0
+        if batches <= _TRIAL_BATCHES:
+            return 0.0, self._seconds(member, self.train, max_epochs=1)
+        first = self._seconds(member, self.train, max_epochs=1, n_batches=1)
         if first > _TRIAL_SHARE * self.left:
             return first, first * batches / _TRIAL_BATCHES  # no second trial
-        few["n_batches"] += _TRIAL_BATCHES
-        some = self._seconds(candidate, forecaster, self.train, max_epochs=1, **few)
+        some = self._seconds(member, self.train, max_epochs=1, n_batches=1 + _TRIAL_BATCHES)
         return first, max(some - first, 0.0) / _TRIAL_BATCHES * batches
 
     # -- all of them -------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -29,12 +30,33 @@ from rnnforecast.metrics.wrappers import innermost
 __all__ = ["Candidate", "by_name", "given_candidates", "naive_candidates", "table"]
 
 
-class Candidate(NamedTuple):
-    """One thing to try: a clone of an unfitted forecaster."""
+@dataclass(eq=False)
+class Candidate:
+    """A forecaster to try, and once it is fitted, one of the ensemble."""
 
     name: str
     forecaster: BaseForecaster
     log: bool = False  # fitted to logarithms: for series whose swings grow with their level
+    weight: float = 0.0  # in the ensemble
+
+    def history(self, panel: Panel) -> Panel:
+        """What the forecaster sees of ``panel``; a value without a logarithm is unobserved."""
+        if not self.log:
+            return panel
+        logs = np.full_like(panel.targets, np.nan)
+        np.log(panel.targets, out=logs, where=panel.targets > 0)
+        return replace(panel, targets=logs)
+
+    def at(self, panel: Panel, fresh: bool = False) -> Candidate:
+        """The same weights with another history."""
+        return replace(self, forecaster=self.forecaster._at(self.history(panel), fresh))
+
+    def point(self, *request: Any) -> np.ndarray:
+        """Point forecasts in the unit of the data for (series, origins, n_steps, known)."""
+        forecast = self.forecaster._forecast(self.forecaster.panel_, *request)
+        values = forecast.point.detach().cpu().numpy().astype(np.float64)
+        with np.errstate(over="ignore"):  # not finite: counts as no forecast
+            return np.exp(values) if self.log else values
 
 
 def naive_candidates(season: int) -> list[Candidate]:

@@ -12,9 +12,9 @@ import torch
 from sklearn.base import clone
 
 from rnnforecast._validation import check_bool, check_choice, check_int, check_real
-from rnnforecast.auto._search import EnsembleMember, Search, Trial
+from rnnforecast.auto._search import Search, Trial
 from rnnforecast.auto.candidates import Candidate, given_candidates, naive_candidates, table
-from rnnforecast.auto.judge import METRICS, Judge, series_scales
+from rnnforecast.auto.judge import METRICS, series_scales
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
@@ -76,7 +76,7 @@ class AutoForecaster(BaseForecaster):
         skipped, failed or was shortened), best first.
     validation_score_ : float
         Loss of the ensemble itself; NaN where no series was long enough to hold rows out.
-    members_ : list of EnsembleMember
+    members_ : list of Candidate
         Those with a weight: ``name``, ``weight``, ``forecaster``, and ``log`` where that forecasts
         logarithms.
     seasonality_, n_origins_ : int
@@ -178,14 +178,15 @@ class AutoForecaster(BaseForecaster):
             "error_scale_": scale,
         }
 
-    def _fallback(self, search: Search, candidate: Candidate) -> EnsembleMember:
+    def _fallback(self, search: Search, candidate: Candidate) -> Candidate:
         """The seasonal naive forecast, or the last value: what forecasts where all else fails."""
         owner = type(self).__name__
         try:
-            forecaster = search.prepared(candidate, 0)
-            return search.fit(candidate.name, forecaster, False, search.panel)[0]
+            member = search.prepared(candidate, 0)
+            search.fit(member, search.panel)
         except DataError as error:
             raise DataError(str(error).replace("NaiveForecaster", owner, 1)) from error
+        return member
 
     def _try_all(self, search: Search, naive: list[Candidate]) -> None:
         """Try and judge every candidate."""
@@ -204,12 +205,10 @@ class AutoForecaster(BaseForecaster):
         with tqdm(total=n, desc=owner, unit="candidate", disable=hidden) as search.bar:
             for row in naive:
                 search.run(row, free=True)
-            scale = series_scales(search.train, season, 2 if self.metric == "rmsse" else 1)
-            reference = search.trials[0].forecast
-            search.judge_by(Judge(self.metric, search.truth, scale[search.judged], reference))
+            search.judge_by(search.trials[0].forecast)
             search.run_all(rows)
 
-    def _members(self, search: Search) -> list[EnsembleMember]:
+    def _members(self, search: Search) -> list[Candidate]:
         """The chosen members, fitted to all rows where the budget allows; notes the outcome."""
         members = []
         chosen = [(trial, weight) for trial, weight in search.weighted() if weight > 0]
@@ -217,9 +216,11 @@ class AutoForecaster(BaseForecaster):
             member, outcome = trial.member, "weights of the validation kept"
             assert member is not None
             if self.refit and trial.fit_seconds <= search.left:
-                begin, forecaster = monotonic(), _as_found(member.forecaster)
+                begin = monotonic()
+                again = replace(member, forecaster=_as_found(member.forecaster))
                 try:
-                    member = search.fit(trial.name, forecaster, member.log, search.panel)[0]
+                    search.fit(again, search.panel)
+                    member = again
                     outcome = "fitted again to all rows"
                 except Exception as error:
                     outcome += f", as the fit to all rows failed ({error})"
@@ -284,7 +285,7 @@ def _as_found(forecaster: BaseForecaster) -> BaseForecaster:
     return copy.set_params(**found)
 
 
-def _in_sample_errors(member: EnsembleMember, panel: Panel, scale: np.ndarray) -> np.ndarray:
+def _in_sample_errors(member: Candidate, panel: Panel, scale: np.ndarray) -> np.ndarray:
     """One-step errors over the scale, where no series could be judged: (n, 1, n_targets)."""
     rows = np.linspace(0, len(panel.targets) - 1, _IN_SAMPLE_ROWS).astype(np.int64)
     rows = np.setdiff1d(rows, panel.indptr)  # a first row has nothing before it
@@ -294,7 +295,7 @@ def _in_sample_errors(member: EnsembleMember, panel: Panel, scale: np.ndarray) -
     return (panel.targets[rows][:, None] - point) / scale[series][:, None]
 
 
-def _leaderboard(search: Search, fallback: EnsembleMember) -> pd.DataFrame:
+def _leaderboard(search: Search, fallback: Candidate) -> pd.DataFrame:
     """One row for each candidate, best first, those without a score at the end."""
     weights = dict(search.weighted())
     columns = ["model", "score", "weight", "seconds", "status"]

@@ -1,11 +1,9 @@
-"""Rolling origins inside the training rows, validation losses there, and the greedy choice of an
-ensemble by them.
-"""
+"""Rolling origins inside the training rows, losses there, and the choice of an ensemble."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,15 +26,11 @@ _LEAST_GAIN = 1e-4  # of the loss, for a larger ensemble
 
 
 def plan_origins(panel: Panel, horizon: int, n_origins: int | None = None) -> WindowIndex:
-    """Choose rolling origins from the lengths of the series.
+    """Choose rolling origins from the lengths of the series, by the rule in `AutoForecaster`.
 
-    As many as give 200 forecast values over all series, at least three for a panel of up to ten
-    series and one beyond, at most 30 (or as many as asked for), and never more than a quarter of
-    the rows of the median series. Series shorter than twice the rows held out, or with fewer than
-    two observed values of a target before the first origin, are not judged.
-
-    The judged series have the same number of origins, the others none. ``stride`` is the number of
-    steps forecast from each: the horizon, or fewer where the series are short.
+    The judged series have the same number of origins, the others none: those shorter than twice the
+    rows held out, or with fewer than two observed values of a target before the first origin. From
+    each ``stride`` steps are forecast: the horizon, or fewer where the series are short.
     """
     lengths, typical = panel.lengths, int(np.median(panel.lengths))
     n_steps = min(horizon, max(typical // 4, 1))
@@ -68,11 +62,7 @@ def first_rows(panel: Panel, series: np.ndarray, lengths: np.ndarray) -> Panel:
 
 
 def series_scales(panel: Panel, season: int, power: int = 1) -> np.ndarray:
-    """Mean error of the seasonal naive forecast in each history, what MASE divides by.
-
-    ``season`` is 1 instead for series that are no longer than one season. The result, of shape
-    (n_series, n_targets), is NaN where the error is zero or unknown.
-    """
+    """What MASE divides by, (n_series, n_targets); of one step for series within one season."""
     series = np.repeat(np.arange(panel.n_series), panel.lengths)
     lag = np.where(panel.lengths > season, season, 1)[series]
     rows = np.flatnonzero(np.arange(len(series)) - panel.indptr[series] >= lag)
@@ -84,31 +74,18 @@ def series_scales(panel: Panel, season: int, power: int = 1) -> np.ndarray:
     return np.where(total > 0, total, np.nan) / np.maximum(np.add.reduceat(seen * 1, starts), 1)
 
 
+@dataclass(eq=False)
 class Judge:
-    """Truth of the held-out rows, and the loss of forecasts of them.
+    """The loss of forecasts of held-out rows: of every series, then averaged over the series.
 
-    The metric is computed for every series over its origins, steps and targets, then averaged over
-    the series; unobserved truths do not count, nor do series whose scale is zero (all of them then
-    count without a scale).
-
-    Parameters
-    ----------
-    metric : str
-        One of ``METRICS``.
-    truth : ndarray, shape (n_series, n_origins, n_steps, n_targets)
-    scale : ndarray, shape (n_series, n_targets)
-        What MASE divides by; for RMSSE what the squared error is divided by.
-    reference : ndarray, same shape as truth, or None
-        The seasonal naive forecast, whose sMAPE and MASE are the units of "owa".
+    Unobserved truths do not count, nor do series whose scale is zero (all of them then count
+    without a scale).
     """
 
-    def __init__(
-        self, metric: str, truth: np.ndarray, scale: np.ndarray, reference: np.ndarray | None = None
-    ):
-        self.metric = metric
-        self.truth = truth
-        self.scale = scale
-        self.reference = reference
+    metric: str
+    truth: np.ndarray  # (n_series, n_origins, n_steps, n_targets)
+    scale: np.ndarray  # (n_series, n_targets), of the absolute or the squared error
+    reference: np.ndarray | None = None  # seasonal naive forecast: the unit of "owa"
 
     def loss(self, forecast: np.ndarray) -> float:
         """Mean loss of a forecast of the truth's shape; infinite where it is not finite."""
@@ -143,12 +120,9 @@ class Judge:
 def choose_weights(judge: Judge, forecasts: Sequence[np.ndarray]) -> np.ndarray:
     """Weights of an ensemble of forecasts, chosen greedily with replacement; they sum to 1.
 
-    Starting from nothing, the forecast is drawn whose addition makes the mean of all drawn best;
-    one may be drawn again (Caruana, Niculescu-Mizil, Crew & Ksikes 2004, ICML, section 2.1). The
-    best of 30 such ensembles is taken. The first is the best single forecast: so the ensemble is
-    never worse, on these rows, than any of the forecasts. Those whose loss is more than a quarter
-    above the best one's are left out (pruning, ibid. 2006, "Getting the most out of ensemble
-    selection", ICDM, section 4.1).
+    Caruana, Niculescu-Mizil, Crew & Ksikes (2004), ICML, section 2.1, with the pruning of 2006,
+    "Getting the most out of ensemble selection", ICDM, section 4.1. The best single forecast is the
+    first ensemble, so that the best one is never worse than any of the forecasts on these rows.
     """
     small, part = judge.thinned()
     losses = np.array([judge.loss(forecast) for forecast in forecasts])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rnnforecast.metrics._arrays import Scores, average_outputs, check_pair, check_weight
+from rnnforecast.metrics._texts import METRIC, documented
 from rnnforecast.metrics.terms import POINT_ERRORS, observed_mean, squared
 
 __all__ = ["mae", "mape", "mse", "point_means", "r2", "rmse", "smape"]
@@ -19,119 +20,62 @@ def point_means(metric: str, y_true: Any, y_pred: Any, sample_weight: Any = None
     return observed_mean(POINT_ERRORS[metric].term(true, pred), weight)
 
 
+def _score(metric: str, y_true: Any, y_pred: Any, weight: Any, multioutput: str) -> Scores:
+    scores = point_means(metric, y_true, y_pred, weight)
+    scores = np.sqrt(scores) if POINT_ERRORS[metric].root else scores
+    return average_outputs(metric, scores, multioutput)
+
+
+@documented(METRIC)
 def mae(
     y_true: Any, y_pred: Any, *, sample_weight: Any = None, multioutput: str = "uniform_average"
 ) -> Scores:
-    """Mean absolute error.
-
-    Parameters
-    ----------
-    y_true : array-like, shape (n,), (n, targets) or (windows, horizon, targets)
-        Truth. NaN means unobserved: the position does not count.
-    y_pred : array-like, same shape
-        Forecast, row for row.
-    sample_weight : array-like, shape (n,), default=None
-        Weights of the rows.
-    multioutput : {"uniform_average", "raw_values"}, default="uniform_average"
-        The mean over the targets that were observed at all, or one value for each target.
-
-    Returns
-    -------
-    float, or ndarray of shape (targets,)
-        In the unit of the data, 0 at best; NaN where nothing was observed.
-
-    Raises
-    ------
-    DataError
-        If shapes or pandas labels differ, values are infinite, or a forecast is NaN where the truth
-        was observed.
+    """Mean absolute error, in the unit of the data; 0 at best.
 
     Examples
     --------
     >>> mae([1.0, 2.0, float("nan")], [1.5, 2.0, 9.0])
     0.25
     """
-    return average_outputs("mae", point_means("mae", y_true, y_pred, sample_weight), multioutput)
+    return _score("mae", y_true, y_pred, sample_weight, multioutput)
 
 
+@documented(METRIC)
 def mse(
     y_true: Any, y_pred: Any, *, sample_weight: Any = None, multioutput: str = "uniform_average"
 ) -> Scores:
-    """Mean squared error.
-
-    Parameters
-    ----------
-    y_true, y_pred, sample_weight, multioutput
-        As in `mae`.
-
-    Returns
-    -------
-    float, or ndarray of shape (targets,)
-        In the squared unit of the data, 0 at best; NaN where nothing was observed.
-
-    Raises
-    ------
-    DataError
-        As in `mae`.
+    """Mean squared error, in the squared unit of the data; 0 at best.
 
     Examples
     --------
     >>> mse([1.0, 2.0], [1.5, 2.0])
     0.125
     """
-    return average_outputs("mse", point_means("mse", y_true, y_pred, sample_weight), multioutput)
+    return _score("mse", y_true, y_pred, sample_weight, multioutput)
 
 
+@documented(METRIC)
 def rmse(
     y_true: Any, y_pred: Any, *, sample_weight: Any = None, multioutput: str = "uniform_average"
 ) -> Scores:
-    """Root mean squared error, of each target by itself and then averaged.
-
-    Parameters
-    ----------
-    y_true, y_pred, sample_weight, multioutput
-        As in `mae`.
-
-    Returns
-    -------
-    float, or ndarray of shape (targets,)
-        In the unit of the data, 0 at best; NaN where nothing was observed.
-
-    Raises
-    ------
-    DataError
-        As in `mae`.
+    """Root mean squared error in the unit of the data, of each target by itself, then averaged.
 
     Examples
     --------
     >>> rmse([1.0, 2.0], [4.0, 6.0])
     3.5355339059327378
     """
-    scores = np.sqrt(point_means("rmse", y_true, y_pred, sample_weight))
-    return average_outputs("rmse", scores, multioutput)
+    return _score("rmse", y_true, y_pred, sample_weight, multioutput)
 
 
+@documented(METRIC)
 def mape(
     y_true: Any, y_pred: Any, *, sample_weight: Any = None, multioutput: str = "uniform_average"
 ) -> Scores:
-    """Mean absolute percentage error, in percent.
+    """Mean absolute percentage error, in percent; 0 at best.
 
-    Parameters
-    ----------
-    y_true, y_pred, sample_weight, multioutput
-        As in `mae`.
-
-    Returns
-    -------
-    float, or ndarray of shape (targets,)
-        Percent, 0 at best; NaN where nothing was observed. A truth of zero counts as the smallest
-        positive step of float64 (as in scikit-learn), which makes the result huge: use `smape` or
-        `mase` for data that touch zero.
-
-    Raises
-    ------
-    DataError
-        As in `mae`.
+    A truth of zero counts as the smallest positive step of float64 (as in scikit-learn), which
+    makes the result huge: use `smape` or `mase` for data that touch zero.
 
     Notes
     -----
@@ -143,9 +87,10 @@ def mape(
     >>> mape([10.0, 20.0], [11.0, 18.0])
     10.0
     """
-    return average_outputs("mape", point_means("mape", y_true, y_pred, sample_weight), multioutput)
+    return _score("mape", y_true, y_pred, sample_weight, multioutput)
 
 
+@documented(METRIC)
 def smape(
     y_true: Any, y_pred: Any, *, sample_weight: Any = None, multioutput: str = "uniform_average"
 ) -> Scores:
@@ -153,21 +98,6 @@ def smape(
 
     The mean of ``200 |y - f| / (|y| + |f|)``; a position where truth and forecast are both zero
     counts 0.
-
-    Parameters
-    ----------
-    y_true, y_pred, sample_weight, multioutput
-        As in `mae`.
-
-    Returns
-    -------
-    float, or ndarray of shape (targets,)
-        Percent between 0 and 200, 0 at best; NaN where nothing was observed.
-
-    Raises
-    ------
-    DataError
-        As in `mae`.
 
     Notes
     -----
@@ -179,33 +109,18 @@ def smape(
     >>> smape([10.0, 0.0, 1.0], [30.0, 0.0, -1.0])
     100.0
     """
-    return average_outputs(
-        "smape", point_means("smape", y_true, y_pred, sample_weight), multioutput
-    )
+    return _score("smape", y_true, y_pred, sample_weight, multioutput)
 
 
+@documented(METRIC)
 def r2(
     y_true: Any, y_pred: Any, *, sample_weight: Any = None, multioutput: str = "uniform_average"
 ) -> Scores:
     """Coefficient of determination over what was observed.
 
     Equals `sklearn.metrics.r2_score` where nothing is NaN: 1 for a perfect forecast, 0 for the mean
-    of the truth, negative below. For a constant truth it is 1 if the forecast is exact, else 0.
-
-    Parameters
-    ----------
-    y_true, y_pred, sample_weight, multioutput
-        As in `mae`.
-
-    Returns
-    -------
-    float, or ndarray of shape (targets,)
-        At most 1, the greater the better; NaN where fewer than two values were observed.
-
-    Raises
-    ------
-    DataError
-        As in `mae`.
+    of the truth, negative below. For a constant truth it is 1 if the forecast is exact, else 0;
+    where fewer than two values were observed it is NaN.
 
     Examples
     --------

@@ -11,6 +11,7 @@ from rnnforecast._validation import check_real, quantiles_in_order
 from rnnforecast.exceptions import DataError
 from rnnforecast.metrics._arrays import Scores, average_outputs, check_pair, check_weight, to_rows
 from rnnforecast.metrics._scaled import scaled
+from rnnforecast.metrics._texts import METRIC, documented
 from rnnforecast.metrics.terms import inside, observed_mean, pinball, winkler
 
 
@@ -48,6 +49,7 @@ def _pinball_means(
     return observed_mean(np.mean(losses, axis=0), weight)
 
 
+@documented(METRIC)
 def pinball_loss(
     y_true: Any,
     y_pred: Any,
@@ -56,31 +58,17 @@ def pinball_loss(
     sample_weight: Any = None,
     multioutput: str = "uniform_average",
 ) -> Scores:
-    """Pinball (quantile) loss, the mean over rows and quantiles.
+    """Pinball (quantile) loss, the mean over rows and quantiles, in the unit of the data.
+
+    It is 0 at best, and half the mean absolute error for the median.
 
     Parameters
     ----------
-    y_true : array-like, shape (n,) or (n, targets)
-        Truth; NaN does not count.
     y_pred : array-like, shape of y_true, or with a last axis of quantiles
         Forecast of one quantile, or of several. A DataFrame with columns (target, quantile), which
         is what ``forecast(quantiles=...)`` returns, names its own quantiles.
     quantile : float or sequence of float, default=None
         Levels between 0 and 1; needed unless the columns of ``y_pred`` say them.
-    sample_weight : array-like, shape (n,), default=None
-        Weights of the rows.
-    multioutput : {"uniform_average", "raw_values"}, default="uniform_average"
-        The mean over the targets, or one value for each.
-
-    Returns
-    -------
-    float, or ndarray of shape (targets,)
-        In the unit of the data, 0 at best; half the mean absolute error for the median.
-
-    Raises
-    ------
-    DataError
-        If shapes do not agree or a level is not between 0 and 1.
 
     Notes
     -----
@@ -98,6 +86,7 @@ def pinball_loss(
     return average_outputs("pinball_loss", scores, multioutput)
 
 
+@documented(METRIC)
 def scaled_pinball_loss(
     y_true: Any,
     y_pred: Any,
@@ -109,23 +98,12 @@ def scaled_pinball_loss(
 ) -> Scores:
     """Pinball loss over the naive error in training: the mean scaled quantile loss of M5.
 
+    It is 0 at best, and NaN where the training data are constant.
+
     Parameters
     ----------
-    y_true, y_pred, quantile, multioutput
-        As in `pinball_loss`. With a MultiIndex (series, time) every series is scored on its own
-        scale and the mean over series is taken.
-    y_train, seasonality
-        As in `mase`.
-
-    Returns
-    -------
-    float, or ndarray of shape (targets,)
-        0 at best; NaN where nothing was observed or the training data are constant.
-
-    Raises
-    ------
-    DataError
-        As in `pinball_loss` and `mase`.
+    y_pred, quantile : array-like
+        As in `pinball_loss`.
 
     Notes
     -----
@@ -137,15 +115,13 @@ def scaled_pinball_loss(
     >>> scaled_pinball_loss([1.0, 2.0], [2.0, 2.0], [0.0, 2.0, 4.0], 0.75)
     0.0625
     """
-    y_pred, levels = _with_levels("scaled_pinball_loss", y_true, y_pred, quantile)
+    metric = "scaled_pinball_loss"
+    y_pred, levels = _with_levels(metric, y_true, y_pred, quantile)
 
     def means(true: Any, pred: Any) -> np.ndarray:
-        return _pinball_means("scaled_pinball_loss", true, pred, levels)
+        return _pinball_means(metric, true, pred, levels)
 
-    return scaled(
-        "scaled_pinball_loss", means, y_true, y_pred, y_train,
-        seasonality=seasonality, multioutput=multioutput,
-    )  # fmt: skip
+    return scaled(metric, means, y_true, y_pred, y_train, seasonality, multioutput)
 
 
 def _bounds(metric: str, y_true: Any, lower: Any, upper: Any):
@@ -161,29 +137,11 @@ def _bounds(metric: str, y_true: Any, lower: Any, upper: Any):
     return true, low, high
 
 
+@documented(METRIC)
 def coverage(
     y_true: Any, lower: Any, upper: Any, *, multioutput: str = "uniform_average"
 ) -> Scores:
     """Share of the truth that lies in its interval, the ends included.
-
-    Parameters
-    ----------
-    y_true : array-like, shape (n,) or (n, targets)
-        Truth; NaN does not count.
-    lower, upper : array-like, same shape
-        Ends of the intervals.
-    multioutput : {"uniform_average", "raw_values"}, default="uniform_average"
-        The mean over the targets, or one value for each.
-
-    Returns
-    -------
-    float, or ndarray of shape (targets,)
-        Between 0 and 1; NaN where nothing was observed.
-
-    Raises
-    ------
-    DataError
-        If shapes differ or a lower end is above its upper end.
 
     Examples
     --------
@@ -194,6 +152,7 @@ def coverage(
     return average_outputs("coverage", observed_mean(inside(true, low, high)), multioutput)
 
 
+@documented(METRIC)
 def coverage_error(
     y_true: Any,
     lower: Any,
@@ -202,24 +161,7 @@ def coverage_error(
     *,
     multioutput: str = "uniform_average",
 ) -> Scores:
-    """Distance of the empirical coverage from the nominal one.
-
-    Parameters
-    ----------
-    y_true, lower, upper, multioutput
-        As in `coverage`.
-    nominal : float, default=0.9
-        Coverage that the intervals were made for, between 0 and 1.
-
-    Returns
-    -------
-    float, or ndarray of shape (targets,)
-        ``|coverage - nominal|``, 0 at best.
-
-    Raises
-    ------
-    DataError
-        As in `coverage`, or if ``nominal`` is not between 0 and 1.
+    """Distance of the empirical coverage from the nominal one, 0 at best.
 
     Examples
     --------
@@ -231,6 +173,7 @@ def coverage_error(
     return average_outputs("coverage_error", np.abs(share - nominal), multioutput)
 
 
+@documented(METRIC)
 def interval_width(lower: Any, upper: Any, *, multioutput: str = "uniform_average") -> Scores:
     """Mean width of intervals: of two forecasts with the right coverage, the narrower is better.
 
@@ -238,18 +181,6 @@ def interval_width(lower: Any, upper: Any, *, multioutput: str = "uniform_averag
     ----------
     lower, upper : array-like, shape (n,) or (n, targets)
         Ends of the intervals; pairs with a NaN do not count.
-    multioutput : {"uniform_average", "raw_values"}, default="uniform_average"
-        The mean over the targets, or one value for each.
-
-    Returns
-    -------
-    float, or ndarray of shape (targets,)
-        In the unit of the data.
-
-    Raises
-    ------
-    DataError
-        If shapes differ or a lower end is above its upper end.
 
     Examples
     --------
@@ -268,6 +199,7 @@ def interval_width(lower: Any, upper: Any, *, multioutput: str = "uniform_averag
     return average_outputs("interval_width", observed_mean(high - low), multioutput)
 
 
+@documented(METRIC)
 def interval_score(
     y_true: Any,
     lower: Any,
@@ -278,23 +210,7 @@ def interval_score(
 ) -> Scores:
     """Winkler's interval score: the width, and a penalty for every truth outside.
 
-    Parameters
-    ----------
-    y_true, lower, upper, multioutput
-        As in `coverage`.
-    nominal : float, default=0.9
-        Coverage that the intervals were made for, between 0 and 1.
-
-    Returns
-    -------
-    float, or ndarray of shape (targets,)
-        In the unit of the data, lower is better. A proper score: it is least for the true
-        quantiles.
-
-    Raises
-    ------
-    DataError
-        As in `coverage`, or if ``nominal`` is not between 0 and 1.
+    A proper score in the unit of the data: it is least for the true quantiles.
 
     Notes
     -----

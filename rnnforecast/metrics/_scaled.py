@@ -11,17 +11,17 @@ import pandas as pd
 
 from rnnforecast._validation import check_int
 from rnnforecast.data.calendar import infer_calendar
+from rnnforecast.data.frames import group_rows
 from rnnforecast.exceptions import DataError
 from rnnforecast.metrics._arrays import Scores, average_outputs, is_panel, to_rows
 from rnnforecast.metrics._point import point_means, smape
-from rnnforecast.metrics.terms import POINT_ERRORS, observed_mean
+from rnnforecast.metrics._texts import METRIC, documented
+from rnnforecast.metrics.terms import observed_mean
 
 __all__ = ["by_series", "mase", "naive_scale", "owa", "owa_from_scores", "rmsse", "scaled"]
 
 
-def naive_scale(
-    y_train: Any, *, seasonality: int = 1, power: int = 1, metric: str = "naive_scale"
-) -> np.ndarray:
+def naive_scale(y_train: Any, *, seasonality: int = 1, power: int = 1) -> np.ndarray:
     """Mean ``|y[t] - y[t - seasonality]| ** power`` of training data: what MASE divides by.
 
     Parameters
@@ -34,8 +34,6 @@ def naive_scale(
         Steps between the pair.
     power : int, default=1
         1 for MASE, 2 for RMSSE.
-    metric : str, default="naive_scale"
-        Who asks, for error messages.
 
     Returns
     -------
@@ -52,9 +50,9 @@ def naive_scale(
     >>> naive_scale([1.0, 2.0, 4.0, 4.0])
     array([1.])
     """
-    check_int(metric, "seasonality", seasonality)
-    train = _on_grid(metric, y_train)
-    _check_length(metric, "y_train", len(train), seasonality)
+    check_int("naive_scale", "seasonality", seasonality)
+    train = _on_grid("naive_scale", y_train)
+    _check_length("naive_scale", "y_train", len(train), seasonality)
     return _mean_change(train, seasonality, power)
 
 
@@ -98,7 +96,6 @@ def scaled(
     y_true: Any,
     y_pred: Any,
     y_train: Any,
-    *,
     seasonality: int,
     multioutput: str,
     power: int = 1,
@@ -127,6 +124,7 @@ def scaled(
     return by_series(score, y_true, y_pred, y_train)
 
 
+@documented(METRIC)
 def mase(
     y_true: Any,
     y_pred: Any,
@@ -137,34 +135,9 @@ def mase(
 ) -> Scores:
     """Mean absolute scaled error: relative to the (seasonal) naive forecast in training.
 
-    Parameters
-    ----------
-    y_true : array-like, shape (n,) or (n, targets)
-        Truth; NaN does not count. A pandas object with a MultiIndex (series, time) is scored series
-        by series, each on its own scale, and averaged over the series.
-    y_pred : array-like, same shape
-        Forecast.
-    y_train : array-like, shape (m,) or (m, targets)
-        What the forecaster was trained on, in order of time; a MultiIndex (series, time) for a
-        panel.
-    seasonality : int, default=1
-        Steps of one season of the naive forecast; M4 uses 24 for hours, 12 for months, 4 for
-        quarters and 1 for the rest.
-    multioutput : {"uniform_average", "raw_values"}, default="uniform_average"
-        The mean over the targets, or one value for each.
-
-    Returns
-    -------
-    float, or ndarray of shape (targets,)
-        Below 1 where the forecast beats the naive forecast's one-season-ahead error in training.
-        NaN where nothing was observed or the training data are constant; means leave such targets
-        and series out, and series of a panel that are no longer than one season.
-
-    Raises
-    ------
-    DataError
-        If shapes differ, the seasonality is not a positive integer, no training series is longer
-        than one season, or a series has no training data.
+    Below 1 where the forecast beats the naive forecast's one-season-ahead error in training. NaN
+    where the training data are constant; means leave such targets and series out, and series of a
+    panel that are no longer than one season (a `DataError` if all are that short).
 
     Notes
     -----
@@ -176,12 +149,11 @@ def mase(
     >>> mase([5.0, 6.0], [5.0, 5.0], y_train=[1.0, 2.0, 4.0, 4.0])
     0.5
     """
-    return scaled(
-        "mase", partial(point_means, "mase"), y_true, y_pred, y_train,
-        seasonality=seasonality, multioutput=multioutput, power=POINT_ERRORS["mase"].power,
-    )  # fmt: skip
+    means = partial(point_means, "mase")
+    return scaled("mase", means, y_true, y_pred, y_train, seasonality, multioutput)
 
 
+@documented(METRIC)
 def rmsse(
     y_true: Any,
     y_pred: Any,
@@ -190,22 +162,7 @@ def rmsse(
     seasonality: int = 1,
     multioutput: str = "uniform_average",
 ) -> Scores:
-    """Root mean squared scaled error of the M5 competition.
-
-    Parameters
-    ----------
-    y_true, y_pred, y_train, seasonality, multioutput
-        As in `mase`; M5 uses a seasonality of 1.
-
-    Returns
-    -------
-    float, or ndarray of shape (targets,)
-        As in `mase`.
-
-    Raises
-    ------
-    DataError
-        As in `mase`.
+    """Root mean squared scaled error of the M5 competition; NaN and panels as in `mase`.
 
     Notes
     -----
@@ -217,12 +174,11 @@ def rmsse(
     >>> rmsse([5.0, 6.0], [5.0, 4.0], y_train=[1.0, 2.0, 3.0])
     1.4142135623730951
     """
-    return scaled(
-        "rmsse", partial(point_means, "rmsse"), y_true, y_pred, y_train,
-        seasonality=seasonality, multioutput=multioutput, power=POINT_ERRORS["rmsse"].power,
-    )  # fmt: skip
+    means = partial(point_means, "rmsse")
+    return scaled("rmsse", means, y_true, y_pred, y_train, seasonality, multioutput, power=2)
 
 
+@documented(METRIC)
 def owa(y_true: Any, y_pred: Any, y_naive: Any, y_train: Any, *, seasonality: int = 1) -> float:
     """Overall weighted average of the M4 competition: sMAPE and MASE relative to a naive forecast.
 
@@ -230,8 +186,6 @@ def owa(y_true: Any, y_pred: Any, y_naive: Any, y_train: Any, *, seasonality: in
 
     Parameters
     ----------
-    y_true, y_pred, y_train, seasonality
-        As in `mase`.
     y_naive : array-like, same shape as y_true
         Forecast of the reference: Naive 2 in M4, that is the last value of the seasonally adjusted
         data.
@@ -240,11 +194,6 @@ def owa(y_true: Any, y_pred: Any, y_naive: Any, y_train: Any, *, seasonality: in
     -------
     float
         1 for the reference itself, lower is better.
-
-    Raises
-    ------
-    DataError
-        As in `mase`, or if the reference has no error.
 
     Examples
     --------
@@ -375,9 +324,7 @@ def _rows_of_series(name: str, data: Any) -> tuple[pd.Index, list[np.ndarray]]:
         )
     series = data.index.droplevel(-1)
     names = series.unique()
-    codes = names.get_indexer(series)
-    order = np.argsort(codes, kind="stable")
-    return names, np.split(order, np.cumsum(np.bincount(codes, minlength=len(names)))[:-1])
+    return names, [rows for _, rows in group_rows(names.get_indexer(series))]
 
 
 def _aligned(y_true: Any, y_pred: Any) -> np.ndarray:

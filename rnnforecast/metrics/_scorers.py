@@ -13,11 +13,13 @@ from sklearn import get_config
 from sklearn.utils.metadata_routing import MetadataRequest
 
 from rnnforecast._validation import check_choice, check_int, check_quantiles, check_real
-from rnnforecast.data.frames import Table, read_table
+from rnnforecast.data.frames import read_table
+from rnnforecast.data.reading import read_truth
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
 from rnnforecast.metrics import _point, _probabilistic, _scaled
 from rnnforecast.metrics._arrays import to_rows
+from rnnforecast.metrics._texts import SCORER, documented
 from rnnforecast.metrics.wrappers import Unwrapped, interval_of, quantiles_of
 
 _NEEDS = ("prediction", "history", "quantiles", "interval")
@@ -38,19 +40,15 @@ class ForecastScorer:
 
     Notes
     -----
-    **Without y** the truth is read from X: its columns named ``target_names_`` by the fitted
-    forecaster, which is looked for inside Pipeline, TransformedTargetRegressor and searches. A
-    Pipeline that changes the target column of X also changes what its forecaster predicts, so the
-    rows of X pass through the same fitted steps before the truth is read from them: both sides are
-    then in the units after the steps. In a search over different scalers use a score without units
-    (`mase_scorer`, `rmsse_scorer`, `r2_scorer`), as MAE and RMSE of differently scaled data do not
-    compare.
+    **Without y** the truth is read from X: the columns that the forecaster inside the Pipeline,
+    TransformedTargetRegressor or search was fitted to. A Pipeline that changes the target column of
+    X also changes what its forecaster predicts, so the truth is read behind the same fitted steps.
+    In a search over different scalers use a score without units (`mase_scorer`, `rmsse_scorer`,
+    `r2_scorer`), as MAE and RMSE of differently scaled data do not compare.
 
     **Scaled errors** take their scale from ``forecaster.history()``, the targets it was fitted on,
-    series by series for a panel; a TransformedTargetRegressor's history is transformed back. The
-    seasonality is the scorer's, else the one that the calendar or the autocorrelation of that
-    history tells (`rnnforecast.data.seasonality.choose_seasonality`): a matter of the data, so that
-    candidates of a search, whatever season they use, are measured on one scale.
+    series by series for a panel. The seasonality is the scorer's, else that of this history, not of
+    the forecaster: candidates of a search are measured on one scale.
     """
 
     metric: Callable[..., Any]
@@ -97,14 +95,15 @@ class ForecastScorer:
             forecast = (quantiles_of(estimator, X, self.quantiles), self.quantiles)
         else:
             forecast = (np.asarray(estimator.predict(X)),)
-        true = _truth(estimator, X, y)
-        if self.needs == "history":
+        if y is None or self.needs == "history":
             found = Unwrapped(estimator, X, ensemble=True)
+            y = _truth(found) if y is None else y
+        if self.needs == "history":
             history = found.history()
-            true, forecast = _with_series(true, found, history), (*forecast, history)
+            y, forecast = _with_series(y, found, history), (*forecast, history)
             season = self.seasonality or choose_seasonality(found.forecaster.panel_)
             options["seasonality"] = season
-        value = float(self.metric(true, *forecast, **options))
+        value = float(self.metric(y, *forecast, **options))
         return value if self.greater_is_better else -value
 
     def _accept_sample_weight(self) -> bool:
@@ -154,34 +153,20 @@ class ForecastScorer:
         return f"make_scorer({', '.join(parts)})"
 
 
-def _truth(estimator: Any, X: Any, y: Any) -> Any:
-    """The truth: y, or the target columns of X after the steps of the pipelines."""
-    if y is not None:
-        return y
-    found = Unwrapped(estimator, X, ensemble=True)
-    name = type(found.forecaster).__name__
-    targets = getattr(found.forecaster, "target_names_", None)
+def _truth(found: Unwrapped) -> np.ndarray:
+    """The target columns of X after the steps of the pipelines."""
+    forecaster, owner = found.forecaster, type(found.forecaster).__name__
+    targets = getattr(forecaster, "target_names_", None)
     if targets is None:
         raise DataError(
-            f"{name} has no target_names_, so the truth cannot be read from X: pass y to the scorer"
+            f"{owner} has no target_names_ to read the truth from X by: pass y to the scorer"
         )
-    table = _table(found)
-    frame, names = table.frame, getattr(found.forecaster, "feature_names_in_", None)
-    if table.is_array and names is not None and len(names) == frame.shape[1]:
-        frame = frame.set_axis(list(names), axis=1)
-    missing = [target for target in targets if target not in frame.columns]
-    if missing:
-        raise DataError(
-            f"the truth {missing[0]!r} is not among the columns of X ({list(frame.columns)[:8]}): "
-            f"{name} was fitted with y, so pass y to the scorer too"
-        )
-    return frame[list(targets)]
+    names = getattr(forecaster, "feature_names_in_", None)
+    return read_truth(owner, found.X, None, targets, names, **_key_columns(forecaster))
 
 
-def _table(found: Unwrapped) -> Table:
-    forecaster = found.forecaster
-    series_id, time = (getattr(forecaster, name, None) for name in ("series_id", "time"))
-    return read_table(type(forecaster).__name__, found.X, series_id, time)
+def _key_columns(forecaster: Any) -> dict[str, Any]:
+    return {name: getattr(forecaster, name, None) for name in ("series_id", "time")}
 
 
 def _with_series(true: Any, found: Unwrapped, history: pd.DataFrame) -> pd.DataFrame:
@@ -189,7 +174,7 @@ def _with_series(true: Any, found: Unwrapped, history: pd.DataFrame) -> pd.DataF
     frame = pd.DataFrame(to_rows("scorer", "y_true", true))
     if not isinstance(history.index, pd.MultiIndex):
         return frame
-    keys = _table(found).keys
+    keys = read_table("scorer", found.X, **_key_columns(found.forecaster)).keys
     if keys.series is None:
         raise DataError(
             "the forecaster knows several series, but the rows of X do not say theirs: keep the "
@@ -200,6 +185,7 @@ def _with_series(true: Any, found: Unwrapped, history: pd.DataFrame) -> pd.DataF
     return frame.set_axis(pd.MultiIndex.from_arrays([*levels, np.arange(len(frame))]))
 
 
+@documented(SCORER)
 def make_scorer(
     metric: Callable[..., Any],
     *,
@@ -229,15 +215,6 @@ def make_scorer(
     coverage : float, default=None
         For "interval": the nominal coverage.
 
-    Returns
-    -------
-    ForecastScorer
-
-    Raises
-    ------
-    DataError
-        If an argument is out of its range or missing.
-
     Examples
     --------
     >>> from rnnforecast.metrics import make_scorer, rmse
@@ -254,33 +231,17 @@ def make_scorer(
     if needs == "quantiles":
         single = isinstance(quantiles, (int, float))
         levels = check_quantiles("make_scorer", [quantiles] if single else quantiles)
-    return ForecastScorer(
-        metric,
-        needs=needs,
-        greater_is_better=greater_is_better,
-        seasonality=seasonality,
-        quantiles=levels,
-        coverage=coverage,
-    )
+    options: dict[str, Any] = {
+        "seasonality": seasonality,
+        "quantiles": levels,
+        "coverage": coverage,
+    }
+    return ForecastScorer(metric, needs=needs, greater_is_better=greater_is_better, **options)
 
 
+@documented(SCORER)
 def make_mase_scorer(seasonality: int | None = None) -> ForecastScorer:
     """Scorer of minus MASE.
-
-    Parameters
-    ----------
-    seasonality : int, default=None
-        Steps of the naive forecast that sets the scale; None chooses them from the history that
-        the forecaster was fitted on, by its calendar or else its autocorrelation.
-
-    Returns
-    -------
-    ForecastScorer
-
-    Raises
-    ------
-    DataError
-        If the seasonality is not a positive integer.
 
     Examples
     --------
@@ -290,22 +251,9 @@ def make_mase_scorer(seasonality: int | None = None) -> ForecastScorer:
     return make_scorer(_scaled.mase, needs="history", seasonality=seasonality)
 
 
+@documented(SCORER)
 def make_rmsse_scorer(seasonality: int | None = None) -> ForecastScorer:
     """Scorer of minus RMSSE.
-
-    Parameters
-    ----------
-    seasonality
-        As in `make_mase_scorer`.
-
-    Returns
-    -------
-    ForecastScorer
-
-    Raises
-    ------
-    DataError
-        If the seasonality is not a positive integer.
 
     Examples
     --------
@@ -315,6 +263,7 @@ def make_rmsse_scorer(seasonality: int | None = None) -> ForecastScorer:
     return make_scorer(_scaled.rmsse, needs="history", seasonality=seasonality)
 
 
+@documented(SCORER)
 def make_pinball_scorer(quantile: float | Sequence[float] = (0.1, 0.5, 0.9)) -> ForecastScorer:
     """Scorer of minus the pinball loss.
 
@@ -322,15 +271,6 @@ def make_pinball_scorer(quantile: float | Sequence[float] = (0.1, 0.5, 0.9)) -> 
     ----------
     quantile : float or sequence of float, default=(0.1, 0.5, 0.9)
         Levels between 0 and 1; the loss is averaged over them.
-
-    Returns
-    -------
-    ForecastScorer
-
-    Raises
-    ------
-    DataError
-        If a level is not between 0 and 1.
 
     Examples
     --------
@@ -340,22 +280,9 @@ def make_pinball_scorer(quantile: float | Sequence[float] = (0.1, 0.5, 0.9)) -> 
     return make_scorer(_probabilistic.pinball_loss, needs="quantiles", quantiles=quantile)
 
 
+@documented(SCORER)
 def make_coverage_scorer(coverage: float = 0.9) -> ForecastScorer:
     """Scorer of minus the distance of the intervals' coverage from the nominal one.
-
-    Parameters
-    ----------
-    coverage : float, default=0.9
-        Nominal coverage, between 0 and 1.
-
-    Returns
-    -------
-    ForecastScorer
-
-    Raises
-    ------
-    DataError
-        If the coverage is not between 0 and 1.
 
     Notes
     -----
@@ -370,22 +297,9 @@ def make_coverage_scorer(coverage: float = 0.9) -> ForecastScorer:
     return make_scorer(_probabilistic.coverage_error, needs="interval", coverage=coverage)
 
 
+@documented(SCORER)
 def make_interval_scorer(coverage: float = 0.9) -> ForecastScorer:
     """Scorer of minus Winkler's interval score, which rewards both coverage and sharpness.
-
-    Parameters
-    ----------
-    coverage : float, default=0.9
-        Nominal coverage, between 0 and 1.
-
-    Returns
-    -------
-    ForecastScorer
-
-    Raises
-    ------
-    DataError
-        If the coverage is not between 0 and 1.
 
     Examples
     --------
@@ -395,10 +309,8 @@ def make_interval_scorer(coverage: float = 0.9) -> ForecastScorer:
     return make_scorer(_probabilistic.interval_score, needs="interval", coverage=coverage)
 
 
-_SCORERS = {
-    name: make_scorer(getattr(_point, name)) for name in ("mae", "mse", "rmse", "mape", "smape")
-}
-_SCORERS |= {
+_POINT = ("mae", "mse", "rmse", "mape", "smape")
+_SCORERS = {name: make_scorer(getattr(_point, name)) for name in _POINT} | {
     "r2": make_scorer(_point.r2, greater_is_better=True),
     "mase": make_mase_scorer(),
     "rmsse": make_rmsse_scorer(),
@@ -406,12 +318,12 @@ _SCORERS |= {
     "coverage": make_coverage_scorer(),
     "interval": make_interval_scorer(),
 }
-mae_scorer, mse_scorer, rmse_scorer = (_SCORERS[name] for name in ("mae", "mse", "rmse"))
-mape_scorer, smape_scorer, r2_scorer = (_SCORERS[name] for name in ("mape", "smape", "r2"))
-mase_scorer, rmsse_scorer = _SCORERS["mase"], _SCORERS["rmsse"]
+mae_scorer, mse_scorer, rmse_scorer, mape_scorer, smape_scorer = (_SCORERS[k] for k in _POINT)
+r2_scorer, mase_scorer, rmsse_scorer = (_SCORERS[name] for name in ("r2", "mase", "rmsse"))
 pinball_scorer = _SCORERS["pinball"]
 
 
+@documented(SCORER)
 def get_scorer(name: str) -> ForecastScorer:
     """A scorer by the name of its metric.
 
@@ -420,15 +332,6 @@ def get_scorer(name: str) -> ForecastScorer:
     name : {"mae", "mse", "rmse", "mape", "smape", "r2", "mase", "rmsse", "pinball", "coverage",
     "interval"}
         "coverage" and "interval" are for a nominal coverage of 0.9.
-
-    Returns
-    -------
-    ForecastScorer
-
-    Raises
-    ------
-    DataError
-        If there is no such scorer.
 
     Examples
     --------

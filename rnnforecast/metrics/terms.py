@@ -11,18 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = [
-    "POINT_ERRORS",
-    "PointError",
-    "absolute",
-    "inside",
-    "observed_mean",
-    "percentage",
-    "pinball",
-    "squared",
-    "symmetric",
-    "winkler",
-]
+__all__ = ["POINT_ERRORS", "inside", "observed_mean", "pinball", "squared", "winkler"]
 
 
 def absolute(true: Any, pred: Any) -> np.ndarray:
@@ -65,21 +54,11 @@ def winkler(true: Any, lower: Any, upper: Any, nominal: float) -> np.ndarray:
 
 
 class PointError(NamedTuple):
-    """An error of point forecasts: the mean of a term, its scale and its root.
+    """An error of point forecasts: the mean of a term, its scale and its root."""
 
-    Attributes
-    ----------
-    term : callable
-        ``term(true, pred)``, value by value.
-    root : bool
-        Whether the square root is taken of the mean (after it was scaled).
-    power : int
-        The mean is divided by the naive forecast's mean ``|change| ** power``; 0: not at all.
-    """
-
-    term: Callable[[Any, Any], np.ndarray]
-    root: bool = False
-    power: int = 0
+    term: Callable[[Any, Any], np.ndarray]  # (true, pred), value by value
+    root: bool = False  # of the mean, after it was scaled
+    power: int = 0  # divided by the naive forecast's mean |change| ** power; 0: not at all
 
 
 POINT_ERRORS = {
@@ -94,20 +73,7 @@ POINT_ERRORS = {
 
 
 def observed_mean(values: np.ndarray, weight: np.ndarray | None = None, axis: Any = 0) -> Any:
-    """Mean without NaN.
-
-    Parameters
-    ----------
-    values : ndarray
-    weight : ndarray, shape (len(values),), default=None
-        Weights along the first axis.
-    axis : int or tuple of int, default=0
-
-    Returns
-    -------
-    ndarray
-        ``values`` without ``axis``; NaN, and no warning, where all values are NaN.
-    """
+    """Mean without NaN, weighted along the first axis; NaN, unwarned, where all values are NaN."""
     seen = ~np.isnan(values)
     share = seen if weight is None else seen * weight.reshape(-1, *[1] * (values.ndim - 1))
     total, count = np.sum(values * share, axis=axis, where=seen), np.sum(share, axis=axis)

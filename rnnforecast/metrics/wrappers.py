@@ -41,16 +41,8 @@ def innermost(estimator: Any) -> Any:
 
 
 class Unwrapped:
-    """The forecaster inside a fitted estimator, and what is around it.
-
-    Attributes
-    ----------
-    forecaster : estimator
-        What is inside every Pipeline, TransformedTargetRegressor and search.
-    X : Any
-        The rows as the forecaster gets them: after the steps of every Pipeline around it.
-    transformers : list of transformers
-        Fitted target transformers of TransformedTargetRegressor, the innermost first.
+    """The forecaster inside a fitted estimator, the rows X as it gets them after the steps of every
+    Pipeline, and the fitted target transformers around it, the innermost first.
     """
 
     def __init__(self, estimator: Any, X: Any = None, *, ensemble: bool = False):
@@ -71,8 +63,6 @@ class Unwrapped:
     def history(self) -> pd.DataFrame:
         """The targets that the forecaster knows, in the units of the outermost estimator."""
         frame = pd.DataFrame(self.method("history", "a scaled error")())
-        if not self.transformers:
-            return frame
         outside = self.to_outside(frame.to_numpy(dtype=np.float64))
         return pd.DataFrame(outside, index=frame.index, columns=frame.columns)
 
@@ -87,10 +77,7 @@ class Unwrapped:
 
 
 def quantiles_of(estimator: Any, X: Any, quantiles: Sequence[float]) -> np.ndarray:
-    """Quantiles (ascending) for the rows of X, in the units of the outermost estimator.
-
-    Returns an ndarray of shape (rows, targets, quantiles).
-    """
+    """Quantiles (ascending) in the units of the outermost estimator, (rows, targets, quantiles)."""
     found = Unwrapped(estimator, X)
     predict = found.method("predict_quantiles", "a score of quantiles or intervals")
     values = np.asarray(predict(found.X, quantiles=list(quantiles)))

@@ -35,19 +35,15 @@ _OWNER = "backtest"
 
 @dataclass(frozen=True)
 class Data:
-    """Rows with their keys, and y where it was given beside them.
-
-    ``time: (n_rows,)`` are positions in the sorted unique ``stamps`` of all series; ``columns`` are
-    those of the series and the time, None where there is none.
-    """
+    """Rows with their keys, and y where it was given beside them."""
 
     frame: pd.DataFrame
     y: pd.DataFrame | None
     flat: bool  # y is 1-D
     keys: Keys
-    columns: tuple[Any, ...]
-    time: np.ndarray
-    stamps: pd.Index
+    columns: tuple[Any, ...]  # of the series and the time, None where there is none
+    time: np.ndarray  # (n_rows,), positions in the stamps
+    stamps: pd.Index  # of all series, sorted and unique
 
     @property
     def series(self) -> np.ndarray:
@@ -201,22 +197,24 @@ def backtest(
     ]
     parts = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(job.run)() for job in jobs)
     shown = tqdm(parts, total=len(jobs), desc=_OWNER, disable=not verbose)
-    return pd.concat([part for group in shown for part in group], ignore_index=True)
+    results = pd.concat([part for group in shown for part in group], ignore_index=True)
+    if "series" in results:
+        scored = results["series"].where(results["y_true"].notna())
+        groups = scored.groupby([results["model"], results["origin"]])
+        results["n_series"] = groups.transform("nunique")
+    return results
 
 
 @dataclass
 class _Job:
-    """One model, fitted at the first of some origins; its forecasts from each beside their truth.
-
-    ``columns`` are the quantiles asked for, by the names of their columns.
-    """
+    """One model, fitted at the first of some origins, and its forecasts from each."""
 
     name: str
     model: Any
     data: Data
     origins: list[int]
     horizon: int
-    columns: dict[str, float]
+    columns: dict[str, float]  # the quantiles asked for, by the names of their columns
 
     @property
     def _levels(self) -> list[float]:
@@ -237,12 +235,14 @@ class _Job:
                     model.fit(*data.rows(new))
                 elif new.any():
                     update_model(model, *data.rows(new))
-                seconds, given = perf_counter() - start, given | new
+                fit_seconds, given = perf_counter() - start, given | new
                 # no series may begin later: it would be measured on rows after its first origin
                 plain = getattr(type(model), "predict", None) is BaseForecaster.predict
                 if plain and len(tests) > 1 and (started[-1] == started[0]).all():
-                    return self._at_once(model, mine, given, tests, seconds)
-                parts.append(self._one_origin(model, given, origin, test, seconds))
+                    return self._at_once(model, mine, given, tests, fit_seconds)
+                start, values = perf_counter(), self._values(model, given, test)
+                seconds = {"fit_seconds": fit_seconds, "predict_seconds": perf_counter() - start}
+                parts.append(self._frame(model, origin, test, values).assign(**seconds))
             except Exception as error:
                 kind = DataError if isinstance(error, ValueError) else RNNForecastError
                 raise kind(
@@ -268,24 +268,16 @@ class _Job:
             )
         return found[np.lexsort((time[found], self.data.series[found]))]
 
-    def _one_origin(
-        self, model: Any, given: np.ndarray, origin: int, test: np.ndarray, fit_seconds: float
-    ) -> pd.DataFrame:
-        """Forecasts through ``predict``, whatever the model is."""
-        (X, *y), train = self.data.rows(test), None
-        if not y:
-            X, train = hide_future(model, X, self.data.columns), self.data.frame[given]
-        start = perf_counter()
-        values = forecast_rows(model, X, self._levels, train)
-        return self._frame(model, origin, test, values, fit_seconds, perf_counter() - start)
+    def _values(self, model: Any, given: np.ndarray, test: np.ndarray) -> np.ndarray:
+        """Points and quantiles through ``predict``, whatever the model is."""
+        X, *y = self.data.rows(test)
+        if y:
+            return forecast_rows(model, X, self._levels, None)
+        X = hide_future(model, X, self.data.columns)
+        return forecast_rows(model, X, self._levels, self.data.frame[given])
 
     def _at_once(
-        self,
-        model: Any,
-        started: np.ndarray,
-        given: np.ndarray,
-        tests: list[np.ndarray],
-        fit_seconds: float,
+        self, model: Any, started: np.ndarray, given: np.ndarray, tests: list, fit_seconds: float
     ) -> list[pd.DataFrame]:
         """Forecasts from all origins in one pass, each of which knows the rows before it only."""
         data, n_origins, start = self.data, len(tests), perf_counter()
@@ -309,45 +301,34 @@ class _Job:
         values = np.stack([part.cpu().numpy() for part in (forecast.point, *table)])
         seconds = (perf_counter() - start) / n_origins
         fits = [fit_seconds] + [follow_seconds / (n_origins - 1)] * (n_origins - 1)
-        return [
-            self._frame(model, origin, test, values[:, which == k], fits[k], seconds)
+        frames = [
+            self._frame(model, origin, test, values[:, which == k])
             for k, (origin, test) in enumerate(zip(self.origins, tests))
         ]
+        return [f.assign(fit_seconds=fit, predict_seconds=seconds) for f, fit in zip(frames, fits)]
 
-    def _frame(
-        self,
-        model: Any,
-        origin: int,
-        test: np.ndarray,
-        values: np.ndarray,
-        fit_seconds: float,
-        predict_seconds: float,
-    ) -> pd.DataFrame:
+    def _frame(self, model: Any, origin: int, test: np.ndarray, values: np.ndarray) -> pd.DataFrame:
         """Points and quantiles, (1 + n_levels, rows, targets): a row for each row and target."""
         data, y = self.data, self.data.y
         targets = raw_targets(model, data.frame.columns) if y is None else list(y.columns)
-        truth, series = data.values(targets, test), data.series[test]
+        truth, rows = data.values(targets, test), np.repeat(test, len(targets))
         _check("y_pred", values[0], truth.shape)
-        rows = np.repeat(test, len(targets))
-        columns: dict[str, Any] = {
-            "model": self.name,
-            "origin": data.stamps.take(np.full(len(rows), origin)),
-            "series": data.keys.ids.to_flat_index().take(data.series[rows]),
-            "time": data.stamps.take(data.time[rows]),
-            "step": data.time[rows] - origin,
-            "target": np.tile(np.asarray(targets, dtype=object), len(test)),
-            "y_true": truth.ravel(),
-            "y_pred": values[0].ravel(),
-        }
+        frame = pd.DataFrame(
+            {
+                "model": self.name,
+                "origin": data.stamps.take(np.full(len(rows), origin)),
+                "series": data.keys.ids.to_flat_index().take(data.series[rows]),
+                "time": data.stamps.take(data.time[rows]),
+                "step": data.time[rows] - origin,
+                "target": np.tile(np.asarray(targets, dtype=object), len(test)),
+                "y_true": truth.ravel(),
+                "y_pred": values[0].ravel(),
+            }
+        )
         for name, level in self.columns.items():
-            columns[name] = values[1 + self._levels.index(level)].ravel()
-            _check(name, columns[name], truth.ravel().shape)
-        columns |= {"fit_seconds": fit_seconds, "predict_seconds": predict_seconds}
-        if data.keys.series is None:
-            del columns["series"]
-        else:
-            columns["n_series"] = len(np.unique(series[~np.isnan(truth).all(axis=1)]))
-        return pd.DataFrame(columns)
+            frame[name] = values[1 + self._levels.index(level)].ravel()
+            _check(name, frame[name].to_numpy(), truth.ravel().shape)
+        return frame if data.keys.series is not None else frame.drop(columns="series")
 
 
 def locate_rows(panel: Panel, keys: Keys, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

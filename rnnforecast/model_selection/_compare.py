@@ -95,17 +95,13 @@ def compare(
     first `NaiveForecaster`, else one that is computed here and not listed. Its own ``wins`` are
     NaN.
 
-    **The test.** The losses of the steps of one forecast rise with the step and share their shocks,
-    so a differential strung together over steps is not covariance stationary, which Diebold &
-    Mariano (1995) assume. The test is therefore of the average over the horizon, as in
-    Quaedvlieg (2021), "Multi-horizon forecast comparison", J. Bus. Econ. Stat. 39(1), section 2
-    (average superior predictive ability): one differential for each origin, of the first metric
-    averaged over steps, series and targets, which also takes in that series move together.
-    Forecasts of h stamps from origins that are s stamps apart overlap for ``ceil(h / s) - 1``
-    origins, and the long-run variance has as many lags (none for the default step). p-values are
-    those of Harvey, Leybourne & Newbold (1997) with as many degrees of freedom as origins less one:
-    five origins can only show large differences. Both are NaN for the baseline itself and for too
-    few origins.
+    **The test** is of the average over the horizon (Quaedvlieg 2021, "Multi-horizon forecast
+    comparison", J. Bus. Econ. Stat. 39(1), section 2): one loss differential for each origin, of
+    the first metric averaged over steps, series and targets, as the losses of the steps share their
+    shocks. Forecasts of h stamps from origins that are s stamps apart overlap for
+    ``ceil(h / s) - 1`` origins, and the long-run variance has as many lags. p-values are those of
+    `diebold_mariano`: five origins can only show large differences. Both are NaN for the baseline
+    itself and for too few origins.
 
     Examples
     --------
@@ -160,8 +156,7 @@ def compare(
             "it was made from, and series_id= and time= if they are columns"
         )
     inner = {name: innermost(model) for name, model in models.items()}
-    freqs = (getattr(model, "freq", None) for model in inner.values())
-    freq = next((freq for freq in freqs if freq is not None), None)
+    freq = next(filter(None, (getattr(model, "freq", None) for model in inner.values())), None)
     none = np.empty((len(truth), 0))
     panel = Panel.build("compare", data.keys, data.values(targets), none, none, none, freq)
     series, position = locate_rows(panel, data.keys, data.time)
@@ -172,8 +167,7 @@ def compare(
     horizon = int(results["step"].max()) if horizon is None else horizon
     naives = [name for name, model in inner.items() if isinstance(model, NaiveForecaster)]
     naives.sort(key=lambda name: inner[name].strategy != "seasonal")
-    kinds = {name: type(model).__module__ for name, model in inner.items()}
-    ours = [name for name, kind in kinds.items() if kind.startswith("rnnforecast.baselines")]
+    ours = [k for k, m in inner.items() if type(m).__module__.startswith("rnnforecast.baselines")]
     candidates, hidden = [baseline] if baseline else ours, ""
     if not naives or not candidates:
         hidden = "seasonal naive"
@@ -197,12 +191,8 @@ def compare(
     seconds = results.groupby(["model", "origin"])[["fit_seconds", "predict_seconds"]].first()
     board = board.join(seconds.groupby(level="model").mean())
     board = board[board.index != hidden].sort_values(windows.columns[0], kind="stable")
-    board.attrs = {
-        "baseline": baseline,
-        "naive": naive,
-        "seasonality": season,
-        "n_origins": len(origins),
-    }
+    board.attrs = {"baseline": baseline, "naive": naive, "seasonality": season}
+    board.attrs["n_origins"] = len(origins)
     if "n_series" in results:
         board.attrs["n_series"] = results.groupby("origin")["n_series"].max().tolist()
     return board
@@ -210,8 +200,7 @@ def compare(
 
 def _check_results(results: pd.DataFrame) -> list:
     """The targets of a backtest, which must be the same for every model."""
-    needed = ["model", "origin", "time", "step", "target", "y_true", "y_pred"]
-    needed += ["fit_seconds", "predict_seconds"]
+    needed = "model origin time step target y_true y_pred fit_seconds predict_seconds".split()
     missing = [name for name in needed if name not in results]
     if missing or len(results) == 0:
         raise DataError(
@@ -259,11 +248,10 @@ def _leaderboard(
     """Means, spreads, wins and tests of every model; the baseline that was tested against."""
     first = windows.columns[0]
     by_origin = windows.groupby(level=["model", "origin"], sort=False).mean()
-    mean = by_origin.groupby(level="model", sort=False).mean()
-    spread = by_origin.groupby(level="model", sort=False).std(ddof=1)
-    board = pd.DataFrame(index=mean.index)
-    for name in windows.columns:
-        board[name], board[f"{name}_std"] = mean[name], spread[name]
+    groups = by_origin.groupby(level="model", sort=False)
+    mean, spread = groups.mean(), groups.std(ddof=1).add_suffix("_std")
+    order = [each for name in windows for each in (name, f"{name}_std")]
+    board = mean.join(spread)[order]
     scores = windows[first].unstack("model")
     both = scores.notna() & scores[[naive]].notna().to_numpy()
     board["wins"] = (scores.lt(scores[naive], axis=0) & both).sum() / both.sum().replace(0, np.nan)

@@ -60,8 +60,8 @@ def _find(names: Any, columns: pd.Index) -> list:
     """The raw columns behind names that ColumnTransformer may have prefixed; None if unknown."""
     found = []
     for name in as_list(names):
-        tails = [name, name.split("__", 1)[-1]] if isinstance(name, str) else [name]
-        found.append(next((tail for tail in tails if tail in columns), None))
+        tail = name.split("__", 1)[-1] if isinstance(name, str) else name
+        found.append(next((each for each in (name, tail) if each in columns), None))
     return found
 
 
@@ -70,9 +70,7 @@ def _numbers(frame: pd.DataFrame, columns: list) -> np.ndarray:
 
 
 def target_columns(model: Any, frame: pd.DataFrame, keys: Sequence[Any]) -> list:
-    """Columns that an unfitted model would forecast: those named, else all that have no role; none
-    where the data do not have them or the model does not say.
-    """
+    """Columns that an unfitted model would forecast; none where it or the data do not say."""
     forecaster, columns = innermost(model), frame.columns
     named = _find(getattr(forecaster, "target", None), columns)
     if named or not hasattr(forecaster, "target"):
@@ -95,11 +93,8 @@ def raw_targets(model: Any, columns: pd.Index) -> list:
 
 
 def hide_future(model: Any, X: pd.DataFrame, keys: Sequence[Any]) -> pd.DataFrame:
-    """Future rows with NaN for what is not known at the origin: targets and past-only covariates.
-
-    Where a pipeline makes the known covariates from other columns, which columns those are cannot
-    be known, and only the targets are hidden.
-    """
+    """Future rows with NaN for what is not known at the origin: targets and past-only covariates."""
+    # where a pipeline makes the known covariates from columns that cannot be known, targets only
     forecaster, hidden = layers(model)[-1], X.copy()
     targets = _find(forecaster.target_names_, X.columns)
     roles = [getattr(forecaster, role, None) for role in ("known", "static")]
@@ -132,11 +127,7 @@ def forecast_rows(
     model: Any, X: pd.DataFrame, levels: Sequence[float], train: pd.DataFrame | None
 ) -> np.ndarray:
     """Points and quantiles (at ascending levels) in the units of the data, (1 + n_levels, rows,
-    targets).
-
-    A pipeline fitted without y whose steps change the target column forecasts the changed target.
-    The forecasts are put into the transformed rows and sent back through ``inverse_transform`` of
-    every step; the last rows of ``train`` tell whether the target changes. None with y.
+    targets); ``train`` are rows of a fit without y, where a pipeline may change the target.
     """
     pred = np.asarray(model.predict(X), dtype=np.float64)
     values = [pred.reshape(len(pred), -1)]
@@ -151,6 +142,7 @@ def forecast_rows(
 def _to_raw(
     model: Any, train: pd.DataFrame, X: pd.DataFrame, forecasts: list[np.ndarray]
 ) -> list[np.ndarray]:
+    """Forecasts put into the transformed rows and sent back through every ``inverse_transform``."""
     pipelines = [layer for layer in layers(model)[:-1] if hasattr(layer, "named_steps")]
     steps = [step for pipeline in pipelines for _, step in pipeline.steps[:-1]]
     steps = [step for step in steps if step is not None and step != "passthrough"]

@@ -112,17 +112,7 @@ class PanelTimeSeriesSplit(BaseCrossValidator):
         self.time = time
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
-        """Number of folds.
-
-        Parameters
-        ----------
-        X, y, groups : object
-            Ignored, there for scikit-learn's sake.
-
-        Returns
-        -------
-        int
-        """
+        """Number of folds; the arguments are ignored, there for scikit-learn's sake."""
         check_int(_OWNER, "n_splits", self.n_splits)
         return int(self.n_splits)
 
