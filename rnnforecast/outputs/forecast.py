@@ -110,8 +110,7 @@ class Forecast(ABC):
     # -- all numbers alike ------------------------------------------------------------------------
 
     def _tensors(self) -> dict[str, Any]:
-        parts = {name: v for name, v in vars(self).items() if isinstance(v, (Tensor, Forecast))}
-        return parts
+        return {name: v for name, v in vars(self).items() if isinstance(v, (Tensor, Forecast))}
 
     def _with(self, **parts: Any) -> Forecast:
         new = copy.copy(self)
