@@ -19,7 +19,6 @@ from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.neural import Job, NeuralForecaster, first_effect
 from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.forecasters.series import HybridOutput, SeriesLoss, SeriesReader, SeriesSource
-from rnnforecast.nn.cells import cell_class
 from rnnforecast.nn.esrnn import ESRNN, ESRNNSpec
 from rnnforecast.outputs import Forecast, TransformedForecast
 from rnnforecast.training import Learner, resolve_device, seeds_of, useful_threads
@@ -63,7 +62,6 @@ class ESRNNForecaster(NeuralForecaster):
     mode : {"auto", "multiplicative", "additive"}, default "auto"
         Whether level and seasons multiply. "auto": if all observed targets are positive. Later
         values that are not positive then count as the smallest one of fit.
-    cell : {"lstm", "gru", "rnn"}, another registered name or a subclass of Cell, default "lstm"
     hidden_size : int, default 40
         Units of each layer.
     dilations : sequence of sequences of int, default ((1, 2), (7, 14))
@@ -72,8 +70,6 @@ class ESRNNForecaster(NeuralForecaster):
         Rows between the positions that the network reads. None: the first season, or the horizon
         without one. ``stride=1`` with dilations ((1, 4), (24, 168)) is the network of the paper
         for hourly data, at many times the cost.
-    dropout : float, default 0.0
-        Share of the inputs of the recurrent layers dropped in training, in [0, 1).
     loss : {"balanced", "relative", "scaled"}, default "balanced"
         Of positive data: absolute errors over the mean of forecast and truth (as sMAPE), over the
         series' seasonal naive error (as MASE), or the mean of both, each in units of what the
@@ -143,11 +139,9 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
 
     seasonality: Any = None
     mode: str = "auto"
-    cell: Any = "lstm"
     hidden_size: int = 40
     dilations: Any = ((1, 2), (7, 14))
     stride: int | None = None
-    dropout: float = 0.0
     loss: str = "balanced"
     tau: float = 0.5
     level_penalty: float = 0.0
@@ -174,11 +168,9 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         check_int(owner, "stride", self.stride, none=True)
         for name in ("hidden_size", "n_batches", "batch_size"):
             check_int(owner, name, getattr(self, name))
-        check_real(owner, "dropout", self.dropout, 0, 1, closed="low")
         check_real(owner, "tau", self.tau, 0, 1, closed="neither")
         check_real(owner, "level_penalty", self.level_penalty, 0, closed="low")
         check_choice(owner, "mode", self.mode, _MODES)
-        cell_class(self.cell, owner)
         self._given_periods()
         self._given_dilations()
 
@@ -255,16 +247,11 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
             output = HybridOutput(self.loss, self.tau, relative)
         spec = ESRNNSpec(
             n_series=panel.targets.shape[1] * panel.n_series,
-            **self._columns(panel, n_more=1),
+            **self._shape(panel, output, self.hidden_size, n_more=1),
             periods=periods,
             window=window,
-            horizon=horizon,
             stride=self.stride or (season if season > 1 else horizon),
             dilations=self._given_dilations(),
-            hidden_size=self.hidden_size,
-            dropout=self.dropout,
-            cell=self.cell,
-            n_params=output.n_params,
         )
         device = resolve_device(type(self).__name__, self.device)
         most_rows = max(_MOST_ROWS, _MOST_SEASONS * max(periods, default=1), 4 * window)
