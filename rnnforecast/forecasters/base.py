@@ -161,8 +161,12 @@ class BaseForecaster(HistoryEstimator):
         return self._forecast(self.panel_, rows.series, origins, 1, known)[:, 0]
 
     def _quantiles(self, forecast: Forecast, levels: tuple[float, ...]) -> np.ndarray:
+        return self._asked(lambda: forecast.quantile(levels))
+
+    def _asked(self, ask: Callable[[], torch.Tensor]) -> np.ndarray:
+        """Numbers of a forecast, or an error that says whose they are."""
         try:
-            return _numbers(forecast.quantile(levels))
+            return _numbers(ask())
         except DataError as error:
             raise DataError(f"{type(self).__name__}: {error}") from error
 
@@ -263,14 +267,10 @@ class BaseForecaster(HistoryEstimator):
         DataError
             As :meth:`forecast`; also if the forecast is of quantiles alone.
         """
-        owner = type(self).__name__
-        check_int(owner, "n", n)
+        check_int(type(self).__name__, "n", n)
         forecast, index = self._next_steps(X, history, horizon)
         generator = torch.Generator().manual_seed(seeds_of(random_state, 1)[0])
-        try:
-            drawn = _numbers(forecast.sample(n, generator))
-        except DataError as error:
-            raise DataError(f"{owner}: {error}") from error
+        drawn = self._asked(lambda: forecast.sample(n, generator))
         return self._wide(np.moveaxis(drawn, 0, -1), index, "sample", range(n))
 
     def _next_steps(self, X: Any, history: Any, horizon: int | None) -> tuple[Forecast, pd.Index]:

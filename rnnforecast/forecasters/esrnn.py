@@ -25,7 +25,6 @@ from rnnforecast.training import Learner, resolve_device, seeds_of, useful_threa
 
 __all__ = ["ESRNNForecaster"]
 
-_LOSSES = ("balanced", "relative", "scaled")
 _MODES = ("auto", "multiplicative", "additive")
 _DAYS = (24, 48, 96, 144)  # seasons of a day, whose week is the second season
 # rows and longest seasons that are read of a long series
@@ -160,6 +159,8 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         trained_ids_: pd.Index = field(init=False)
         place_: np.ndarray = field(init=False)
 
+    _losses = ("balanced", "relative", "scaled")
+
     # -- parameters --------------------------------------------------------------------------------
 
     def _check_params(self) -> None:
@@ -174,15 +175,12 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         self._given_periods()
         self._given_dilations()
 
-    def _check_loss(self) -> None:
-        check_choice(type(self).__name__, "loss", self.loss, _LOSSES)
-
     def _given_periods(self) -> tuple[int, ...] | None:
         """``seasonality`` as periods above 1, shortest first; None if it is to be chosen."""
         if self.seasonality is None:
             return None
         periods = np.atleast_1d(np.asarray(self.seasonality, dtype=object)).ravel().tolist()
-        if not 1 <= len(periods) <= 2 or not all(map(_counts, periods)):
+        if not (len(periods) <= 2 and _counts(periods)):
             raise DataError(
                 f"{type(self).__name__}: seasonality must be one or two integers >= 1, or None. "
                 f"Got {self.seasonality!r}"
@@ -194,12 +192,12 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
             blocks = tuple(tuple(block) for block in self.dilations)
         except TypeError:
             blocks = ()
-        if not blocks or not all(blocks) or not all(_counts(d) for b in blocks for d in b):
+        if not blocks or not all(map(_counts, blocks)):
             raise DataError(
                 f"{type(self).__name__}: dilations must be blocks of integers >= 1, such as "
                 f"((1, 2), (7, 14)). Got {self.dilations!r}"
             )
-        return tuple(tuple(int(d) for d in block) for block in blocks)
+        return tuple(tuple(map(int, block)) for block in blocks)
 
     # -- fit ---------------------------------------------------------------------------------------
 
@@ -216,11 +214,7 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         """Seasonal periods and rows of the input window: given, or chosen by rule."""
         longest = int(panel.lengths.max())
         if longest < self.horizon + 2:
-            rows = "1 row (n_samples=1)" if longest == 1 else f"{longest} rows"
-            raise DataError(
-                f"{type(self).__name__}: the longest series has {rows}; horizon {self.horizon} "
-                f"needs at least {self.horizon + 2}: use a smaller horizon, or more rows"
-            )
+            raise self._too_short(panel, self.horizon + 2)
         periods = self._given_periods()
         if periods is None:
             first = choose_seasonality(panel)
@@ -232,16 +226,15 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
     def _job(self, panel: Panel, goes_on: bool) -> Job:
         lengths, horizon = panel.lengths, self.horizon
         if goes_on:
-            (periods, window), log = (self.seasonality_, self.lookback_), self.scale_.log
+            periods, window, log = self.seasonality_, self.lookback_, self.scale_.log
         else:
             (periods, window), log = self._choices(panel), self._multiplicative(panel)
         season = periods[0] if periods else 1
         scale = self.scale_ if goes_on else Scale.of(panel, lag=season, log=log)
         # of the seasonal naive forecast: the mean of |f - y|, and in logarithms nearly that of
         # 2 |f - y| / (f + y)
-        naive, relative = Scale.of(panel, lag=season).target_scale, None
-        if log:
-            relative = float(2 * np.tanh(scale.target_scale / 2).mean())
+        naive = Scale.of(panel, lag=season).target_scale
+        relative = float(2 * np.tanh(scale.target_scale / 2).mean()) if log else None
         output = self.output_ if goes_on else self._make_output()
         if self.output is None and self.quantiles is None and not goes_on:
             output = HybridOutput(self.loss, self.tau, relative)
@@ -257,8 +250,8 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         most_rows = max(_MOST_ROWS, _MOST_SEASONS * max(periods, default=1), 4 * window)
         most_rows = max(min(most_rows, int(lengths.max())), window)
         most_rows = self.most_rows_ if goes_on else most_rows
-        place = np.arange(panel.n_series)
-        reader = SeriesReader(panel, scale, spec, place, most_rows, device, torch.float32)
+        options = (np.arange(panel.n_series), most_rows, device, torch.float32)
+        reader = SeriesReader(panel, scale, spec, *options)
         # where level and seasons multiply: log of truth over the seasonal naive error
         units = scale.target_scale if log else np.ones_like(naive)
         shifts = scale.target_loc - np.log(naive) if log else np.zeros_like(naive)
@@ -294,7 +287,6 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
             "lookback_": window,
             "stride_": spec.stride,
             "most_rows_": most_rows,
-            "place_": place,
             "trained_ids_": panel.ids,
             "seasonality_": periods,
             "mode_": "multiplicative" if log else "additive",
@@ -372,9 +364,10 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         return [*super()._describe(), chosen]
 
 
-def _counts(value: Any) -> bool:
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return whole and int(value) >= 1
+def _counts(values: Any) -> bool:
+    """Whether there are values, all of them whole numbers from 1 on."""
+    whole = [isinstance(v, numbers.Integral) and not isinstance(v, bool) for v in values]
+    return bool(whole) and all(whole) and min(values) >= 1
 
 
 def _exp(z: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -163,6 +163,8 @@ class NeuralForecaster(BaseForecaster):
         output_: Output = field(init=False)
         conformal_: ConformalErrors = field(init=False)
 
+    _losses: ClassVar[Any] = LOSSES  # names to choose from
+
     # -- hooks -------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -207,6 +209,7 @@ class NeuralForecaster(BaseForecaster):
         check_real(owner, "gradient_clip", self.gradient_clip, 0, closed="high", none=True)
         check_real(owner, "ema_decay", self.ema_decay, 0, 1, closed="low", none=True)
         for name, choices in (
+            ("loss", self._losses),
             ("optimizer", OPTIMIZERS),
             ("lr_schedule", SCHEDULES),
             ("aggregate", AGGREGATES),
@@ -214,7 +217,6 @@ class NeuralForecaster(BaseForecaster):
         ):
             check_choice(owner, name, getattr(self, name), choices)
         cell_class(self.cell, owner)
-        self._check_loss()
         if self.quantiles is not None:
             check_quantiles(owner, self.quantiles)
         if self.output is not None and not isinstance(self.output, Output):
@@ -226,8 +228,14 @@ class NeuralForecaster(BaseForecaster):
         if self.n_jobs == 0:
             raise DataError(f"{owner}: n_jobs must be -1, positive or None. Got 0")
 
-    def _check_loss(self) -> None:
-        check_choice(type(self).__name__, "loss", self.loss, LOSSES)
+    def _too_short(self, panel: Panel, least: int) -> DataError:
+        longest = int(np.argmax(panel.lengths))
+        n = int(panel.lengths[longest])
+        rows = "1 row (n_samples=1)" if n == 1 else f"{n} rows"
+        return DataError(
+            f"{type(self).__name__}: {panel.label(longest)} has {rows}; a row to look back on and "
+            f"horizon {self.horizon} need at least {least}: use a smaller horizon, or more rows"
+        )
 
     def _make_output(self) -> Output:
         if self.output is not None:
@@ -279,12 +287,13 @@ class NeuralForecaster(BaseForecaster):
         }
         view = copy.copy(self)
         view.__dict__.update({"panel_": panel}, **fitted)
+        fitted.update(view._follow(panel, fresh=False))
+        view.__dict__.update(fitted)
         if job.calibrator is not None:
             view.networks_ = [member.network.eval() for member in job.calibrator.fit()]
-        view.__dict__.update(view._follow(panel, fresh=False))
         fitted["conformal_"] = view._calibrate(panel, job.held)
-        view.networks_ = fitted["networks_"] = [_for_forecasts(network) for network in networks]
-        return {**fitted, **view._follow(panel, fresh=False)}
+        fitted["networks_"] = [_for_forecasts(network) for network in networks]
+        return fitted
 
     def _calibrate(self, panel: Panel, windows: WindowIndex) -> ConformalErrors:
         """Errors of the forecast at rolling origins, over the scale of each series."""

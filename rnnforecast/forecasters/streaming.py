@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.utils.validation import check_is_fitted
 
 from rnnforecast._validation import check_choice
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.windows import gather
 from rnnforecast.exceptions import DataError
-from rnnforecast.nn import Inputs
 from rnnforecast.nn.stream import StreamEncoder, can_stream
 
 __all__ = ["ForecastStream"]
@@ -96,26 +94,13 @@ class ForecastStream:
         self._dtype = dtype
         self._n_updates = 0
         self._pending: list[tuple] = []
-        self._open_rings()
+        roles, scale = self._forecaster.roles_, self._forecaster.scale_
+        self._loc, self._scale = scale.target_loc, scale.target_scale
+        self._plain = self._loc.size == 1 and not (roles.past or roles.known)  # rows are one number
+        self._one = (float(self._loc[0, 0]), float(self._scale[0, 0]))
         self.refresh()
 
     # -- state -------------------------------------------------------------------------------------
-
-    def _open_rings(self) -> None:
-        """The last look-back, scaled, with room for as many rows again."""
-        fc = self._forecaster
-        panel, scale, lookback = fc.panel_, fc.scale_, fc.lookback_
-        everyone = np.arange(panel.n_series)
-        batch = gather(panel, everyone, panel.lengths, lookback, 0)
-        self._loc, self._scale = scale.target_loc, scale.target_scale
-        room = [(0, 0), (0, lookback), (0, 0)]
-        targets = (batch.targets - self._loc[:, None]) / self._scale[:, None]
-        parts = (targets, scale.past(batch.past), scale.known(batch.known))
-        self._rings = [np.pad(part.astype(np.float64, copy=False), room) for part in parts]
-        self._at = self._lookback = lookback
-        self._covariates = bool(fc.roles_.past or fc.roles_.known)
-        self._single = targets.shape[0] * targets.shape[2] == 1
-        self._one = (float(self._loc[0, 0]), float(self._scale[0, 0]))
 
     def refresh(self) -> ForecastStream:
         """Encode the last look-back anew, as ``forecaster.update(rows).forecast()`` would.
@@ -124,29 +109,21 @@ class ForecastStream:
         -------
         self
         """
-        inputs = self._window()
-        networks = self._forecaster.networks_
-        self._encoders = [StreamEncoder(network, inputs, self._dtype) for network in networks]
+        fc, panel = self._forecaster, self._history()
+        everyone = np.arange(panel.n_series)
+        inputs = fc._inputs(fc.network_, panel, everyone, panel.lengths)
+        self._encoders = [StreamEncoder(each, inputs, self._dtype) for each in fc.networks_]
         return self
-
-    def _window(self) -> Inputs:
-        """The last look-back of every series, scaled."""
-        last = slice(self._at - self._lookback, self._at)
-        targets, past, known = (torch.as_tensor(ring[:, last]) for ring in self._rings)
-        return Inputs(targets, past, known, known[:, :0], targets[:, 0, :0])
 
     def _history(self) -> Panel:
         """All rows, those observed since the stream was opened too."""
         fc = self._forecaster
         if self._pending:
-            panel, n = fc.panel_, len(self._pending)
-            parts = []
+            panel, parts = fc.panel_, []
             for k, like in enumerate((panel.targets, panel.past, panel.known)):
-                rows = np.full((n, panel.n_series, like.shape[1]), np.nan)
-                for row, values in zip(rows, self._pending, strict=True):
-                    if values[k] is not None:
-                        row[...] = values[k]
-                parts.append(rows)
+                shape = (panel.n_series, like.shape[1])
+                rows = [np.reshape(row[k], shape) if shape[1] else () for row in self._pending]
+                parts.append(np.array(rows, dtype=np.float64).reshape(len(rows), *shape))
             fc.panel_ = panel.grown(*parts)
             self._pending.clear()
         return fc.panel_
@@ -199,7 +176,7 @@ class ForecastStream:
             If values are too few, too many or infinite, or covariates are missing; the stream is
             then as it was before.
         """
-        if self._single and isinstance(values, (float, int)) and not self._covariates:
+        if self._plain and isinstance(values, (float, int)):
             if past is None and known is None and not math.isinf(values):
                 location, scale = self._one
                 self._push((values - location) / scale, None, None)
@@ -227,16 +204,7 @@ class ForecastStream:
         )
 
     def _push(self, targets: Any, past: Any, known: Any) -> None:
-        """One scaled row: into the rings, and one step of every encoder."""
-        at, rings = self._at, self._rings
-        if at == rings[0].shape[1]:
-            at = self._lookback
-            for ring in rings:
-                ring[:, :at] = ring[:, -at:]
-        for ring, row in zip(rings, (targets, past, known)):
-            if row is not None:
-                ring[:, at] = row
-        self._at = at + 1
+        """One scaled row: one step of every encoder."""
         self._n_updates += 1
         for encoder in self._encoders:
             encoder.push(targets, past, known)
@@ -360,7 +328,7 @@ class _Row:
     ) -> np.ndarray:
         """Numbers ``(n_series, n_names)``, or one row that is ``shared`` by all series."""
         try:
-            array = np.asarray(values, dtype=np.float64)
+            array = np.array(values, dtype=np.float64)  # a copy: it is kept
         except (TypeError, ValueError):
             raise DataError(f"{self._owner}: {what} must be numbers. Got {values!r}") from None
         if np.isinf(array).any():

@@ -124,14 +124,7 @@ class WindowForecaster(NeuralForecaster):
         held = panel.observed_only(held)
         train = WindowIndex.training(lengths, held, lookback, horizon)
         if not len(train):
-            longest = int(np.argmax(lengths))
-            n = int(lengths[longest])
-            rows = "1 row (n_samples=1)" if n == 1 else f"{n} rows"
-            raise DataError(
-                f"{type(self).__name__}: {panel.label(longest)} has {rows}; a row to look back on "
-                f"and horizon {horizon} need at least {horizon + 1}: use a smaller horizon, or "
-                f"more rows"
-            )
+            raise self._too_short(panel, horizon + 1)
         validation = WindowIndex.between(lengths - held, lengths, horizon)
         return Plan(lookback, season, phases, train, validation)
 
