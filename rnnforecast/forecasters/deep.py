@@ -21,7 +21,6 @@ __all__ = [
 _SCALERS = ("window", "series", None)
 _TRAININGS = ("windows", "dense")
 _CHANNELS = ("independent", "joint")
-_MANY = 100_000  # training windows
 
 
 @estimator
@@ -116,7 +115,6 @@ class DeepRNNForecaster(WindowForecaster):
     def _check_params(self) -> None:
         super()._check_params()
         owner = type(self).__name__
-        check_int(owner, "hidden_size", self.hidden_size, none=True)
         check_int(owner, "n_layers", self.n_layers)
         for name in ("bidirectional", "residual", "calendar"):
             check_bool(owner, name, getattr(self, name))
@@ -139,10 +137,6 @@ class DeepRNNForecaster(WindowForecaster):
             )
 
     # -- hooks -------------------------------------------------------------------------------------
-
-    def _width(self, n_windows: int) -> int:
-        # few windows are learnt by heart by a wider network (benchmarks/RESULTS.md)
-        return self.hidden_size or (64 if n_windows >= _MANY else 32)
 
     def _network(self, shape: dict[str, Any], plan: Plan) -> Any:
         return ForecastNetwork(

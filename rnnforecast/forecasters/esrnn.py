@@ -280,9 +280,7 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
             calibrator = learner(lengths - held)
             calibrator.n_members = 1
             calibrator.random_state = seeds_of(self.random_state, self.n_members + 1)[-1]
-        first = np.where(held > 0, lengths - held, lengths)
-        if not len(some):
-            first = np.maximum((lengths - horizon) // 2, 1)
+        first = lengths - held if len(some) else np.maximum((lengths - horizon) // 2, 1)
         fitted = {
             "lookback_": window,
             "stride_": spec.stride,
@@ -306,7 +304,7 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
     # -- forecasts ---------------------------------------------------------------------------------
 
     def _error_scale(self, series: np.ndarray) -> np.ndarray:
-        return np.ones((len(series), self.scale_.target_scale.shape[1]))
+        return np.ones_like(self.scale_.target_scale[series])
 
     def _truth_as_forecast(self, values: np.ndarray, series: np.ndarray) -> np.ndarray:
         return self.scale_.targets(values, series)
@@ -319,11 +317,10 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         return TransformedForecast(forecast, location, scale, _exp if self.scale_.log else None)
 
     def _network_says(self, member, history, series, origins, n_steps, known):
-        network = self.networks_[member]
-        weight = network.head.weight
-        options = (self.place_, self.most_rows_, weight.device, weight.dtype)
+        network, most = self.networks_[member], self.most_rows_
+        options = (self.place_, most, network.head.weight.device, network.head.weight.dtype)
         reader = SeriesReader(history, self.scale_, network.spec, *options)
-        size = max(_CHUNK_NUMBERS // (self.most_rows_ * 4 * network.spec.n_targets), 1)
+        size = max(_CHUNK_NUMBERS // (most * 4 * network.spec.n_targets), 1)
         parts = [
             self._roll(network, reader, series[k], origins[k], n_steps, known[k])
             for k in (slice(start, start + size) for start in range(0, len(series), size))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnforecast._validation import check_choice, check_int
+from rnnforecast._validation import check_choice
 from rnnforecast.data.panel import Panel
 from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.forecasters.windows import Plan, WindowForecaster
@@ -119,9 +119,7 @@ roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
 
     def _check_params(self) -> None:
         super()._check_params()
-        owner = type(self).__name__
-        check_int(owner, "hidden_size", self.hidden_size)
-        check_choice(owner, "scaler", self.scaler, _SHIFTS)
+        check_choice(type(self).__name__, "scaler", self.scaler, _SHIFTS)
 
     # -- hooks -------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ __all__ = ["Plan", "WindowForecaster"]
 
 _MAX_STEPS = 100  # batches in an epoch
 _VALIDATION_WINDOWS = 1024
+_MANY = 100_000  # training windows
 _CHUNK_NUMBERS = 1 << 22  # hidden states in one pass: bounds the memory of a forecast
 
 
@@ -90,15 +91,13 @@ class WindowForecaster(NeuralForecaster):
     def _network(self, shape: dict[str, Any], plan: Plan) -> Any:
         """A network of this shape; its parameters are filled afterwards."""
 
-    def _width(self, n_windows: int) -> int:
-        """Hidden units: given, or chosen by the number of training windows."""
-        assert self.hidden_size is not None
-        return self.hidden_size
-
     def _check_params(self) -> None:
         super()._check_params()
+        owner = type(self).__name__
         for name in ("seasonality", "segment"):
-            check_int(type(self).__name__, name, getattr(self, name), none=True)
+            check_int(owner, name, getattr(self, name), none=True)
+        # chosen by the number of windows where that is the default
+        check_int(owner, "hidden_size", self.hidden_size, none=type(self).hidden_size is None)
 
     # -- fit ---------------------------------------------------------------------------------------
 
@@ -138,7 +137,8 @@ class WindowForecaster(NeuralForecaster):
             plan = panel.cached(("plan", *key), lambda: self._plan(panel))
             per_series = self.scaler is not None
             scale = panel.cached(("scale", per_series), lambda: Scale.of(panel, per_series))
-            width = self._width(len(plan.train))
+            # few windows are learnt by heart by a wider network (benchmarks/RESULTS.md)
+            width = self.hidden_size or (64 if len(plan.train) >= _MANY else 32)
         segment, output = self._segment(plan), self._make_output()
         batch_size = self.batch_size or min(max(len(plan.train) // 1000, 32), 128)
         device = resolve_device(type(self).__name__, self.device)

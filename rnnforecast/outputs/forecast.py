@@ -113,10 +113,11 @@ class Forecast(ABC):
         """The forecast whose every tensor is made ``of`` this one's and those of its kind."""
         new = copy.copy(self)
         for name, value in vars(self).items():
-            if isinstance(value, (Tensor, Forecast)):
-                rest = [getattr(other, name) for other in others]
-                nested = isinstance(value, Forecast)
-                vars(new)[name] = value._each(of, rest) if nested else of([value, *rest])
+            rest = [getattr(other, name) for other in others]
+            if isinstance(value, Forecast):
+                vars(new)[name] = value._each(of, rest)
+            elif isinstance(value, Tensor):
+                vars(new)[name] = of([value, *rest])
         return new
 
     def __getitem__(self, index: Any) -> Forecast:
