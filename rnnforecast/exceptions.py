@@ -34,26 +34,7 @@ class OptionalDependencyError(RNNForecastError, ImportError):
 
 
 def optional_import(module: str, extra: str, why: str):
-    """Import ``module`` or raise an error naming the extra that brings it.
-
-    Parameters
-    ----------
-    module : str
-        Dotted module name.
-    extra : str
-        The extra of ``pyproject.toml`` that installs it.
-    why : str
-        What needs it, for the message.
-
-    Returns
-    -------
-    module
-
-    Raises
-    ------
-    OptionalDependencyError
-        If the module is not installed.
-    """
+    """Import ``module``, or say which extra of ``pyproject.toml`` brings what ``why`` needs."""
     import importlib
 
     try:

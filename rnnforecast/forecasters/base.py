@@ -16,12 +16,7 @@ import pandas as pd
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from rnnforecast._validation import (
-    check_int,
-    check_quantiles,
-    check_real,
-    quantiles_in_order,
-)
+from rnnforecast._validation import check_int, check_quantiles, check_real, quantiles_in_order
 from rnnforecast.data import reading
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.roles import read_columns
@@ -100,8 +95,7 @@ class BaseForecaster(HistoryEstimator):
             If a row lies before the training range or in a gap of it, or columns differ from
             ``fit``.
         """
-        out = self._row_values(X, lambda forecast: _numbers(forecast.point))
-        return out[:, 0] if out.shape[1] == 1 else out
+        return self._row_values(X, lambda forecast: _numbers(forecast.point))
 
     def predict_interval(self, X: Any = None, coverage: float = 0.9) -> np.ndarray:
         """Central prediction intervals for the rows of ``X``.
@@ -118,8 +112,7 @@ class BaseForecaster(HistoryEstimator):
             Lower and upper ends.
         """
         check_real(type(self).__name__, "coverage", coverage, 0, 1, closed="neither")
-        out = self._row_quantiles(X, ((1 - coverage) / 2, (1 + coverage) / 2))
-        return out[:, 0] if out.shape[1] == 1 else out
+        return self.predict_quantiles(X, ((1 - coverage) / 2, (1 + coverage) / 2))
 
     def predict_quantiles(self, X: Any = None, quantiles: Any = (0.1, 0.5, 0.9)) -> np.ndarray:
         """Quantile forecasts for the rows of ``X``.
@@ -136,11 +129,8 @@ class BaseForecaster(HistoryEstimator):
         """
         asked = quantiles_in_order(type(self).__name__, quantiles)
         levels = tuple(sorted(set(asked)))
-        out = self._row_quantiles(X, levels)[..., np.searchsorted(levels, asked)]
-        return out[:, 0] if out.shape[1] == 1 else out
-
-    def _row_quantiles(self, X: Any, levels: tuple[float, ...]) -> np.ndarray:
-        return self._row_values(X, lambda forecast: self._quantiles(forecast, levels))
+        order = np.searchsorted(levels, asked)
+        return self._row_values(X, lambda forecast: self._quantiles(forecast, levels)[..., order])
 
     def _row_values(self, X: Any, of: Callable[[Forecast], np.ndarray]) -> np.ndarray:
         """``of(forecast)`` for every row of X: future rows from the end of the history, rows of the
@@ -148,33 +138,35 @@ class BaseForecaster(HistoryEstimator):
         """
         rows = self._rows_of(X)
         ahead = rows.steps > 0
-        values: np.ndarray | None = None
+        parts, places = [], []
         for chosen, ask in ((ahead, self._ahead), (~ahead, self._one_step)):
-            if not chosen.any():
-                continue
-            found = of(ask(rows, chosen))
-            if values is None:
-                values = np.empty((len(ahead), *found.shape[1:]))
-            values[chosen] = found
-        assert values is not None
-        return values
+            if chosen.any():
+                parts.append(of(ask(Rows(*(part[chosen] for part in rows)))))
+                places.append(np.flatnonzero(chosen))
+        out = np.concatenate(parts)[np.argsort(np.concatenate(places))]
+        return out[:, 0] if out.shape[1] == 1 else out
 
-    def _ahead(self, rows: Rows, chosen: np.ndarray) -> Forecast:
+    def _ahead(self, rows: Rows) -> Forecast:
         """Forecast of future rows, ``(n_rows, n_targets)``."""
-        panel = self.panel_
-        series, n_steps, known, place = rows.future(panel)
+        panel, n_steps = self.panel_, int(rows.steps.max())
+        series, place = np.unique(rows.series, return_inverse=True)
+        known = _rows.laid_out(panel, place, rows, (len(series), n_steps))
         forecast = self._forecast(panel, series, panel.lengths[series], n_steps, known)
-        return forecast[place, rows.steps[chosen] - 1]
+        return forecast[place, rows.steps - 1]
 
-    def _one_step(self, rows: Rows, chosen: np.ndarray) -> Forecast:
+    def _one_step(self, rows: Rows) -> Forecast:
         """One-step forecast of rows of the history, ``(n_rows, n_targets)``."""
-        panel, series = self.panel_, rows.series[chosen]
-        origins = panel.lengths[series] - 1 + rows.steps[chosen]
-        return self._forecast(panel, series, origins, 1, rows.known[chosen][:, None])[:, 0]
+        origins = self.panel_.lengths[rows.series] - 1 + rows.steps
+        known = rows.known[:, None]
+        return self._forecast(self.panel_, rows.series, origins, 1, known)[:, 0]
 
     def _quantiles(self, forecast: Forecast, levels: tuple[float, ...]) -> np.ndarray:
+        return self._asked(lambda: forecast.quantile(levels))
+
+    def _asked(self, ask: Callable[[], torch.Tensor]) -> np.ndarray:
+        """Numbers of a forecast, or an error that says whose they are."""
         try:
-            return _numbers(forecast.quantile(levels))
+            return _numbers(ask())
         except DataError as error:
             raise DataError(f"{type(self).__name__}: {error}") from error
 
@@ -275,19 +267,11 @@ class BaseForecaster(HistoryEstimator):
         DataError
             As :meth:`forecast`; also if the forecast is of quantiles alone.
         """
-        owner = type(self).__name__
-        check_int(owner, "n", n)
+        check_int(type(self).__name__, "n", n)
         forecast, index = self._next_steps(X, history, horizon)
         generator = torch.Generator().manual_seed(seeds_of(random_state, 1)[0])
-        try:
-            drawn = _numbers(forecast.sample(n, generator))
-        except DataError as error:
-            raise DataError(f"{owner}: {error}") from error
-        columns = pd.MultiIndex.from_product(
-            [self.target_names_, range(n)], names=["target", "sample"]
-        )
-        values = np.moveaxis(drawn, 0, -1).reshape(len(index), -1)
-        return pd.DataFrame(values, index=index, columns=columns)
+        drawn = self._asked(lambda: forecast.sample(n, generator))
+        return self._wide(np.moveaxis(drawn, 0, -1), index, "sample", range(n))
 
     def _next_steps(self, X: Any, history: Any, horizon: int | None) -> tuple[Forecast, pd.Index]:
         """Forecast of the next steps of every series, and its index."""
@@ -315,13 +299,14 @@ class BaseForecaster(HistoryEstimator):
         self, forecast: Forecast, levels: tuple[float, ...] | None, index: pd.Index
     ) -> pd.DataFrame:
         """Points or quantiles, a row for each step."""
-        if levels is None:
-            values, columns = _numbers(forecast.point), self.target_names_
-        else:
-            values = self._quantiles(forecast, levels)
-            columns = pd.MultiIndex.from_product(
-                [self.target_names_, levels], names=["target", "quantile"]
-            )
+        if levels is not None:
+            return self._wide(self._quantiles(forecast, levels), index, "quantile", levels)
+        values = _numbers(forecast.point).reshape(len(index), -1)
+        return pd.DataFrame(values, index=index, columns=self.target_names_)
+
+    def _wide(self, values: np.ndarray, index: pd.Index, name: str, each: Any) -> pd.DataFrame:
+        """Values ``(..., n_targets, n)`` under columns (target, name)."""
+        columns = pd.MultiIndex.from_product([self.target_names_, each], names=["target", name])
         return pd.DataFrame(values.reshape(len(index), -1), index=index, columns=columns)
 
     def rolling_forecast(

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from rnnforecast._validation import check_bool, check_choice, check_int, check_real
-from rnnforecast.data.panel import Panel
+from rnnforecast._validation import check_bool, check_choice, check_int
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.forecasters.windows import Plan, WindowForecaster
 from rnnforecast.nn import ForecastNetwork, NetworkSpec
-from rnnforecast.nn.cells import cell_class
-from rnnforecast.outputs import Output
 
 __all__ = [
     "BiGRUForecaster",
@@ -24,7 +21,6 @@ __all__ = [
 _SCALERS = ("window", "series", None)
 _TRAININGS = ("windows", "dense")
 _CHANNELS = ("independent", "joint")
-_MANY = 100_000  # training windows
 
 
 @estimator
@@ -47,8 +43,6 @@ class DeepRNNForecaster(WindowForecaster):
     segment : int, optional
         Neighbouring steps of the look-back folded into one step of the network. None: a season,
         where the look-back holds two at least; else 1, step by step.
-    cell : {"rnn", "lstm", "gru", "lstm_peephole"} or a subclass of Cell, default "lstm"
-        Recurrent cell; see :mod:`rnnforecast.nn.cells` for registering one.
     n_layers : int, default 2
     training : {"windows", "dense"}, default "windows"
         "windows": every window is encoded by itself. "dense": a stretch of neighbouring windows is
@@ -60,8 +54,6 @@ class DeepRNNForecaster(WindowForecaster):
         Read the look-back in both directions.
     residual : bool, default False
         Add each upper layer's input to its output.
-    dropout : float, default 0.0
-        Share of hidden units dropped between layers, in [0, 1).
     calendar : bool, default True
         Tell the network the phase of the week and of the year at the origin of a forecast, where
         the time stamps have them and the rows show that they matter (see
@@ -109,13 +101,11 @@ class DeepRNNForecaster(WindowForecaster):
     (Timestamp('2024-01-09 08:00:00'), (3, 1))
     """
 
-    cell: Any = "lstm"
     n_layers: int = 2
     training: str = "windows"
     channels: str = "independent"
     bidirectional: bool = False
     residual: bool = False
-    dropout: float = 0.0
     calendar: bool = True
 
     _fixed: ClassVar[dict[str, Any]] = {}  # parameters that a named forecaster leaves no choice of
@@ -125,18 +115,15 @@ class DeepRNNForecaster(WindowForecaster):
     def _check_params(self) -> None:
         super()._check_params()
         owner = type(self).__name__
-        check_int(owner, "hidden_size", self.hidden_size, none=True)
         check_int(owner, "n_layers", self.n_layers)
         for name in ("bidirectional", "residual", "calendar"):
             check_bool(owner, name, getattr(self, name))
-        check_real(owner, "dropout", self.dropout, 0, 1, closed="low")
         for name, choices in (
             ("scaler", _SCALERS),
             ("training", _TRAININGS),
             ("channels", _CHANNELS),
         ):
             check_choice(owner, name, getattr(self, name), choices)
-        cell_class(self.cell, owner)
         for name, only in self._fixed.items():
             if getattr(self, name) != only:
                 raise DataError(
@@ -151,27 +138,16 @@ class DeepRNNForecaster(WindowForecaster):
 
     # -- hooks -------------------------------------------------------------------------------------
 
-    def _width(self, n_windows: int) -> int:
-        # few windows are learnt by heart by a wider network (benchmarks/RESULTS.md)
-        return self.hidden_size or (64 if n_windows >= _MANY else 32)
-
-    def _network(self, panel: Panel, plan: Plan, width: int, segment: int, output: Output) -> Any:
+    def _network(self, shape: dict[str, Any], plan: Plan) -> Any:
         return ForecastNetwork(
             NetworkSpec(
-                **self._columns(panel, plan.phases.size if plan.phases else 0),
-                lookback=plan.lookback,
-                horizon=self.horizon,
+                **shape,
                 season=plan.season,
-                n_params=output.n_params,
-                cell=self.cell,
-                hidden_size=width,
                 n_layers=self.n_layers,
                 bidirectional=self.bidirectional,
                 residual=self.residual,
-                dropout=self.dropout,
                 normalise=self.scaler == "window",
-                segment=segment,
-                independent=self.channels == "independent" and panel.targets.shape[1] > 1,
+                independent=self.channels == "independent" and shape["n_targets"] > 1,
             )
         )
 

@@ -19,14 +19,12 @@ from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.neural import Job, NeuralForecaster, first_effect
 from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.forecasters.series import HybridOutput, SeriesLoss, SeriesReader, SeriesSource
-from rnnforecast.nn.cells import cell_class
 from rnnforecast.nn.esrnn import ESRNN, ESRNNSpec
 from rnnforecast.outputs import Forecast, TransformedForecast
 from rnnforecast.training import Learner, resolve_device, seeds_of, useful_threads
 
 __all__ = ["ESRNNForecaster"]
 
-_LOSSES = ("balanced", "relative", "scaled")
 _MODES = ("auto", "multiplicative", "additive")
 _DAYS = (24, 48, 96, 144)  # seasons of a day, whose week is the second season
 # rows and longest seasons that are read of a long series
@@ -63,7 +61,6 @@ class ESRNNForecaster(NeuralForecaster):
     mode : {"auto", "multiplicative", "additive"}, default "auto"
         Whether level and seasons multiply. "auto": if all observed targets are positive. Later
         values that are not positive then count as the smallest one of fit.
-    cell : {"lstm", "gru", "rnn"}, another registered name or a subclass of Cell, default "lstm"
     hidden_size : int, default 40
         Units of each layer.
     dilations : sequence of sequences of int, default ((1, 2), (7, 14))
@@ -72,8 +69,6 @@ class ESRNNForecaster(NeuralForecaster):
         Rows between the positions that the network reads. None: the first season, or the horizon
         without one. ``stride=1`` with dilations ((1, 4), (24, 168)) is the network of the paper
         for hourly data, at many times the cost.
-    dropout : float, default 0.0
-        Share of the inputs of the recurrent layers dropped in training, in [0, 1).
     loss : {"balanced", "relative", "scaled"}, default "balanced"
         Of positive data: absolute errors over the mean of forecast and truth (as sMAPE), over the
         series' seasonal naive error (as MASE), or the mean of both, each in units of what the
@@ -143,11 +138,9 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
 
     seasonality: Any = None
     mode: str = "auto"
-    cell: Any = "lstm"
     hidden_size: int = 40
     dilations: Any = ((1, 2), (7, 14))
     stride: int | None = None
-    dropout: float = 0.0
     loss: str = "balanced"
     tau: float = 0.5
     level_penalty: float = 0.0
@@ -166,6 +159,8 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         trained_ids_: pd.Index = field(init=False)
         place_: np.ndarray = field(init=False)
 
+    _losses = ("balanced", "relative", "scaled")
+
     # -- parameters --------------------------------------------------------------------------------
 
     def _check_params(self) -> None:
@@ -174,23 +169,18 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         check_int(owner, "stride", self.stride, none=True)
         for name in ("hidden_size", "n_batches", "batch_size"):
             check_int(owner, name, getattr(self, name))
-        check_real(owner, "dropout", self.dropout, 0, 1, closed="low")
         check_real(owner, "tau", self.tau, 0, 1, closed="neither")
         check_real(owner, "level_penalty", self.level_penalty, 0, closed="low")
         check_choice(owner, "mode", self.mode, _MODES)
-        cell_class(self.cell, owner)
         self._given_periods()
         self._given_dilations()
-
-    def _check_loss(self) -> None:
-        check_choice(type(self).__name__, "loss", self.loss, _LOSSES)
 
     def _given_periods(self) -> tuple[int, ...] | None:
         """``seasonality`` as periods above 1, shortest first; None if it is to be chosen."""
         if self.seasonality is None:
             return None
         periods = np.atleast_1d(np.asarray(self.seasonality, dtype=object)).ravel().tolist()
-        if not 1 <= len(periods) <= 2 or not all(map(_counts, periods)):
+        if not (len(periods) <= 2 and _counts(periods)):
             raise DataError(
                 f"{type(self).__name__}: seasonality must be one or two integers >= 1, or None. "
                 f"Got {self.seasonality!r}"
@@ -202,12 +192,12 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
             blocks = tuple(tuple(block) for block in self.dilations)
         except TypeError:
             blocks = ()
-        if not blocks or not all(blocks) or not all(_counts(d) for b in blocks for d in b):
+        if not blocks or not all(map(_counts, blocks)):
             raise DataError(
                 f"{type(self).__name__}: dilations must be blocks of integers >= 1, such as "
                 f"((1, 2), (7, 14)). Got {self.dilations!r}"
             )
-        return tuple(tuple(int(d) for d in block) for block in blocks)
+        return tuple(tuple(map(int, block)) for block in blocks)
 
     # -- fit ---------------------------------------------------------------------------------------
 
@@ -224,11 +214,7 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         """Seasonal periods and rows of the input window: given, or chosen by rule."""
         longest = int(panel.lengths.max())
         if longest < self.horizon + 2:
-            rows = "1 row (n_samples=1)" if longest == 1 else f"{longest} rows"
-            raise DataError(
-                f"{type(self).__name__}: the longest series has {rows}; horizon {self.horizon} "
-                f"needs at least {self.horizon + 2}: use a smaller horizon, or more rows"
-            )
+            raise self._too_short(panel, self.horizon + 2)
         periods = self._given_periods()
         if periods is None:
             first = choose_seasonality(panel)
@@ -240,38 +226,32 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
     def _job(self, panel: Panel, goes_on: bool) -> Job:
         lengths, horizon = panel.lengths, self.horizon
         if goes_on:
-            (periods, window), log = (self.seasonality_, self.lookback_), self.scale_.log
+            periods, window, log = self.seasonality_, self.lookback_, self.scale_.log
         else:
             (periods, window), log = self._choices(panel), self._multiplicative(panel)
         season = periods[0] if periods else 1
         scale = self.scale_ if goes_on else Scale.of(panel, lag=season, log=log)
         # of the seasonal naive forecast: the mean of |f - y|, and in logarithms nearly that of
         # 2 |f - y| / (f + y)
-        naive, relative = Scale.of(panel, lag=season).target_scale, None
-        if log:
-            relative = float(2 * np.tanh(scale.target_scale / 2).mean())
+        naive = Scale.of(panel, lag=season).target_scale
+        relative = float(2 * np.tanh(scale.target_scale / 2).mean()) if log else None
         output = self.output_ if goes_on else self._make_output()
         if self.output is None and self.quantiles is None and not goes_on:
             output = HybridOutput(self.loss, self.tau, relative)
         spec = ESRNNSpec(
             n_series=panel.targets.shape[1] * panel.n_series,
-            **self._columns(panel, n_more=1),
+            **self._shape(panel, output, self.hidden_size, n_more=1),
             periods=periods,
             window=window,
-            horizon=horizon,
             stride=self.stride or (season if season > 1 else horizon),
             dilations=self._given_dilations(),
-            hidden_size=self.hidden_size,
-            dropout=self.dropout,
-            cell=self.cell,
-            n_params=output.n_params,
         )
         device = resolve_device(type(self).__name__, self.device)
         most_rows = max(_MOST_ROWS, _MOST_SEASONS * max(periods, default=1), 4 * window)
         most_rows = max(min(most_rows, int(lengths.max())), window)
         most_rows = self.most_rows_ if goes_on else most_rows
-        place = np.arange(panel.n_series)
-        reader = SeriesReader(panel, scale, spec, place, most_rows, device, torch.float32)
+        options = (np.arange(panel.n_series), most_rows, device, torch.float32)
+        reader = SeriesReader(panel, scale, spec, *options)
         # where level and seasons multiply: log of truth over the seasonal naive error
         units = scale.target_scale if log else np.ones_like(naive)
         shifts = scale.target_loc - np.log(naive) if log else np.zeros_like(naive)
@@ -300,14 +280,11 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
             calibrator = learner(lengths - held)
             calibrator.n_members = 1
             calibrator.random_state = seeds_of(self.random_state, self.n_members + 1)[-1]
-        first = np.where(held > 0, lengths - held, lengths)
-        if not len(some):
-            first = np.maximum((lengths - horizon) // 2, 1)
+        first = lengths - held if len(some) else np.maximum((lengths - horizon) // 2, 1)
         fitted = {
             "lookback_": window,
             "stride_": spec.stride,
             "most_rows_": most_rows,
-            "place_": place,
             "trained_ids_": panel.ids,
             "seasonality_": periods,
             "mode_": "multiplicative" if log else "additive",
@@ -327,7 +304,7 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
     # -- forecasts ---------------------------------------------------------------------------------
 
     def _error_scale(self, series: np.ndarray) -> np.ndarray:
-        return np.ones((len(series), self.scale_.target_scale.shape[1]))
+        return np.ones_like(self.scale_.target_scale[series])
 
     def _truth_as_forecast(self, values: np.ndarray, series: np.ndarray) -> np.ndarray:
         return self.scale_.targets(values, series)
@@ -340,11 +317,10 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         return TransformedForecast(forecast, location, scale, _exp if self.scale_.log else None)
 
     def _network_says(self, member, history, series, origins, n_steps, known):
-        network = self.networks_[member]
-        weight = network.head.weight
-        options = (self.place_, self.most_rows_, weight.device, weight.dtype)
+        network, most = self.networks_[member], self.most_rows_
+        options = (self.place_, most, network.head.weight.device, network.head.weight.dtype)
         reader = SeriesReader(history, self.scale_, network.spec, *options)
-        size = max(_CHUNK_NUMBERS // (self.most_rows_ * 4 * network.spec.n_targets), 1)
+        size = max(_CHUNK_NUMBERS // (most * 4 * network.spec.n_targets), 1)
         parts = [
             self._roll(network, reader, series[k], origins[k], n_steps, known[k])
             for k in (slice(start, start + size) for start in range(0, len(series), size))
@@ -385,9 +361,10 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         return [*super()._describe(), chosen]
 
 
-def _counts(value: Any) -> bool:
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return whole and int(value) >= 1
+def _counts(values: Any) -> bool:
+    """Whether there are values, all of them whole numbers from 1 on."""
+    whole = [isinstance(v, numbers.Integral) and not isinstance(v, bool) for v in values]
+    return bool(whole) and all(whole) and min(values) >= 1
 
 
 def _exp(z: torch.Tensor) -> torch.Tensor:

@@ -68,12 +68,8 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
     def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
         """Fitted attributes that depend on the rows of the history; weights stay.
 
-        Parameters
-        ----------
-        history : Panel
-        fresh : bool
-            False: ``history`` is ``panel_`` with more rows, and perhaps more series at its end, and
-            what is known of the old ones stays. True: another panel, measured by itself.
+        ``fresh``: another panel, measured by itself; else ``panel_`` with more rows, and perhaps
+        more series at its end, where what is known of the old ones stays.
         """
         return {}
 
@@ -209,9 +205,9 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
 
     def _on(self, rows: Any) -> Any:
         """The same estimator with other rows as its history; all else is shared."""
-        owner, roles = type(self).__name__, self.roles_
+        owner, roles, y = type(self).__name__, self.roles_, None
         if roles.separate_y:
-            table, y = read_table(owner, rows, self.series_id, self.time), None
+            table = read_table(owner, rows, self.series_id, self.time)
             missing = [name for name in roles.targets if name not in table.frame.columns]
             if missing:
                 raise DataError(
@@ -220,7 +216,7 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
                 )
             y = table.frame[roles.targets]
         else:
-            table, y = self._read_rows(rows, ("targets", "past", "known", "static")), None
+            table = self._read_rows(rows, ("targets", "past", "known", "static"))
         panel = reading.read_history(owner, table, y, roles, self.panel_)
         self._admit(panel)
         return self._at(panel, fresh=True)
@@ -232,23 +228,9 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
         return new
 
     def _adopt(self, panel: Panel, roles: Roles, n_features: int, feature_names: Any) -> None:
-        """Fit to rows that were read already: the second half of ``fit``.
-
-        Parameters
-        ----------
-        panel : Panel
-        roles : Roles
-        n_features : int
-            Columns of the X that was read.
-        feature_names : sequence of str or None
-            Their names; None where X was an array.
-        """
-        common: dict[str, Any] = {
-            "panel_": panel,
-            "roles_": roles,
-            "target_names_": list(roles.targets),
-            "n_features_in_": n_features,
-        }
+        """Fit to rows that were read already, of an X with so many columns (of names, if any)."""
+        names = {"target_names_": list(roles.targets), "n_features_in_": n_features}
+        common: dict[str, Any] = {"panel_": panel, "roles_": roles, **names}
         if feature_names is not None:
             common["feature_names_in_"] = np.asarray(feature_names, dtype=object)
         view = copy.copy(self)  # on which a hook finds the columns; self is not touched yet
@@ -274,8 +256,7 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         tags.target_tags.required = False
-        tags.target_tags.multi_output = True
-        tags.target_tags.single_output = True
+        tags.target_tags.multi_output = tags.target_tags.single_output = True
         return tags
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:

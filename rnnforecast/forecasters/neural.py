@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.base import BaseForecaster
 from rnnforecast.forecasters.parameters import estimator
+from rnnforecast.nn.cells import cell_class
 from rnnforecast.outputs import (
     AGGREGATES,
     LOSSES,
@@ -52,23 +53,12 @@ _EFFECT_ROWS = 100_000
 
 @dataclass
 class Job:
-    """One training: what the learner needs, and what the forecaster keeps.
-
-    Attributes
-    ----------
-    learner : Learner
-    fitted : dict
-        Fitted attributes that are known before training.
-    held : WindowIndex
-        Windows whose errors calibrate the intervals.
-    calibrator : Learner or None
-        Trains a network for the calibration alone, where the others see the held-out rows.
-    """
+    """One training: what the learner needs, and what the forecaster keeps."""
 
     learner: Learner
-    fitted: dict[str, Any]
-    held: WindowIndex
-    calibrator: Learner | None = None
+    fitted: dict[str, Any]  # attributes that are known before training
+    held: WindowIndex  # windows whose errors calibrate the intervals
+    calibrator: Learner | None = None  # of a network for that, where the others see these rows
 
 
 @estimator
@@ -82,6 +72,10 @@ class NeuralForecaster(BaseForecaster):
     ----------
     lookback : int, optional
         Rows that a forecast may look back on.
+    cell : {"rnn", "lstm", "gru", "lstm_peephole"} or a subclass of Cell, default "lstm"
+        Recurrent cell; see :mod:`rnnforecast.nn.cells` for registering one.
+    dropout : float, default 0.0
+        Share of hidden units dropped between layers in training, in [0, 1).
     loss : {"mae", "mse", "huber"}, default "mae"
         Used where ``quantiles`` and ``output`` are None.
     quantiles : sequence of float, optional
@@ -137,6 +131,8 @@ class NeuralForecaster(BaseForecaster):
     """
 
     lookback: int | None = None
+    cell: Any = "lstm"
+    dropout: float = 0.0
     loss: str = "mae"
     quantiles: Any = None
     output: Any = None
@@ -167,6 +163,8 @@ class NeuralForecaster(BaseForecaster):
         output_: Output = field(init=False)
         conformal_: ConformalErrors = field(init=False)
 
+    _losses: ClassVar[Any] = LOSSES  # names to choose from
+
     # -- hooks -------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -174,15 +172,7 @@ class NeuralForecaster(BaseForecaster):
         """What to train; ``goes_on`` keeps the choices of the fit before it."""
 
     @abstractmethod
-    def _network_says(
-        self,
-        member: int,
-        history: Panel,
-        series: np.ndarray,
-        origins: np.ndarray,
-        n_steps: int,
-        known: np.ndarray,
-    ) -> Forecast:
+    def _network_says(self, member, history, series, origins, n_steps, known) -> Forecast:
         """Forecast of ``networks_[member]``, arguments as of ``_forecast``, on the CPU."""
 
     @abstractmethod
@@ -213,18 +203,20 @@ class NeuralForecaster(BaseForecaster):
         for name in ("max_epochs", "patience", "n_members"):
             check_int(owner, name, getattr(self, name))
         check_real(owner, "validation_fraction", self.validation_fraction, 0, 1, closed="low")
+        check_real(owner, "dropout", self.dropout, 0, 1, closed="low")
         check_real(owner, "lr", self.lr, 0, closed="neither")
         check_real(owner, "weight_decay", self.weight_decay, 0, closed="low")
         check_real(owner, "gradient_clip", self.gradient_clip, 0, closed="high", none=True)
         check_real(owner, "ema_decay", self.ema_decay, 0, 1, closed="low", none=True)
         for name, choices in (
+            ("loss", self._losses),
             ("optimizer", OPTIMIZERS),
             ("lr_schedule", SCHEDULES),
             ("aggregate", AGGREGATES),
             ("precision", PRECISIONS),
         ):
             check_choice(owner, name, getattr(self, name), choices)
-        self._check_loss()
+        cell_class(self.cell, owner)
         if self.quantiles is not None:
             check_quantiles(owner, self.quantiles)
         if self.output is not None and not isinstance(self.output, Output):
@@ -236,45 +228,47 @@ class NeuralForecaster(BaseForecaster):
         if self.n_jobs == 0:
             raise DataError(f"{owner}: n_jobs must be -1, positive or None. Got 0")
 
-    def _check_loss(self) -> None:
-        check_choice(type(self).__name__, "loss", self.loss, LOSSES)
+    def _too_short(self, panel: Panel, least: int) -> DataError:
+        longest = int(np.argmax(panel.lengths))
+        n = int(panel.lengths[longest])
+        rows = "1 row (n_samples=1)" if n == 1 else f"{n} rows"
+        return DataError(
+            f"{type(self).__name__}: {panel.label(longest)} has {rows}; a row to look back on and "
+            f"horizon {self.horizon} need at least {least}: use a smaller horizon, or more rows"
+        )
 
     def _make_output(self) -> Output:
         if self.output is not None:
             return copy.deepcopy(self.output)
         return PointOutput(self.loss) if self.quantiles is None else QuantileOutput(self.quantiles)
 
-    @staticmethod
-    def _columns(panel: Panel, n_more: int = 0) -> dict[str, Any]:
-        """What a network reads: the columns of a panel, ``n_more`` static numbers beside them."""
-        sizes = {"n_targets": panel.targets.shape[1]}
+    def _shape(self, panel: Panel, output: Output, width: int, n_more: int) -> dict[str, Any]:
+        """What every network's shape depends on; ``n_more`` static numbers stand beside columns."""
         levels = {role: panel.levels(role) for role in ("past", "known", "static")}
         levels["static"] += (0,) * n_more
-        sizes.update({f"n_{role}": len(own) for role, own in levels.items()})
-        return {**sizes, **{f"{role}_levels": own for role, own in levels.items()}}
+        return {
+            "n_targets": panel.targets.shape[1],
+            **{f"n_{role}": len(own) for role, own in levels.items()},
+            **{f"{role}_levels": own for role, own in levels.items()},
+            "horizon": self.horizon,
+            "n_params": output.n_params,
+            "cell": self.cell,
+            "hidden_size": width,
+            "dropout": self.dropout,
+        }
 
     def _learner(self, **parts: Any) -> Learner:
         """A learner with this forecaster's parameters, and what it trains on."""
         owner = type(self).__name__
-        settings = Settings(
-            max_epochs=self.max_epochs,
-            lr=self.lr,
-            optimizer=self.optimizer,
-            weight_decay=self.weight_decay,
-            gradient_clip=self.gradient_clip,
-            lr_schedule=self.lr_schedule,
-            ema_decay=self.ema_decay,
-        )
+        settings = {each.name: getattr(self, each.name) for each in fields(Settings)}
         options: dict[str, Any] = {
-            "settings": settings,
+            "settings": Settings(**settings),
             "patience": self.patience if self.early_stopping else None,
-            "n_members": self.n_members,
-            "n_jobs": self.n_jobs,
             "precision": resolve_precision(owner, self.precision, parts["device"]),
-            "random_state": self.random_state,
             "name": owner,
-            "verbose": self.verbose,
         }
+        for name in ("n_members", "n_jobs", "random_state", "verbose"):
+            options[name] = getattr(self, name)
         return Learner(**options, **parts)
 
     def _fit_panel(self, panel: Panel) -> dict[str, Any]:
@@ -293,12 +287,13 @@ class NeuralForecaster(BaseForecaster):
         }
         view = copy.copy(self)
         view.__dict__.update({"panel_": panel}, **fitted)
+        fitted.update(view._follow(panel, fresh=False))
+        view.__dict__.update(fitted)
         if job.calibrator is not None:
             view.networks_ = [member.network.eval() for member in job.calibrator.fit()]
-        view.__dict__.update(view._follow(panel, fresh=False))
         fitted["conformal_"] = view._calibrate(panel, job.held)
-        view.networks_ = fitted["networks_"] = [_for_forecasts(network) for network in networks]
-        return {**fitted, **view._follow(panel, fresh=False)}
+        fitted["networks_"] = [_for_forecasts(network) for network in networks]
+        return fitted
 
     def _calibrate(self, panel: Panel, windows: WindowIndex) -> ConformalErrors:
         """Errors of the forecast at rolling origins, over the scale of each series."""

@@ -24,27 +24,6 @@ def estimator(cls: Any) -> Any:
 
     ``__init__`` takes each by its name, and the docstring lists all of them, with the texts of the
     bases where the class has none of its own.
-
-    Examples
-    --------
-    >>> @estimator
-    ... class Base:
-    ...     '''Base.
-    ...
-    ...     Parameters
-    ...     ----------
-    ...     horizon : int, default 1
-    ...         Steps.
-    ...     '''
-    ...
-    ...     horizon: int = 1
-    >>> @estimator
-    ... class Child(Base):
-    ...     '''Child.'''
-    ...
-    ...     lookback: int = 2
-    >>> Child(horizon=3).horizon, Child().lookback, "horizon : int" in Child.__doc__
-    (3, 2, True)
     """
     text = inspect.cleandoc(cls.__doc__ or "")
     cls = dataclass(kw_only=True, eq=False, repr=False)(cls)

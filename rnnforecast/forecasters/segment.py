@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from rnnforecast._validation import check_choice, check_int, check_real
+from rnnforecast._validation import check_choice
 from rnnforecast.data.panel import Panel
 from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.forecasters.windows import Plan, WindowForecaster
-from rnnforecast.nn.cells import cell_class
 from rnnforecast.nn.segment import SegmentNetwork, SegmentSpec
-from rnnforecast.outputs import Output
 
 __all__ = ["SegmentRNNForecaster", "choose_long_lookback", "choose_long_segment"]
 
@@ -25,19 +23,8 @@ _LEAST_SEGMENTS = 4
 
 
 def choose_long_lookback(panel: Panel, horizon: int, season: int) -> int:
-    """Rows that a window of segments looks back on, where the user names none.
-
-    Thirty seasons or two horizons, whichever is longer, between 24 and 720 steps, and never more
+    """Thirty seasons or two horizons, whichever is longer, between 24 and 720 steps, and never more
     than half of what the typical (median) series has left beside one horizon.
-
-    Parameters
-    ----------
-    panel : Panel
-    horizon, season : int
-
-    Returns
-    -------
-    int
     """
     typical = int(np.median(panel.lengths))
     wanted = max(_SEASONS * season if season > 1 else 0, 2 * horizon, _LEAST_LOOKBACK)
@@ -45,21 +32,9 @@ def choose_long_lookback(panel: Panel, horizon: int, season: int) -> int:
 
 
 def choose_long_segment(season: int, lookback: int) -> int:
-    """Steps that are folded into one segment, where the user names none.
-
-    The season, or the longest whole part of it (a half, a third, ...), that has at most 48 steps
+    """The season, or the longest whole part of it (a half, a third, ...), that has at most 48 steps
     and fits four times into the look-back; without a season, an eighth of the look-back.
 
-    Parameters
-    ----------
-    season, lookback : int
-
-    Returns
-    -------
-    int
-
-    Examples
-    --------
     >>> [choose_long_segment(season, 720) for season in (24, 96, 144, 7, 1)]
     [24, 48, 48, 7, 48]
     """
@@ -144,26 +119,10 @@ roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
 
     def _check_params(self) -> None:
         super()._check_params()
-        owner = type(self).__name__
-        check_int(owner, "hidden_size", self.hidden_size)
-        check_real(owner, "dropout", self.dropout, 0, 1, closed="low")
-        cell_class(self.cell, owner)
-        check_choice(owner, "scaler", self.scaler, _SHIFTS)
+        check_choice(type(self).__name__, "scaler", self.scaler, _SHIFTS)
 
     # -- hooks -------------------------------------------------------------------------------------
 
-    def _network(self, panel: Panel, plan: Plan, width: int, segment: int, output: Output) -> Any:
-        return SegmentNetwork(
-            SegmentSpec(
-                **self._columns(panel, plan.phases.size if plan.phases else 0),
-                lookback=plan.lookback,
-                horizon=self.horizon,
-                n_params=output.n_params,
-                cell=self.cell,
-                hidden_size=width,
-                dropout=self.dropout,
-                shift=_SHIFTS[self.scaler],
-                segment=segment,
-                pull=self.scaler == "last" and plan.season == 1,
-            )
-        )
+    def _network(self, shape: dict[str, Any], plan: Plan) -> Any:
+        pull = self.scaler == "last" and plan.season == 1
+        return SegmentNetwork(SegmentSpec(**shape, shift=_SHIFTS[self.scaler], pull=pull))

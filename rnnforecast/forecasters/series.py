@@ -20,20 +20,9 @@ __all__ = ["HybridOutput", "SeriesLoss", "SeriesReader", "SeriesSource", "first_
 
 
 def first_states(z: np.ndarray, periods: tuple[int, ...], able: np.ndarray) -> list[np.ndarray]:
-    """Level and seasons before the first row, from the mean by phase of the first rows.
-
-    Parameters
-    ----------
-    z : ndarray, shape (n, n_rows)
-        First rows of each series on the additive scale; NaN where unobserved or beyond them.
-    periods : tuple of int
-    able : ndarray of bool, shape (n_periods, n)
-        Whether a series has the season.
-
-    Returns
-    -------
-    list of ndarray, shape (n, 1) and (n, period)
-        Level, the mean of the first period of the series less its seasons; and the seasons.
+    """Level ``(n, 1)`` and seasons ``(n, period)`` before the first row, from the mean by phase of
+    the first rows ``z: (n, n_rows)``, NaN where unobserved; ``able: (n_periods, n)`` says which
+    series have a season. The level is the mean of the first period less the seasons.
     """
     rest, seasons = z - _mean(z, 1)[:, None], []
     for period, has in zip(periods, able, strict=True):
@@ -58,26 +47,13 @@ class SeriesReader:
 
     Of a long series the last rows are read. The states before the first of them are measured on
     two of the longest season that fits twice, but never on more than half of the origins.
-
-    Attributes
-    ----------
-    panel : Panel
-    scale : Scale
-    spec : ESRNNSpec
-    place : ndarray of int, shape (n_series,)
-        Which series of the network each series of the panel is; -1 for one that it was not trained
-        on.
-    most_rows : int
-        Rows that are read of a series at most.
-    device, dtype
-        Of the batches.
     """
 
     panel: Panel
     scale: Scale
     spec: ESRNNSpec
-    place: np.ndarray
-    most_rows: int
+    place: np.ndarray  # (n_series,), which series of the network each is; -1 if it has none
+    most_rows: int  # of a series that are read
     device: torch.device
     dtype: torch.dtype
 
@@ -129,15 +105,8 @@ class Stretch(NamedTuple):
 class SeriesSource:
     """Random batches of whole series, each with random phases of positions.
 
-    Parameters
-    ----------
-    reader : SeriesReader
-    stops : ndarray of int, shape (n_series,)
-        Leading rows of each series that train.
-    batch_size : int
-        Rows of a batch: series times targets, times phases where there are few series.
-    n_batches : int
-        Of an epoch.
+    Of each series the first ``stops[i]`` rows train. A batch has ``batch_size`` rows: series times
+    targets, times phases where there are few series.
     """
 
     def __init__(self, reader: SeriesReader, stops: np.ndarray, batch_size: int, n_batches: int):
@@ -181,22 +150,14 @@ class SeriesSource:
 
 @dataclass
 class SeriesLoss:
-    """Loss of all forecasts in a batch of series.
-
-    Attributes
-    ----------
-    output : Output
-    unit, shift : Tensor, shape (n_series * n_targets, 1, 1)
-        The loss sees ``unit * z + shift`` of the additive scale: where level and seasons multiply,
-        the logarithm of multiples of the series' seasonal naive error.
-    level_penalty : float
-        Weight of the mean squared second difference of the level.
+    """Loss of all forecasts in a batch of series, which sees ``unit * z + shift``: where level and
+    seasons multiply, the logarithm of multiples of the series' seasonal naive error.
     """
 
     output: Output
-    unit: Tensor
+    unit: Tensor  # (n_series * n_targets, 1, 1), as is the shift
     shift: Tensor
-    level_penalty: float = 0.0
+    level_penalty: float = 0.0  # weight of the mean squared second difference of the level
 
     def __call__(self, network: ESRNN, batch: Stretch) -> Tensor:
         series, first, ends = batch
@@ -220,7 +181,7 @@ class SeriesLoss:
         value = self.output.loss(forecast, rows(truth * unit + shift))
         if self.level_penalty:
             # Smyl 2020, section 3.3: squared second differences of the log level
-            rough = terms[0][:, 1:].diff(dim=1).diff(dim=1)
+            rough = terms[0][:, 1:].diff(n=2, dim=1)
             value = value + self.level_penalty * rough.square().mean()
         return value
 
@@ -228,17 +189,10 @@ class SeriesLoss:
 class HybridOutput(PointOutput):
     """A point forecast trained in the measures that users score by.
 
-    Parameters
-    ----------
-    measure : {"balanced", "relative", "scaled"}
-        "relative": mean of 2 |f - y| / (f + y), over that of the seasonal naive forecast, where
-        forecasts are logarithms. "scaled": mean of |f - y| over the series' seasonal naive error.
-        "balanced": the mean of both.
-    tau : float
-        Level of the pinball loss; 0.5 is the absolute error.
-    relative : float or None
-        Relative error of the seasonal naive forecast; None where forecasts are no logarithms, and
-        the measure is "scaled" then.
+    "relative" is the mean of 2 |f - y| / (f + y), over that of the seasonal naive forecast, where
+    forecasts are logarithms; "scaled" the mean of |f - y| over the series' seasonal naive error, as
+    it is where ``relative`` is None; "balanced" the mean of both. ``tau`` is the level of the
+    pinball loss.
     """
 
     def __init__(self, measure: str, tau: float, relative: float | None):

@@ -7,6 +7,7 @@ fits. What is derived from a panel is kept on the panel itself (``Panel.cached``
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,17 +16,8 @@ import joblib
 
 __all__ = ["of_rows", "sharing"]
 
-
-class _Slot:
-    """One result, made by the first thread that asks, while others wait for it."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.value: Any = None
-        self.made = False
-
-
-_slots: dict[str, _Slot] | None = None
+# by hash of what was read: a lock, so that one thread reads while others wait, and what was read
+_kept: defaultdict[str, tuple[Any, list]] = defaultdict(lambda: (threading.Lock(), []))
 _users = 0
 _lock = threading.Lock()
 
@@ -36,35 +28,26 @@ def sharing() -> Iterator[None]:
 
     Afterwards nothing is kept.
     """
-    global _slots, _users
+    global _users
     with _lock:
         _users += 1
-        _slots = {} if _slots is None else _slots
     try:
         yield
     finally:
         with _lock:
             _users -= 1
             if not _users:
-                _slots = None
+                _kept.clear()
 
 
 def of_rows(given: tuple, read: Callable[[], Any]) -> Any:
-    """``read()``, or what it gave for equal ``given``.
-
-    Parameters
-    ----------
-    given : tuple
-        Everything that ``read`` depends on; compared by content.
-    read : callable
-    """
-    slots = _slots
-    if slots is None:
+    """``read()``, or what it gave for equal ``given``, everything that it depends on."""
+    if not _users:
         return read()
     key = joblib.hash(given)
     with _lock:
-        slot = slots.setdefault(key, _Slot())
-    with slot.lock:
-        if not slot.made:  # an error is raised to each who asks: nothing is kept then
-            slot.value, slot.made = read(), True
-    return slot.value
+        lock, found = _kept[key] if _users else (threading.Lock(), [])
+    with lock:
+        if not found:  # an error is raised to each who asks: nothing is kept then
+            found.append(read())
+        return found[0]

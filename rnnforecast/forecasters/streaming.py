@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.utils.validation import check_is_fitted
 
 from rnnforecast._validation import check_choice
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.windows import gather
 from rnnforecast.exceptions import DataError
-from rnnforecast.nn import Inputs
 from rnnforecast.nn.stream import StreamEncoder, can_stream
 
 __all__ = ["ForecastStream"]
@@ -88,32 +86,21 @@ class ForecastStream:
         if not networks or not all(can_stream(network) for network in networks):
             raise DataError(
                 f"{self._owner} needs a causal encoder that advances step by step: a "
-                f"DeepRNNForecaster with bidirectional=False. Got {_described(forecaster)}: use "
+                f"DeepRNNForecaster with bidirectional=False. Got "
+                f"{type(forecaster).__name__}, bidirectional="
+                f"{getattr(forecaster, 'bidirectional', False)}, cell={forecaster.cell!r}: use "
                 f"update() and forecast(), which read the whole look-back"
             )
         self._dtype = dtype
         self._n_updates = 0
         self._pending: list[tuple] = []
-        self._open_rings()
+        roles, scale = self._forecaster.roles_, self._forecaster.scale_
+        self._loc, self._scale = scale.target_loc, scale.target_scale
+        self._plain = self._loc.size == 1 and not (roles.past or roles.known)  # rows are one number
+        self._one = (float(self._loc[0, 0]), float(self._scale[0, 0]))
         self.refresh()
 
     # -- state -------------------------------------------------------------------------------------
-
-    def _open_rings(self) -> None:
-        """The last look-back, scaled, with room for as many rows again."""
-        fc = self._forecaster
-        panel, scale, lookback = fc.panel_, fc.scale_, fc.lookback_
-        everyone = np.arange(panel.n_series)
-        batch = gather(panel, everyone, panel.lengths, lookback, 0)
-        self._loc, self._scale = scale.target_loc, scale.target_scale
-        room = [(0, 0), (0, lookback), (0, 0)]
-        targets = (batch.targets - self._loc[:, None]) / self._scale[:, None]
-        parts = (targets, scale.past(batch.past), scale.known(batch.known))
-        self._rings = [np.pad(part.astype(np.float64, copy=False), room) for part in parts]
-        self._at = self._lookback = lookback
-        self._covariates = bool(fc.roles_.past or fc.roles_.known)
-        self._single = targets.shape[0] * targets.shape[2] == 1
-        self._one = (float(self._loc[0, 0]), float(self._scale[0, 0]))
 
     def refresh(self) -> ForecastStream:
         """Encode the last look-back anew, as ``forecaster.update(rows).forecast()`` would.
@@ -122,29 +109,21 @@ class ForecastStream:
         -------
         self
         """
-        inputs = self._window()
-        networks = self._forecaster.networks_
-        self._encoders = [StreamEncoder(network, inputs, self._dtype) for network in networks]
+        fc, panel = self._forecaster, self._history()
+        everyone = np.arange(panel.n_series)
+        inputs = fc._inputs(fc.network_, panel, everyone, panel.lengths)
+        self._encoders = [StreamEncoder(each, inputs, self._dtype) for each in fc.networks_]
         return self
-
-    def _window(self) -> Inputs:
-        """The last look-back of every series, scaled."""
-        last = slice(self._at - self._lookback, self._at)
-        targets, past, known = (torch.as_tensor(ring[:, last]) for ring in self._rings)
-        return Inputs(targets, past, known, known[:, :0], targets[:, 0, :0])
 
     def _history(self) -> Panel:
         """All rows, those observed since the stream was opened too."""
         fc = self._forecaster
         if self._pending:
-            panel, n = fc.panel_, len(self._pending)
-            parts = []
+            panel, parts = fc.panel_, []
             for k, like in enumerate((panel.targets, panel.past, panel.known)):
-                rows = np.full((n, panel.n_series, like.shape[1]), np.nan)
-                for row, values in zip(rows, self._pending, strict=True):
-                    if values[k] is not None:
-                        row[...] = values[k]
-                parts.append(rows)
+                shape = (panel.n_series, like.shape[1])
+                rows = [np.reshape(row[k], shape) if shape[1] else () for row in self._pending]
+                parts.append(np.array(rows, dtype=np.float64).reshape(len(rows), *shape))
             fc.panel_ = panel.grown(*parts)
             self._pending.clear()
         return fc.panel_
@@ -197,7 +176,7 @@ class ForecastStream:
             If values are too few, too many or infinite, or covariates are missing; the stream is
             then as it was before.
         """
-        if self._single and isinstance(values, (float, int)) and not self._covariates:
+        if self._plain and isinstance(values, (float, int)):
             if past is None and known is None and not math.isinf(values):
                 location, scale = self._one
                 self._push((values - location) / scale, None, None)
@@ -225,16 +204,7 @@ class ForecastStream:
         )
 
     def _push(self, targets: Any, past: Any, known: Any) -> None:
-        """One scaled row: into the rings, and one step of every encoder."""
-        at, rings = self._at, self._rings
-        if at == rings[0].shape[1]:
-            at = self._lookback
-            for ring in rings:
-                ring[:, :at] = ring[:, -at:]
-        for ring, row in zip(rings, (targets, past, known)):
-            if row is not None:
-                ring[:, at] = row
-        self._at = at + 1
+        """One scaled row: one step of every encoder."""
         self._n_updates += 1
         for encoder in self._encoders:
             encoder.push(targets, past, known)
@@ -322,42 +292,20 @@ class _Row:
     """Reads and checks one row of every series: numbers, arrays, or a dict or Series by name."""
 
     def __init__(self, owner: str, forecaster: Any):
-        panel = forecaster.panel_
-        self._owner, self._roles = owner, forecaster.roles_
-        self._ids, self._is_panel = panel.ids, panel.is_panel
-        self._shape = (panel.n_series, panel.targets.shape[1])
+        self._owner, self._panel, roles = owner, forecaster.panel_, forecaster.roles_
+        self._names = {"values": roles.targets, "past": roles.past, "known": roles.known}
 
     def read(self, values: Any, past: Any, known: Any) -> tuple:
         """Targets, past and known covariates, (n_series, ...) each; None where there are none."""
+        given = {"values": values, "past": past, "known": known}
         if isinstance(values, (dict, pd.Series)):
             record = dict(values)
-            if self._is_panel:
-                values = self._by_series(record)
-            else:
-                values, past, known = self._by_column(record, past, known)
-        return (
-            self._targets(values),
-            self._columns("past", past, self._roles.past),
-            self._columns("known", known, self._roles.known),
-        )
+            named = self._by_series if self._panel.is_panel else self._by_column
+            given.update(named(record, given))
+        return tuple(self._columns(kind, value) for kind, value in given.items())
 
-    def _targets(self, values: Any) -> np.ndarray:
-        array = self._numbers("values", values)
-        n_series, n_targets = self._shape
-        short: list[tuple] = [(n_series,)] if n_targets == 1 else []
-        if not self._is_panel:
-            short = [(n_targets,), ()] if n_targets == 1 else [(n_targets,)]
-        if array.shape != self._shape and array.shape not in short:
-            expected = " or ".join(str(shape) for shape in [*short, self._shape])
-            targets = f"the targets {self._roles.targets}"
-            what = f"each of {n_series} series, {targets}" if self._is_panel else targets
-            raise DataError(
-                f"{self._owner}: update takes one observation of {what}: values of shape "
-                f"{expected}. Got {array.shape}: pass NaN for what was not observed, one row a call"
-            )
-        return array.reshape(self._shape)
-
-    def _columns(self, kind: str, values: Any, names: list) -> np.ndarray | None:
+    def _columns(self, kind: str, values: Any) -> np.ndarray | None:
+        names = self._names[kind]
         if not names and values is None:
             return None
         if not names or values is None:
@@ -373,21 +321,14 @@ class _Row:
             if wrong:
                 raise DataError(f"{self._owner}: {kind} must hold {names}, but {wrong[0]}")
             values = [record[name] for name in names]
-        array = self._numbers(kind, values)
-        n_series, n = self._shape[0], len(names)
-        fits = [(n_series, n), (n,), *([(), (n_series,)] if n == 1 else [])]
-        if array.shape not in fits:
-            raise DataError(
-                f"{self._owner}: {kind} must hold {names}: shape {(n_series, n)}, or {(n,)} for "
-                f"all series. Got {array.shape}"
-            )
-        if array.size == n_series * n:  # those of each series, or of the one there is
-            return array.reshape(n_series, n)
-        return np.ascontiguousarray(np.broadcast_to(array, (n_series, n)))
+        return self._numbers(kind, values, names, self._panel.n_series, shared=kind != "values")
 
-    def _numbers(self, what: str, values: Any) -> np.ndarray:
+    def _numbers(
+        self, what: str, values: Any, names: list, n_series: int, shared: bool = False
+    ) -> np.ndarray:
+        """Numbers ``(n_series, n_names)``, or one row that is ``shared`` by all series."""
         try:
-            array = np.asarray(values, dtype=np.float64)
+            array = np.array(values, dtype=np.float64)  # a copy: it is kept
         except (TypeError, ValueError):
             raise DataError(f"{self._owner}: {what} must be numbers. Got {values!r}") from None
         if np.isinf(array).any():
@@ -395,12 +336,24 @@ class _Row:
                 f"{self._owner}: {what} holds an infinite value: pass NaN (not observed) or a "
                 f"number. Got {values!r}"
             )
-        return array
+        shape = (n_series, len(names))
+        each = [shape[:1]] if shape[1] == 1 else []
+        one = [shape[1:], *([()] if each else [])] if shared or n_series == 1 else []
+        if array.shape != shape and array.shape not in (fits := [*one, *each]):
+            expected = " or ".join(map(str, dict.fromkeys([*fits, shape])))
+            raise DataError(
+                f"{self._owner}: {what} must hold {names} of {n_series} series, one row of shape "
+                f"{expected}. Got {array.shape}: pass NaN for what was not observed, one row a call"
+            )
+        if array.size == shape[0] * shape[1]:
+            return array.reshape(shape)
+        return np.ascontiguousarray(np.broadcast_to(array, shape))
 
-    def _by_series(self, record: dict) -> np.ndarray:
+    def _by_series(self, record: dict, given: dict) -> dict[str, Any]:
         """Values by series; those left out are not observed."""
-        array = np.full(self._shape, np.nan)
-        found = self._ids.get_indexer(list(record))
+        names = self._names["values"]
+        array = np.full((self._panel.n_series, len(names)), np.nan)
+        found = self._panel.ids.get_indexer(list(record))
         if (found < 0).any():
             stranger = list(record)[int(np.argmax(found < 0))]
             raise DataError(
@@ -408,37 +361,18 @@ class _Row:
                 f"out, or fit on it first"
             )
         for place, (name, value) in zip(found, record.items(), strict=True):
-            one = self._numbers(f"the value of series {name!r}", value)
-            if one.shape != (self._shape[1],) and (one.shape != () or self._shape[1] != 1):
-                raise DataError(
-                    f"{self._owner}: series {name!r} must have {self._shape[1]} value(s), one a "
-                    f"target. Got shape {one.shape}"
-                )
-            array[place] = one
-        return array
+            array[place] = self._numbers(f"the row of series {name!r}", value, names, 1)[0]
+        return {"values": array}
 
-    def _by_column(self, record: dict, past: Any, known: Any) -> tuple[Any, Any, Any]:
-        """One series: values by column, covariates among them; targets left out are not
-        observed.
-        """
-        roles = self._roles
-        every = [*roles.targets, *roles.past, *roles.known]
+    def _by_column(self, record: dict, given: dict) -> dict[str, Any]:
+        """Values of one series by column, covariates among them; targets may be left out."""
+        every = [name for names in self._names.values() for name in names]
         strange = [name for name in record if name not in every]
         if strange:
             raise DataError(f"{self._owner}: column {strange[0]!r} is none of {every}")
-
-        def chosen(given: Any, names: list) -> Any:
-            inside = {name: record[name] for name in names if name in record}
-            return inside if given is None and inside else given
-
-        targets = [record.get(name, np.nan) for name in roles.targets]
-        return targets, chosen(past, roles.past), chosen(known, roles.known)
-
-
-def _described(forecaster: Any) -> str:
-    parts = [f"{type(forecaster).__name__}"]
-    if getattr(forecaster, "bidirectional", False):
-        parts.append("bidirectional=True")
-    if hasattr(forecaster, "cell"):
-        parts.append(f"cell={forecaster.cell!r}")
-    return ", ".join(parts)
+        found: dict[str, Any] = {}
+        for kind in ("past", "known"):
+            inside = {name: record[name] for name in self._names[kind] if name in record}
+            if given[kind] is None and inside:
+                found[kind] = inside
+        return {"values": [record.get(name, np.nan) for name in self._names["values"]], **found}

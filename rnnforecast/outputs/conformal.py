@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,40 +16,41 @@ __all__ = ["ConformalErrors", "ConformalForecast", "conformal_quantile"]
 _ENOUGH = 20  # errors a step needs before it is calibrated on its own
 
 
-def conformal_quantile(errors: np.ndarray, level: float) -> float:
+def conformal_quantile(errors: np.ndarray, level: float) -> Any:
     """Corrected quantile of calibration errors.
 
     Parameters
     ----------
-    errors : ndarray, shape (n,)
-        Signed errors, truth minus forecast, without NaN.
+    errors : ndarray, shape (n, ...)
+        Signed errors, truth minus forecast; NaN is left out.
     level : float
         Quantile level in (0, 1).
 
     Returns
     -------
-    float
+    ndarray, shape (...)
         Upper tails: the ceil((n + 1) level)-th smallest error; lower tails its mirror image. Where
         that rank is outside 1..n (too few errors), the largest or smallest error. The median is the
-        plain one.
+        plain one. 0 where there are no errors.
 
     Examples
     --------
-    >>> conformal_quantile(np.arange(1.0, 10.0), 0.9)
+    >>> float(conformal_quantile(np.arange(1.0, 10.0), 0.9))
     9.0
     """
-    errors = np.sort(errors)
-    n = len(errors)
-    if n == 0:
-        return 0.0
+    n = (~np.isnan(errors)).sum(0)
+    ordered = np.concatenate([np.sort(errors, 0), np.full((1, *n.shape), np.nan)])  # NaN last
+
+    def ranked(rank: np.ndarray) -> np.ndarray:
+        rank = np.clip(rank, 1, np.maximum(n, 1))
+        return np.take_along_axis(ordered, rank[None] - 1, 0)[0]
+
     if level == 0.5:
-        return float(np.median(errors))
-    # ranks are rounded to 9 digits, so that 0.9 * 10 is 9 and not 9.000000000000002
-    if level > 0.5:
-        rank = int(np.ceil(round((n + 1) * level, 9)))
-    else:
-        rank = n + 1 - int(np.ceil(round((n + 1) * (1.0 - level), 9)))
-    return float(errors[min(max(rank, 1), n) - 1])
+        found = (ranked((n + 1) // 2) + ranked(n // 2 + 1)) / 2
+    else:  # ranks are rounded to 9 digits, so that 0.9 * 10 is 9 and not 9.000000000000002
+        rank = np.ceil(np.round((n + 1) * max(level, 1 - level), 9)).astype(np.int64)
+        found = ranked(rank if level > 0.5 else n + 1 - rank)
+    return np.where(n > 0, found, 0.0)
 
 
 class ConformalErrors:
@@ -80,15 +82,13 @@ class ConformalErrors:
         ndarray, shape (n_steps, n_targets, n_levels)
         """
         n_calibrated, n_targets = self.errors.shape[1:]
-        table = np.zeros((n_calibrated, n_targets, len(levels)))
-        for target in range(n_targets):
-            pooled = self.errors[:, :, target]
-            for step in range(n_calibrated):
-                errors = pooled[:, step]
-                errors = errors[~np.isnan(errors)]
-                if len(errors) < _ENOUGH:
-                    errors = pooled[~np.isnan(pooled)]
-                table[step, target] = [conformal_quantile(errors, level) for level in levels]
+        pooled = self.errors.reshape(-1, n_targets)
+        few = (~np.isnan(self.errors)).sum(0) < _ENOUGH
+        table = np.empty((n_calibrated, n_targets, len(levels)))
+        for k, level in enumerate(levels):
+            table[..., k] = conformal_quantile(self.errors, level)
+            if few.any():
+                table[..., k] = np.where(few, conformal_quantile(pooled, level), table[..., k])
         steps = np.arange(1, n_steps + 1)
         grow = np.maximum(steps / n_calibrated, 1.0)[:, None] ** self.growth()
         return table[np.minimum(steps, n_calibrated) - 1] * grow[:, :, None]
@@ -108,9 +108,7 @@ class ConformalErrors:
         seen = ~np.isnan(self.errors)
         size = np.sum(np.abs(self.errors), axis=0, where=seen) / np.maximum(seen.sum(0), 1)
         logs = np.log(np.maximum(size, 1e-12))
-        x = np.log(np.arange(1, n_steps + 1))
-        x = x - x.mean()
-        slope = (x[:, None] * (logs - logs.mean(0))).sum(0) / (x**2).sum()
+        slope = np.polyfit(np.log(np.arange(1, n_steps + 1)), logs, 1)[0]
         return np.clip(slope, 0.0, 0.5)
 
 

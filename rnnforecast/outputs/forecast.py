@@ -109,26 +109,29 @@ class Forecast(ABC):
 
     # -- all numbers alike ------------------------------------------------------------------------
 
-    def _tensors(self) -> dict[str, Any]:
-        parts = {name: v for name, v in vars(self).items() if isinstance(v, (Tensor, Forecast))}
-        return parts
-
-    def _with(self, **parts: Any) -> Forecast:
+    def _each(self, of: Callable[[list[Tensor]], Tensor], others: Sequence[Forecast] = ()) -> Any:
+        """The forecast whose every tensor is made ``of`` this one's and those of its kind."""
         new = copy.copy(self)
-        vars(new).update(parts)
+        for name, value in vars(self).items():
+            rest = [getattr(other, name) for other in others]
+            if isinstance(value, Forecast):
+                vars(new)[name] = value._each(of, rest)
+            elif isinstance(value, Tensor):
+                vars(new)[name] = of([value, *rest])
         return new
 
     def __getitem__(self, index: Any) -> Forecast:
         """The forecast of some rows and steps."""
-        return self._with(**{name: value[index] for name, value in self._tensors().items()})
+        return self._each(lambda tensors: tensors[0][index])
 
-    @classmethod
-    def joined(cls, parts: Sequence[Any], dim: int = 0) -> Any:
+    @staticmethod
+    def joined(parts: Sequence[Any], dim: int = 0) -> Any:
         """Forecasts of one kind after one another along a dimension."""
-        return cls._combined(parts, lambda tensors: torch.cat(tensors, dim))
+        first, *rest = parts
+        return first._each(lambda tensors: torch.cat(tensors, dim), rest) if rest else first
 
-    @classmethod
-    def averaged(cls, parts: Sequence[Any], aggregate: str) -> Any:
+    @staticmethod
+    def averaged(parts: Sequence[Any], aggregate: str) -> Any:
         """Forecasts of one kind averaged number by number, see ``AGGREGATES``.
 
         Quantiles are averaged level by level (Lichtendahl et al. 2013, Management Science 59(7),
@@ -140,20 +143,8 @@ class Forecast(ABC):
         >>> Forecast.averaged(members, "median").point.item()
         2.0
         """
-        average = AGGREGATES[aggregate]
-        return cls._combined(parts, lambda tensors: average(torch.stack(tensors)))
-
-    @classmethod
-    def _combined(cls, parts: Sequence[Any], combine: Callable[[list[Tensor]], Tensor]) -> Any:
-        first = parts[0]
-        if len(parts) == 1:
-            return first
-        new = {}
-        for name, value in first._tensors().items():
-            every = [getattr(part, name) for part in parts]
-            nested = isinstance(value, Forecast)
-            new[name] = cls._combined(every, combine) if nested else combine(every)
-        return first._with(**new)
+        (first, *rest), average = parts, AGGREGATES[aggregate]
+        return first._each(lambda tensors: average(torch.stack(tensors)), rest) if rest else first
 
 
 class PointForecast(Forecast):
@@ -262,7 +253,7 @@ class QuantileForecast(Forecast):
 
     def stretched(self, factor: Tensor) -> Forecast:
         middle = self.median[..., None]
-        return self._with(values=middle + (self.values - middle) * factor[..., None])
+        return QuantileForecast(middle + (self.values - middle) * factor[..., None], self.levels)
 
 
 class TransformedForecast(Forecast):
@@ -296,9 +287,8 @@ class TransformedForecast(Forecast):
 
     @property
     def mean(self) -> Tensor:
-        levels = (np.arange(99) + 1) / 100
         try:
-            return self.quantile(levels.tolist()).mean(-1)
+            return self.quantile((np.arange(1, 100) / 100).tolist()).mean(-1)
         except DataError:  # no spread is known
             return self.median
 

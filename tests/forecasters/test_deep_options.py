@@ -17,7 +17,7 @@ from rnnforecast import (
 )
 from rnnforecast.data.seasonality import choose_segment
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters import deep
+from rnnforecast.forecasters import windows
 
 TINY = {"horizon": 4, "lookback": 12, "hidden_size": 4, "max_epochs": 2, "random_state": 0}
 
@@ -63,7 +63,7 @@ def test_the_batch_is_a_thousandth_of_the_windows(n, batch):
 def test_many_windows_get_a_wider_network(monkeypatch):
     small = DeepLSTMForecaster(**{**TINY, "hidden_size": None}).fit(frame())
     assert (small.hidden_size_, small.network_.spec.hidden_size, small.batch_size_) == (32, 32, 32)
-    monkeypatch.setattr(deep, "_MANY", 50)
+    monkeypatch.setattr(windows, "_MANY", 50)
     wide = DeepLSTMForecaster(**{**TINY, "hidden_size": None}).fit(frame())
     assert (wide.hidden_size_, wide.network_.spec.hidden_size) == (64, 64)
 
@@ -183,7 +183,7 @@ def test_rows_without_an_observation_validate_nothing(make):
 
 
 def test_a_history_that_outgrows_the_narrow_network_trains_on(monkeypatch):
-    monkeypatch.setattr(deep, "_MANY", 100)
+    monkeypatch.setattr(windows, "_MANY", 100)
     df = frame(220)
     fc = DeepGRUForecaster(**{**TINY, "hidden_size": None}).fit(df[:100])
     assert fc.partial_fit(df[100:]).network_.spec.hidden_size == 32

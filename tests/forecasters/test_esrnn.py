@@ -421,7 +421,7 @@ def test_pickles_and_describes_itself():
         ({"tau": 1.0}, "tau must be a number in"),
         ({"loss": "mse"}, "loss must be one of"),
         ({"mode": "log"}, "mode must be one of"),
-        ({"horizon": 89}, "the longest series has 90 rows; horizon 89 needs at least 91"),
+        ({"horizon": 89}, "has 90 rows; a row to look back on and horizon 89 need at least 91"),
     ],
 )
 def test_bad_parameters_say_what_to_do(options, message):
