@@ -11,7 +11,7 @@ import pandas as pd
 
 from rnnforecast._validation import check_int
 from rnnforecast.data.calendar import infer_calendar
-from rnnforecast.data.frames import group_rows
+from rnnforecast.data.panel import group_rows
 from rnnforecast.exceptions import DataError
 from rnnforecast.metrics._arrays import Scores, average_outputs, is_panel, to_rows
 from rnnforecast.metrics._point import point_means, smape
