@@ -205,22 +205,21 @@ def _bands(quantiles: pd.DataFrame) -> list[tuple[float | None, np.ndarray, np.n
 
 
 def _given_bands(intervals: Any, line: pd.Series, target: Any, series: Any) -> list:
-    if isinstance(intervals, pd.DataFrame) and intervals.columns.nlevels > 1:
+    """Bands of a frame of quantiles, or of lower and upper bounds for the rows of ``line``."""
+    frame = isinstance(intervals, pd.DataFrame)
+    if frame and intervals.columns.nlevels > 1:
         bands = _bands(_pick(intervals, target, series, "intervals"))
     else:
-        if isinstance(intervals, pd.DataFrame) and intervals.index.nlevels > 1:
+        if frame and intervals.index.nlevels > 1:
             intervals = intervals.xs(_series_names(line)[0] if series is None else series, level=0)
         bounds = np.asarray(intervals, dtype=float)
         if bounds.ndim != 2 or bounds.shape[1] != 2:
-            raise DataError(
-                f"intervals needs the shape ({len(line)}, 2), lower and upper. Got {bounds.shape}"
-            )
+            expected = f"the shape ({len(line)}, 2), lower and upper"
+            raise DataError(f"intervals needs {expected}. Got {bounds.shape}")
         bands = [(None, *bounds.T)]
     if any(len(low) != len(line) for _, low, _ in bands):
-        raise DataError(
-            f"intervals needs one row for each of the {len(line)} rows of the forecast. "
-            f"Got {len(bands[0][1])}"
-        )
+        expected = f"one row for each of the {len(line)} rows of the forecast"
+        raise DataError(f"intervals needs {expected}. Got {len(bands[0][1])}")
     return bands
 
 

@@ -91,20 +91,17 @@ class AutoForecaster(BaseForecaster):
 
     Notes
     -----
-    Each candidate is fitted once, to the rows before the first origin; its weights stay at the
-    later ones. The ensemble is drawn greedily with replacement (Caruana, Niculescu-Mizil, Crew &
-    Ksikes 2004, ICML), one set of weights for all series. A candidate that fails is left out, and
-    the leaderboard says why.
+    Each candidate is fitted once, to the rows before the first origin. The ensemble is drawn
+    greedily with replacement (Caruana, Niculescu-Mizil, Crew & Ksikes 2004, ICML), one set of
+    weights for all series. A candidate that fails is left out, and the leaderboard says why.
 
     **The budget.** The naive forecasts are free. A baseline is timed on a few series first, and
     skipped where the panel would take more than 15% of the budget. A network is timed for one
     epoch and trained for as many as fit; it is skipped where these are too few. Seconds for the
     last fit of what is chosen so far are set aside. The networks of the ensemble are tried with two
-    further seeds: after all candidates, or after four networks where one has half of the weight.
-    A network that stopped early is fitted to all rows for the number of epochs that was best.
+    further seeds. One that stopped early is fitted to all rows for the best number of epochs.
 
-    Intervals are split-conformal; where a member was fitted again, the errors are those of its fit
-    before.
+    Intervals are split-conformal, with the errors at the rolling origins.
 
     Examples
     --------
@@ -298,13 +295,8 @@ def _in_sample_errors(member: Candidate, panel: Panel, scale: np.ndarray) -> np.
 def _leaderboard(search: Search, fallback: Candidate) -> pd.DataFrame:
     """One row for each candidate, best first, those without a score at the end."""
     weights = dict(search.weighted())
-    columns = ["model", "score", "weight", "seconds", "status"]
-    rows = [
-        (trial.name, trial.score, weights.get(trial, 0.0), trial.seconds, trial.status)
-        for trial in search.trials
-    ]
+    rows = [(t.name, t.score, weights.get(t, 0.0), t.seconds, t.status) for t in search.trials]
     if not weights:
-        alone = (fallback.name, np.nan, 1.0, 0.0, "chosen: nothing could be judged")
-        rows.insert(0, alone)
-    frame = pd.DataFrame(rows, columns=columns)
+        rows.insert(0, (fallback.name, np.nan, 1.0, 0.0, "chosen: nothing could be judged"))
+    frame = pd.DataFrame(rows, columns=["model", "score", "weight", "seconds", "status"])
     return frame.sort_values("score", kind="stable", ignore_index=True)

@@ -83,18 +83,16 @@ def app() -> None:
 @click.option("--plot", type=_PATH, help="Picture to write: png, svg or pdf.")
 def forecast(data: Path, model: str, future: Path, out: Path, plot: Path, **options: Any) -> None:
     """Fit a model to DATA (CSV or Parquet) and forecast the steps after its end."""
-    levels, coverage = options["quantiles"], options["coverage"]
-    if levels and coverage:
-        message = "--quantiles and --coverage say the same thing twice: give one of them"
-        raise click.ClickException(message)
+    levels, coverage, known = options["quantiles"], options["coverage"], options["known"]
+    for wrong, message in (
+        (levels and coverage, "--quantiles and --coverage say the same: give one of them"),
+        (known and not future, "--known needs --future, a file with these columns' coming values"),
+        (future and not known, "--future is only used with --known: name its columns"),
+    ):
+        if wrong:
+            raise click.ClickException(message)
     _files.check_output(out, _files.TABLES, [data, future])
     _files.check_output(plot, _files.PICTURES)
-    if options["known"] and future is None:
-        raise click.ClickException(
-            "--known needs --future, a file with the coming values of these columns"
-        )
-    if future is not None and not options["known"]:
-        raise click.ClickException("--future is only used with --known: name its columns")
     frame, roles = load(data, options)
     coming = None if future is None else load_future(future, roles)
     fitted = _build([model], roles, options)[model].fit(frame)
@@ -103,11 +101,11 @@ def forecast(data: Path, model: str, future: Path, out: Path, plot: Path, **opti
     ends = [round((1 + sign * (coverage or 0.9)) / 2, 12) for sign in (-1, 1)]
     spread = fitted.forecast(coming, quantiles=levels or ends)
     table = flatten(_with_bounds(point, spread, levels))
-    writers: list[tuple[Path, Callable[[Path], None]]] = []
-    if out is not None:
-        writers.append((out, lambda path: _files.write_table(table, path)))
-    if plot is not None:
-        writers.append((plot, lambda path: _draw(fitted.history(), point, spread, path)))
+    writers = [
+        (out, lambda path: _files.write_table(table, path)),
+        (plot, lambda path: _draw(fitted.history(), point, spread, path)),
+    ]
+    writers = [(path, write) for path, write in writers if path is not None]
     _files.write_all(writers)
     if out is None:
         click.echo(table.to_csv(index=False), nl=False)
@@ -130,14 +128,9 @@ def compare(data: Path, models: Any, origins: int, step: int, out: Path, **optio
 
     _files.check_output(out, _files.TABLES, [data])
     frame, roles = load(data, options)
-    board = rnnforecast.compare(
-        _build(models, roles, options | {"quiet": True}),
-        frame,
-        horizon=options["horizon"],
-        n_origins=origins,
-        step=step,
-        verbose=_verbose(options["quiet"]),
-    )
+    rolling = {"horizon": options["horizon"], "n_origins": origins, "step": step}
+    built = _build(models, roles, options | {"quiet": True})
+    board = rnnforecast.compare(built, frame, **rolling, verbose=_verbose(options["quiet"]))
     table = board.reset_index()
     if out is not None:
         _files.write_all([(out, lambda path: _files.write_table(table, path))])
@@ -183,17 +176,9 @@ def _draw(history: pd.DataFrame, point: pd.DataFrame, spread: pd.DataFrame, path
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line and end the process.
+    """Run the command line, with the arguments of the process if none are given, and end it.
 
-    Parameters
-    ----------
-    args : sequence of str, optional
-        Arguments; those of the process if None.
-
-    Raises
-    ------
-    SystemExit
-        Always: 0 after success, 2 after bad input (with one line on stderr), 130 when interrupted.
+    The status is 0 after success, 2 after bad input (one line on stderr), 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     message, status = None, 0

@@ -25,15 +25,11 @@ def _suffix(path: Path) -> str:
     return {".pq": ".parquet"}.get(suffixes[-1], suffixes[-1]) if suffixes else ""
 
 
-def _need(module: str, extra: str, why: str) -> None:
-    from rnnforecast.exceptions import optional_import
-
-    optional_import(module, extra, why)
-
-
 def read(path: Path) -> pd.DataFrame:
     """Read a table, CSV or Parquet by its suffix; an error names what is wrong in one line."""
     import pandas as pd
+
+    from rnnforecast.exceptions import optional_import
 
     kind = _suffix(path)
     if not path.exists():
@@ -41,7 +37,7 @@ def read(path: Path) -> pd.DataFrame:
     if kind not in (*TABLES, ".csv.gz"):
         raise ClickException(f"{path}: expected a file ending in .csv, .csv.gz or .parquet")
     if kind == ".parquet":
-        _need("pyarrow", "parquet", str(path))
+        optional_import("pyarrow", "parquet", str(path))
     try:
         frame = pd.read_parquet(path) if kind == ".parquet" else _read_csv(path)
     except pd.errors.EmptyDataError:
@@ -70,29 +66,26 @@ def _read_csv(path: Path) -> pd.DataFrame:
 def check_output(
     path: Path | None, kinds: Sequence[str], inputs: Sequence[Path | None] = ()
 ) -> None:
-    """Refuse a file that could not be written, before an hour of training is spent.
+    """Refuse a file that could not be written, or that is read, before an hour of training."""
+    from rnnforecast.exceptions import optional_import
 
-    The file must end in one of ``kinds`` and be none of ``inputs``, which are read.
-    """
     if path is None:
         return
     if _suffix(path) not in kinds:
         raise ClickException(f"{path}: expected a file name ending in {' or '.join(kinds)}")
     if path.is_dir():
         raise ClickException(f"{path} is a folder")
-    folder = path.parent
-    if not folder.is_dir():
-        raise ClickException(f"{path} cannot be written: there is no folder {folder}")
-    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+    if not path.parent.is_dir():
+        raise ClickException(f"{path} cannot be written: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise ClickException(f"{path} cannot be written: permission denied")
     if any(given and given.exists() and path.exists() and path.samefile(given) for given in inputs):
-        raise ClickException(
-            f"{path} is read as data and would be written over: choose another name"
-        )
+        message = f"{path} is read as data and would be written over: choose another name"
+        raise ClickException(message)
     if kinds is PICTURES:
-        _need("matplotlib", "plot", "--plot")
+        optional_import("matplotlib", "plot", "--plot")
     if _suffix(path) == ".parquet":
-        _need("pyarrow", "parquet", str(path))
+        optional_import("pyarrow", "parquet", str(path))
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

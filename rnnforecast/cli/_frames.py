@@ -17,19 +17,11 @@ __all__ = ["flatten", "load", "load_future"]
 
 
 def load(path: Path, options: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read a file: the columns in use, and their roles as parameters of a forecaster.
-
-    Where the options name no time column, the first with time stamps is taken; where they name no
-    target, the only column of numbers.
-    """
+    """Read a file: the columns in use, and their roles as parameters of a forecaster."""
     frame = read(path)
-    asked = {
-        "--target": options["target"],
-        "--known": options["known"],
-        "--past": options["past"],
-        "--time": [options["time"]] if options["time"] else [],
-        "--series-id": [options["series_id"]] if options["series_id"] else [],
-    }
+    asked = {f"--{role}": options[role] for role in ("target", "known", "past")}
+    keys = {"--time": options["time"], "--series-id": options["series_id"]}
+    asked |= {option: [name] for option, name in keys.items() if name}
     named = [name for names in asked.values() for name in names]
     for option, names in asked.items():
         _check_present(frame, names, path, option)
@@ -81,11 +73,9 @@ def _columns(
 def _check_present(frame: pd.DataFrame, names: Sequence[str], path: Path, role: str) -> None:
     for name in names:
         if name not in frame.columns:
-            shown = ", ".join(str(column) for column in frame.columns[:12])
-            more = ", ..." if len(frame.columns) > 12 else ""
-            raise ClickException(
-                f"{path} has no column {name!r} for {role}; its columns: {shown}{more}"
-            )
+            shown = ", ".join(map(str, frame.columns[:12]))
+            shown += ", ..." if len(frame.columns) > 12 else ""
+            raise ClickException(f"{path} has no column {name!r} for {role}; its columns: {shown}")
 
 
 def _find_time(frame: pd.DataFrame, path: Path, taken: Sequence[str]) -> Any:
@@ -98,10 +88,8 @@ def _find_time(frame: pd.DataFrame, path: Path, taken: Sequence[str]) -> Any:
             return name
         if len(column) and _is_text(column) and _is_stamp(column.iloc[0]):
             if _is_stamp(name):
-                raise ClickException(
-                    f"{path}: the first line must name the columns. Got "
-                    f"{','.join(map(str, frame.columns[:4]))!r}, which looks like data"
-                )
+                got = f"Got {','.join(map(str, frame.columns[:4]))!r}, which looks like data"
+                raise ClickException(f"{path}: the first line must name the columns. {got}")
             return name
     return None
 
@@ -124,9 +112,8 @@ def _stamps(column: pd.Series, path: Path) -> pd.Series:
         return pd.to_datetime(column, utc=offsets.nunique() > 1)
     except (ValueError, TypeError, OverflowError) as error:
         reason = str(error).split(". You might want")[0]
-        raise ClickException(
-            f"{path}: column {column.name!r} cannot be read as time stamps: {reason}"
-        ) from error
+        message = f"{path}: column {column.name!r} cannot be read as time stamps: {reason}"
+        raise ClickException(message) from error
 
 
 def _only_number(frame: pd.DataFrame, path: Path, taken: set[Any]) -> str:

@@ -231,12 +231,8 @@ def make_scorer(
     if needs == "quantiles":
         single = isinstance(quantiles, (int, float))
         levels = check_quantiles("make_scorer", [quantiles] if single else quantiles)
-    options: dict[str, Any] = {
-        "seasonality": seasonality,
-        "quantiles": levels,
-        "coverage": coverage,
-    }
-    return ForecastScorer(metric, needs=needs, greater_is_better=greater_is_better, **options)
+    scorer = ForecastScorer(metric, needs=needs, greater_is_better=greater_is_better)
+    return replace(scorer, seasonality=seasonality, quantiles=levels, coverage=coverage)
 
 
 @documented(SCORER)

@@ -20,14 +20,12 @@ _LOSSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class DieboldMariano(NamedTuple):
-    """Result of the test.
+    """Result of the test: a statistic, negative where the first forecast is better, and a p-value.
 
     Attributes
     ----------
-    statistic : float
-        Negative where the first forecast is better, positive where the second is.
-    pvalue : float
-        Two-sided.
+    statistic, pvalue : float
+        The p-value is two-sided.
     """
 
     statistic: float

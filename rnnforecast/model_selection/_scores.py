@@ -43,10 +43,8 @@ def metric_names(metrics: Any) -> dict[str, Any]:
 def naive_scales(
     panel: Panel, targets: list, stamps: pd.Index, counts: np.ndarray, season: int
 ) -> pd.DataFrame:
-    """Mean error of the seasonal naive forecast, and mean squared error, in the rows up to each
-    origin: what MASE and RMSSE divide by. NaN for a series with no more rows than one season.
-
-    ``stamps`` are those of the origins, ``counts: (n_origins, n_series)`` the rows up to them.
+    """What MASE and RMSSE divide by at each origin, from the ``counts: (n_origins, n_series)`` rows
+    up to it; NaN for a series with no more rows than one season.
     """
     parts = []
     for stamp, lengths in zip(stamps, counts):
@@ -64,9 +62,7 @@ def naive_scales(
 def score_windows(
     results: pd.DataFrame, metrics: dict[str, Any], scales: pd.DataFrame, coverage: float | None
 ) -> pd.DataFrame:
-    """Metrics of each window of a backtest, indexed by (model, origin, series, target); NaN where
-    nothing was observed.
-    """
+    """Metrics of each window of a backtest, indexed by (model, origin, series, target)."""
     keys = ["model", *_KEYS]
     results = results if "series" in results else results.assign(series=0)
     terms = {name: _term(name, results, coverage) for name, m in metrics.items() if not callable(m)}
