@@ -250,9 +250,12 @@ class SteppedTransformer(SeriesTransformer):
         later = ahead >= 0
         if not later.any():
             return panel, series, positions
-        coming = np.full((ahead.max() + 1, panel.n_series, values.shape[1]), np.nan, values.dtype)
-        coming[ahead[later], series[later]] = values[later]
-        grown = panel.grown(coming, coming[..., :0], coming[..., :0])
+        counts = np.zeros_like(panel.lengths)
+        np.maximum.at(counts, series, ahead + 1)
+        coming = np.full((counts.sum(), values.shape[1]), np.nan, values.dtype)
+        first = np.cumsum(counts) - counts
+        coming[(first[series] + ahead)[later]] = values[later]
+        grown = panel.extended(counts, coming, coming[:, :0], coming[:, :0])
         if grown.stamps is not None and keys.levels is not None:
             order, rows = np.arange(len(grown.targets)), grown.indptr[series] + positions
             order[rows[later]] = len(order) + np.arange(later.sum())  # the stamps that rows have

@@ -472,7 +472,8 @@ def ragged(name, seed, n_series=4, gaps=True):
         end = 55 if k == 0 else int(rng.integers(begin + 3, 60))
         rows = np.arange(begin, end)
         if gaps and regular and k:
-            rows = rows[(rng.random(len(rows)) < 0.8) | (rows == begin) | (rows == end - 1)]
+            # two neighbours stay: a series with every other row would be refused as a coarser one
+            rows = rows[(rng.random(len(rows)) < 0.8) | (rows <= begin + 1) | (rows == end - 1)]
         n = len(rows)
         parts.append(
             pd.DataFrame(
