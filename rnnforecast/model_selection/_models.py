@@ -93,11 +93,7 @@ def raw_targets(model: Any, columns: pd.Index) -> list:
 
 
 def hide_future(model: Any, X: pd.DataFrame, keys: Sequence[Any]) -> pd.DataFrame:
-<<<<<<< HEAD
     """Future rows with NaN where nothing is known at the origin: targets, past-only covariates."""
-=======
-    """Future rows with NaN for what the origin does not know: targets and past-only covariates."""
->>>>>>> h/slim-top
     # where a pipeline makes the known covariates from columns that cannot be known, targets only
     forecaster, hidden = layers(model)[-1], X.copy()
     targets = _find(forecaster.target_names_, X.columns)
