@@ -381,6 +381,13 @@ def test_copies_go_on_alike_and_apart(one, copied):
     )
 
 
+def test_a_buffer_of_rows_may_be_written_over(one):
+    row = np.array([0.5])
+    stream = one.stream().update(row)
+    row[0] = 9.0
+    assert apart(stream.refresh().forecast(), one.stream().update(0.5).refresh().forecast()) == 0
+
+
 def test_hidden_states_are_views_to_read(one):
     stream = one.stream()
     hidden = stream.hidden_
