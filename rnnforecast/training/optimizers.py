@@ -77,9 +77,10 @@ class Optimizer(ABC):
             [torch.zeros_like(v, requires_grad=False) for v in self.values]
             for _ in range(self.n_slots)
         ]
-        self._steps = [torch.zeros((), device=v.device) for v in self.values]
         fused = {p.device.type for p in self.parameters} <= {*_FUSED}
         self._fused = {"foreach": not fused, "fused": fused}
+        # the fused kernels read them on the device, the others on the CPU
+        self._steps = [torch.zeros((), device=v.device if fused else "cpu") for v in self.values]
 
     def _views(self, buffer: Tensor) -> list[Tensor]:
         parts = zip(buffer.split(self._sizes), self.parameters)
