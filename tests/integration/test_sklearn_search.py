@@ -115,9 +115,14 @@ def test_halving_grid_search_spends_epochs(with_y, lstm, seattle, day, by_hand):
     ).fit(X, y)
     assert search.n_resources_ == [1, 2, 4]
     assert search.n_candidates_ == [4, 2, 1]
-    assert search.best_params_ == {"lr": 1e-2, "max_epochs": 4}
     assert search.best_estimator_.n_epochs_ == 4
     results = search.cv_results_
+    scores, left = np.asarray(results["mean_test_score"]), np.asarray(results["iter"])
+    kept = [results["params"][k]["lr"] for k in np.flatnonzero(left == 1)]
+    first = [results["params"][k]["lr"] for k in np.argsort(-scores[left == 0])[:2]]
+    assert sorted(kept) == sorted(first)  # the better half goes on
+    assert search.best_params_ == {**results["params"][-1], "max_epochs": 4}
+    assert search.best_params_["lr"] == kept[int(np.argmax(scores[left == 1]))]
     assert_array_equal(results["iter"], [0, 0, 0, 0, 1, 1, 2])
     assert_array_equal(results["n_resources"], [1, 1, 1, 1, 2, 2, 4])
     for params, score in zip(results["params"], results["mean_test_score"]):
