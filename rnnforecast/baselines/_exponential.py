@@ -296,7 +296,9 @@ def fit_ets(y: np.ndarray, x: np.ndarray, forms: list[list[Form]], maxiter: int)
             f"use error='add' with seasonal='add' or None, or fill them yourself before fit"
         )
     centre, unit = float(np.nanmean(inner)), float(np.nanstd(inner))
-    recent = inner[-max(_RECENT, 20 * max(row[0].m for row in kept)) :]
+    longest = max(row[0].m for row in kept)
+    # without a season ten times as many rows cost no more
+    recent = inner[-(max(_RECENT, 20 * longest) if longest else 10 * _RECENT) :]
     if np.isnan(recent).mean() > 0.5:
         recent = inner
 

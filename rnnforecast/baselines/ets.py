@@ -55,8 +55,8 @@ class ETSForecaster(LocalForecaster):
     "auto" compares forms by the corrected AIC (Hyndman, Koehler, Ord & Snyder 2008, section 7.1):
     first the season (none, additive, and multiplicative with multiplicative errors where all values
     are positive and none is missing), then the trend (none, additive, damped). Form and smoothing
-    parameters of a series of more than 1000 rows come from its last 1000 (20 seasons, if that is
-    more). A season of more than 24 steps starts as a smooth curve, of 12 waves. A series with too
+    parameters of a long series come from its last 1000 rows (10000 without a season; 20 seasons,
+    if that is more). A season of more than 24 steps starts as a smooth curve, of 12 waves. A series with too
     few rows for a form is fitted with a simpler one; where the form was asked for by name, a
     warning tells.
 
