@@ -56,9 +56,9 @@ class ETSForecaster(LocalForecaster):
     first the season (none, additive, and multiplicative with multiplicative errors where all values
     are positive and none is missing), then the trend (none, additive, damped). Form and smoothing
     parameters of a long series come from its last 1000 rows (10000 without a season; 20 seasons,
-    if that is more). A season of more than 24 steps starts as a smooth curve, of 12 waves. A series with too
-    few rows for a form is fitted with a simpler one; where the form was asked for by name, a
-    warning tells.
+    if that is more). A season of more than 24 steps starts as a smooth curve, of 12 waves. A
+    series with too few rows for a form is fitted with a simpler one; where the form was asked for
+    by name, a warning tells.
 
     Additive forms run through statsmodels' Kalman filter. Nothing is filled: a missing row leaves
     the state uncertain and the interval wider; a multiplicative form (``ETSModel``) passes over it.
