@@ -11,7 +11,7 @@ from rnnforecast.data.panel import Panel
 
 __all__ = ["Scale"]
 
-_ROWS = 1 << 20  # measured at once
+_ROWS = 1 << 18  # measured at once
 
 
 @dataclass(frozen=True)
