@@ -2,6 +2,7 @@
 
 from rnnforecast.nn.cells import CELLS, Cell, cell_class, register_cell
 from rnnforecast.nn.covariates import CovariateEncoder
+from rnnforecast.nn.gated_cells import ChoGRUCell, IndRNNCell, MGUCell, MLSTMCell, SLSTMCell
 from rnnforecast.nn.layers import (
     RecurrentStack,
     SeededDropout,
@@ -9,17 +10,26 @@ from rnnforecast.nn.layers import (
     set_generator,
     set_precision,
 )
+from rnnforecast.nn.linear_cells import LRUCell, MinGRUCell, MinLSTMCell
 from rnnforecast.nn.network import ForecastNetwork, NetworkSpec
 from rnnforecast.nn.window import Inputs, Window, WindowNetwork, unfold
 
 __all__ = [
     "CELLS",
     "Cell",
+    "ChoGRUCell",
     "CovariateEncoder",
     "ForecastNetwork",
+    "IndRNNCell",
     "Inputs",
+    "LRUCell",
+    "MGUCell",
+    "MLSTMCell",
+    "MinGRUCell",
+    "MinLSTMCell",
     "NetworkSpec",
     "RecurrentStack",
+    "SLSTMCell",
     "SeededDropout",
     "Window",
     "WindowNetwork",

@@ -13,16 +13,33 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import leaky_relu, linear
 
 from rnnforecast.exceptions import DataError
 from rnnforecast.nn._kernels import Given, flatten, run
 
-__all__ = ["CELLS", "Cell", "FusedCell", "State", "cell_class", "is_fused", "register_cell"]
+__all__ = [
+    "ACTIVATIONS",
+    "CELLS",
+    "Cell",
+    "FusedCell",
+    "State",
+    "cell_class",
+    "is_fused",
+    "register_cell",
+]
 
 State = tuple[Tensor, ...]
 
 CELLS: dict[str, type[Cell]] = {}
+
+# what ``activation=`` names
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "leaky_relu": leaky_relu,
+    "sigmoid": torch.sigmoid,
+}
 
 
 def register_cell(name: str) -> Callable[[type[Cell]], type[Cell]]:

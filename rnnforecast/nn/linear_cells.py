@@ -1,0 +1,209 @@
+"""Cells whose state moves on linearly, h_t = a_t h_{t-1} + b_t: the input alone gives a_t and b_t.
+
+All products of a sequence are then made at once, and only a multiplication and an addition a step
+are left, which :func:`linear_scan` does.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, glu
+
+from rnnforecast.nn.cells import Cell, State, register_cell, steps_ended
+
+__all__ = ["LRUCell", "LinearCell", "MinGRUCell", "MinLSTMCell", "linear_scan"]
+
+_SMALL = 2048  # numbers of one step up to which chunks side by side are the faster way
+
+
+class LinearCell(Cell):
+    """A cell with a linear recurrence; a subclass has its coefficients and its output.
+
+    The state is one tensor, ``(batch, state_size)``, kept as its real and imaginary part where it
+    is complex.
+    """
+
+    @abstractmethod
+    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """a and b, each ``(..., state_size)``, of steps ``x: (..., input_size)``."""
+
+    def read(self, h: Tensor, x: Tensor) -> Tensor:
+        """Outputs ``(..., hidden_size)`` of states ``(..., state_size)``; the state, if not defined."""
+        return h
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        a, b = self.coefficients(x)
+        h = a * _joined(state) + b
+        return self.read(h, x), _parts(h)
+
+    def scan(
+        self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """As ``Cell.scan``, all steps' coefficients at once."""
+        ended = None if lengths is None else steps_ended(x, lengths)[..., None]
+        if ended is not None:
+            x = x.masked_fill(ended, 0.0)
+        first = _joined(self.first(x) if state is None else state)
+        if not x.shape[1]:
+            return x.new_zeros(len(x), 0, self.hidden_size), _parts(first)
+        a, b = self.coefficients(x)
+        if ended is not None:  # the state is carried
+            a, b = torch.where(ended, 1.0, a), b.masked_fill(ended, 0.0)
+        h = linear_scan(a, b, first)
+        outputs = self.read(h, x)
+        if ended is not None:
+            outputs = outputs.masked_fill(ended, 0.0)
+        return outputs, _parts(h[:, -1])
+
+
+def _joined(state: State) -> Tensor:
+    return state[0] if len(state) == 1 else torch.complex(*state)
+
+
+def _parts(h: Tensor) -> State:
+    return (h.real, h.imag) if h.is_complex() else (h,)
+
+
+def linear_scan(a: Tensor, b: Tensor, first: Tensor) -> Tensor:
+    """States h_t = a_t h_{t-1} + b_t of all steps.
+
+    Parameters
+    ----------
+    a, b : Tensor of shape (batch, time, size)
+        Real or complex; they may broadcast to one another over batch and time.
+    first : Tensor of shape (batch, size)
+        h_0, before the first step.
+
+    Returns
+    -------
+    Tensor of shape (batch, time, size)
+
+    Examples
+    --------
+    >>> import torch
+    >>> linear_scan(torch.full((1, 3, 1), 0.5), torch.ones(1, 3, 1), torch.zeros(1, 1)).flatten()
+    tensor([1.0000, 1.5000, 1.7500])
+    """
+    a, b = torch.broadcast_tensors(a, b)
+    b = torch.cat([(a[:, 0] * first + b[:, 0])[:, None], b[:, 1:]], 1)
+    return _Scan.apply(a, b)
+
+
+class _Scan(torch.autograd.Function):
+    """h_t = a_t h_{t-1} + b_t from h_0 = 0; its gradient is the same recurrence backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        h = _scan(a, b)
+        ctx.save_for_backward(a, h)
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        a, h = ctx.saved_tensors
+        (grad,) = grads
+        later = torch.cat([a[:, 1:], torch.zeros_like(a[:, :1])], 1).conj()
+        of_b = _Scan.apply(later.flip(1), grad.flip(1)).flip(1)
+        before = torch.cat([torch.zeros_like(h[:, :1]), h[:, :-1]], 1)
+        return of_b * before.conj(), of_b
+
+
+def _scan(a: Tensor, b: Tensor) -> Tensor:
+    """Step by step, or, where a step has few numbers, about sqrt(time) chunks side by side.
+
+    The second way takes 2 sqrt(time) rounds in place of time, at three times the arithmetic; the
+    bound between them is measured in benchmarks/linear_scan.py.
+    """
+    batch, time, size = b.shape
+    length = round(time**0.5)
+    if batch * size > _SMALL or length < 4:
+        return _loop(a.transpose(0, 1), b.transpose(0, 1)).transpose(0, 1)
+    n = -(-time // length)
+    pad = (0, 0, 0, n * length - time)
+    a, b = (nn.functional.pad(p, pad).view(batch, n, length, size) for p in (a, b))
+    within = [p.permute(2, 0, 1, 3) for p in (a, b)]  # (length, batch, n, size)
+    own, through = _loop(*within), within[0].cumprod(0)
+    ends = _loop(*(p[-1].transpose(0, 1) for p in (through, own)))  # (n, batch, size)
+    before = torch.cat([torch.zeros_like(ends[:1]), ends[:-1]]).transpose(0, 1)
+    return (own + through * before).permute(1, 2, 0, 3).reshape(batch, -1, size)[:, :time]
+
+
+def _loop(a: Tensor, b: Tensor) -> Tensor:
+    """Along the first dimension, one step after the other."""
+    h = b.clone(memory_format=torch.contiguous_format)
+    for last, now, factor in zip(h[:-1], h[1:], a[1:]):
+        now.addcmul_(factor, last)
+    return h
+
+
+@register_cell("mingru")
+class MinGRUCell(LinearCell):
+    """Feng et al. 2024 (arXiv:2410.01201), section 3.1: a GRU whose gate sees the input alone."""
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__(input_size, hidden_size)
+        self.input = nn.Linear(self.input_size, 2 * self.hidden_size)
+
+    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z, h = self.input(x).chunk(2, -1)
+        z = torch.sigmoid(z)
+        return 1 - z, z * h
+
+
+@register_cell("minlstm")
+class MinLSTMCell(LinearCell):
+    """Feng et al. 2024 (arXiv:2410.01201), section 3.2, with gates that add up to one."""
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__(input_size, hidden_size)
+        self.input = nn.Linear(self.input_size, 3 * self.hidden_size)
+
+    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        f, i, h = self.input(x).chunk(3, -1)
+        f, i = torch.sigmoid(f), torch.sigmoid(i)
+        return f / (f + i), i / (f + i) * h
+
+
+@register_cell("lru")
+class LRUCell(LinearCell):
+    """Linear recurrent unit (Orvieto et al. 2023, arXiv:2303.06349, eq. 5 to 7 and appendix A).
+
+    A complex diagonal recurrence within the unit circle; its real read-out goes through GELU and a
+    gated linear unit, which makes the layer nonlinear.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__(input_size, hidden_size)
+        size = self.hidden_size
+        self.decay = nn.Parameter(torch.empty(size))  # log of -log |lambda|
+        self.angle = nn.Parameter(torch.empty(size))  # log of the phase of lambda
+        self.gain = nn.Parameter(torch.empty(size))  # log of the input's normalisation
+        self.input = nn.Linear(self.input_size, 2 * size, bias=False)  # real, imaginary part
+        self.output = nn.Linear(2 * size, size, bias=False)
+        self.direct = nn.Linear(self.input_size, size, bias=False)
+        self.gate = nn.Linear(size, 2 * size)
+
+    def start(self, batch: int) -> State:
+        return super().start(batch) * 2
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> None:
+        """Eigenvalues uniform on the ring 0.9 to 0.999, phases up to pi / 10."""
+        u, v = torch.rand(2, self.hidden_size, generator=generator).to(self.decay)
+        size = torch.sqrt(u * (0.999**2 - 0.9**2) + 0.9**2)
+        self.decay.copy_(torch.log(-torch.log(size)))
+        self.angle.copy_(torch.log(v * torch.pi / 10 + 1e-6))
+        self.gain.copy_(torch.log(torch.sqrt(1 - size**2)))
+
+    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        factor = torch.exp(torch.complex(-torch.exp(self.decay), torch.exp(self.angle)))
+        real, imaginary = (torch.exp(self.gain) * part for part in self.input(x).chunk(2, -1))
+        return factor.expand(real.shape), torch.complex(real, imaginary)
+
+    def read(self, h: Tensor, x: Tensor) -> Tensor:
+        y = self.output(torch.cat([h.real, h.imag], -1)) + self.direct(x)
+        return glu(self.gate(gelu(y)), -1)
