@@ -18,7 +18,7 @@ _CHUNK = 64  # steps of an mLSTM that attend to one another at once
 
 @register_cell("gru_cho")
 class ChoGRUCell(Cell):
-    """Cho et al. 2014 (arXiv:1406.1078, eq. 5 to 8): the reset gate before the recurrent product."""
+    """Cho et al. 2014 (arXiv:1406.1078, eq. 5 to 8): the reset gate before the product."""
 
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__(input_size, hidden_size)
@@ -127,7 +127,7 @@ class MLSTMCell(Cell):
     or as many as divide the hidden size.
 
     The state is memory C, normaliser n and the logarithm m of what both are divided by. Without
-    recurrent weights, steps can attend to one another: ``scan`` reads them in chunks (appendix A.3).
+    recurrent weights, steps can attend to one another, which ``scan`` does in chunks.
     """
 
     def __init__(self, input_size: int, hidden_size: int):

@@ -29,10 +29,10 @@ class LinearCell(Cell):
 
     @abstractmethod
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """a and b, each ``(..., state_size)``, of steps ``x: (..., input_size)``."""
+        """Factor and addend, each ``(..., state_size)``, of steps ``x: (..., input_size)``."""
 
     def read(self, h: Tensor, x: Tensor) -> Tensor:
-        """Outputs ``(..., hidden_size)`` of states ``(..., state_size)``; the state, if not defined."""
+        """Outputs ``(..., hidden_size)`` of states ``(..., state_size)``; the state by default."""
         return h
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
