@@ -19,6 +19,8 @@ _PUBLIC = {
     "BiLSTMForecaster": "rnnforecast.forecasters",
     "BiGRUForecaster": "rnnforecast.forecasters",
     "ESRNNForecaster": "rnnforecast.forecasters",
+    "SequenceClassifier": "rnnforecast.sequences",
+    "SequenceRegressor": "rnnforecast.sequences",
     "SegmentRNNForecaster": "rnnforecast.forecasters",
     "NaiveForecaster": "rnnforecast.baselines",
     "ARIMAForecaster": "rnnforecast.baselines",

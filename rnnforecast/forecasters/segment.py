@@ -8,7 +8,7 @@ import numpy as np
 
 from rnnforecast._validation import check_choice
 from rnnforecast.data.panel import Panel
-from rnnforecast.forecasters.parameters import estimator
+from rnnforecast.parameters import estimator
 from rnnforecast.forecasters.windows import Plan, WindowForecaster
 from rnnforecast.nn.segment import SegmentNetwork, SegmentSpec
 

@@ -39,7 +39,9 @@ class ChoGRUCell(Cell):
 
 @register_cell("mgu")
 class MGUCell(Cell):
-    """The minimal gated unit (Zhou et al. 2016, arXiv:1603.09420, eq. 8): a GRU with one gate."""
+    """The minimal gated unit, a GRU with one gate (Zhou et al. 2016, arXiv:1603.09420, section 3;
+    but the candidate sees (1 - z) h, what the gate keeps, where the paper has z h).
+    """
 
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__(input_size, hidden_size)
@@ -181,10 +183,12 @@ class MLSTMCell(Cell):
         if ended is not None:
             x = x.masked_fill(ended, 0.0)
         state = self.first(x) if state is None else state
+        if not x.shape[1]:
+            return x.new_zeros(len(x), 0, self.hidden_size), state
         q, k, v, o, i, f = self._parts(x)
         if ended is not None:  # the state is carried
-            i, f = i.masked_fill(ended, _NEVER), f.masked_fill(ended, 0.0)
-        outputs = [x.new_zeros(len(x), 0, self.hidden_size)]
+            i, f = i.masked_fill(ended, -math.inf), f.masked_fill(ended, 0.0)
+        outputs = []
         for part in zip(*(whole.split(_CHUNK, 1) for whole in (q, k, v, i, f))):
             out, state = _attend(*part, state)
             outputs.append(out)
@@ -193,8 +197,10 @@ class MLSTMCell(Cell):
 
 
 def _one(m: Tensor) -> Tensor:
-    """1, divided by what cell and normaliser are; finite where no gate was ever open."""
-    return torch.exp(-m.clamp(min=-60.0))
+    """1, divided by what memory and normaliser are; finite where no gate was ever open, and more
+    than zero where one was wide open.
+    """
+    return torch.exp(-m.clamp(-60.0, 60.0))
 
 
 def _attend(

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, glu
+from torch.nn.functional import gelu, glu, logsigmoid
 
 from rnnforecast.nn.cells import Cell, State, register_cell, steps_ended
 
@@ -61,7 +61,10 @@ class LinearCell(Cell):
 
 
 def _joined(state: State) -> Tensor:
-    return state[0] if len(state) == 1 else torch.complex(*state)
+    if len(state) == 1:
+        return state[0]
+    # automatic mixed precision has bfloat16, complex numbers have not
+    return torch.complex(*(s.to(torch.promote_types(s.dtype, torch.float32)) for s in state))
 
 
 def _parts(h: Tensor) -> State:
@@ -164,8 +167,8 @@ class MinLSTMCell(LinearCell):
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         f, i, h = self.input(x).chunk(3, -1)
-        f, i = torch.sigmoid(f), torch.sigmoid(i)
-        return f / (f + i), i / (f + i) * h
+        share = logsigmoid(f) - logsigmoid(i)  # f / (f + i) is its sigmoid, where both are 0 too
+        return torch.sigmoid(share), torch.sigmoid(-share) * h
 
 
 @register_cell("lru")

@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from rnnforecast import NaiveForecaster, backtest
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters import BaseForecaster
-from rnnforecast.forecasters.parameters import estimator
+from rnnforecast.parameters import estimator
 from rnnforecast.outputs import NormalForecast
 
 
