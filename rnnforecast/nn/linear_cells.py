@@ -97,13 +97,26 @@ def linear_scan(a: Tensor, b: Tensor, first: Tensor) -> Tensor:
 
 
 class _Scan(torch.autograd.Function):
-    """h_t = a_t h_{t-1} + b_t from h_0 = 0; its gradient is the same recurrence backwards."""
+    """h_t = a_t h_{t-1} + b_t from h_0 = 0; its derivative is the same recurrence, and its gradient
+    is that backwards.
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        h = _scan(a, b)
-        ctx.save_for_backward(a, h)
-        return h
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return _scan(a, b)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], output)
+        ctx.save_for_forward(inputs[0], output)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        a, h = ctx.saved_tensors
+        of_a, of_b = tangents
+        return _Scan.apply(a, of_a * _before(h) + of_b)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,8 +124,12 @@ class _Scan(torch.autograd.Function):
         (grad,) = grads
         later = torch.cat([a[:, 1:], torch.zeros_like(a[:, :1])], 1).conj()
         of_b = _Scan.apply(later.flip(1), grad.flip(1)).flip(1)
-        before = torch.cat([torch.zeros_like(h[:, :1]), h[:, :-1]], 1)
-        return of_b * before.conj(), of_b
+        return of_b * _before(h).conj(), of_b
+
+
+def _before(h: Tensor) -> Tensor:
+    """Each step's state before it, that of the first zero."""
+    return torch.cat([torch.zeros_like(h[:, :1]), h[:, :-1]], 1)
 
 
 def _scan(a: Tensor, b: Tensor) -> Tensor:
@@ -122,7 +139,7 @@ def _scan(a: Tensor, b: Tensor) -> Tensor:
     bound between them is measured in benchmarks/linear_scan.py.
     """
     batch, time, size = b.shape
-    length = round(time**0.5)
+    length = round(int(time) ** 0.5)  # a trace has no integers
     if batch * size > _SMALL or length < 4:
         return _loop(a.transpose(0, 1), b.transpose(0, 1)).transpose(0, 1)
     n = -(-time // length)
