@@ -22,7 +22,7 @@ def as_sequences(owner: str, X: Any) -> list[np.ndarray] | None:
     if getattr(X, "ndim", 1) == 2 or hasattr(X, "columns"):
         return None
     if getattr(X, "ndim", 1) == 1 and not isinstance(X, (list, tuple)):
-        if getattr(X, "dtype", None) != object:
+        if getattr(X, "dtype", None) != np.dtype(object):
             return None  # scikit-learn says what is wrong with it
     rows = list(X)
     kinds = {(np.ndim(row), len(row)) if np.ndim(row) else (0, 0) for row in rows}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import warnings
 from functools import partial
 
 import numpy as np
@@ -527,7 +528,7 @@ def test_derivatives_of_a_linear_scan(time, small, dtype, monkeypatch):
     monkeypatch.setattr(linear_cells, "_SMALL", small)
     leaves = [random(1, time, 1, seed=k, dtype=dtype).requires_grad_() for k in range(2)]
     leaves.append(random(1, 1, seed=2, dtype=dtype).requires_grad_())
-    assert torch.autograd.gradcheck(linear_scan, leaves)
+    assert torch.autograd.gradcheck(linear_scan, leaves, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(linear_scan, leaves, fast_mode=True)
 
 
@@ -573,6 +574,24 @@ def test_second_derivatives(name):
     x = random(1, 2, 1).requires_grad_()
     state = a_state(cell, 1)
     assert torch.autograd.gradgradcheck(lambda x: cell.scan(x, state)[0], (x,), fast_mode=True)
+
+
+@family
+def test_gradients_of_each_row(name):
+    """Those of a batch at once through vmap, as differential privacy needs them."""
+    stack = drawn(RecurrentStack(name, 2, 4).double(), size=0.3)
+    weights, x = dict(stack.named_parameters()), random(3, 1, 17, 2)
+
+    def size(weights, x):
+        return torch.func.functional_call(stack, weights, (x,))[0].square().sum()
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")  # of an operation in vmap
+        together = torch.vmap(torch.func.grad(size), (None, 0))(weights, x)
+    for row in range(3):
+        alone = torch.autograd.grad(size(weights, x[row]), list(weights.values()))
+        for one, other in zip(together.values(), alone, strict=True):
+            torch.testing.assert_close(one[row], other)
 
 
 @family
