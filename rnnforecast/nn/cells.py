@@ -5,6 +5,7 @@ Each equation stands once, in ``step``. The native kernels are the only other pl
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, linear
 
+from rnnforecast._validation import check_choice
 from rnnforecast.exceptions import DataError
 from rnnforecast.nn._kernels import Given, flatten, run
 
@@ -52,22 +54,28 @@ def register_cell(name: str) -> Callable[[type[Cell]], type[Cell]]:
     return register
 
 
-def cell_class(cell: Any, owner: str = "RecurrentStack") -> type[Cell]:
+def cell_class(
+    cell: Any, owner: str = "RecurrentStack", activation: str | None = None
+) -> type[Cell]:
     """The class of a cell, given by itself or by its registered name.
 
     Raises
     ------
     DataError
-        If it is neither; the message begins with ``owner``.
+        If it is neither, or has no choice of activation though one is given; the message begins
+        with ``owner``.
     """
-    if isinstance(cell, str) and cell in CELLS:
-        return CELLS[cell]
-    if isinstance(cell, type) and issubclass(cell, Cell):
-        return cell
-    names = ", ".join(map(repr, sorted(CELLS)))
-    raise DataError(
-        f"{owner}: cell must be one of {names}, or a subclass of rnnforecast.nn.Cell. Got {cell!r}"
-    )
+    kind = CELLS.get(cell) if isinstance(cell, str) else cell
+    if not (isinstance(kind, type) and issubclass(kind, Cell)):
+        names = ", ".join(map(repr, sorted(CELLS)))
+        raise DataError(
+            f"{owner}: cell must be one of {names}, or a subclass of rnnforecast.nn.Cell. "
+            f"Got {cell!r}"
+        )
+    check_choice(owner, "activation", activation, (None, *ACTIVATIONS))
+    if activation is not None and "activation" not in inspect.signature(kind).parameters:
+        raise DataError(f"{owner}: the cell {cell!r} has no choice of activation: leave it None")
+    return kind
 
 
 class Cell(nn.Module, ABC):
@@ -82,6 +90,13 @@ class Cell(nn.Module, ABC):
     Parameters
     ----------
     input_size, hidden_size : int
+
+    Attributes
+    ----------
+    recurrent_weights : tuple of str
+        Parameters made of square blocks that act on the state: what starts orthogonal.
+    forget_gate : tuple of (str, int, int), or None
+        Bias, part and number of parts in which the bias of a forget gate is.
 
     Examples
     --------
@@ -103,6 +118,9 @@ class Cell(nn.Module, ABC):
     >>> outputs.shape, last.shape
     (torch.Size([4, 7, 8]), torch.Size([4, 8]))
     """
+
+    recurrent_weights: tuple[str, ...] = ()
+    forget_gate: tuple[str, int, int] | None = None
 
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__()
@@ -205,6 +223,7 @@ class FusedCell(Cell):
     kernel = ""  # "rnn", "lstm" or "gru"
     gates = n_states = 1
     peepholes = False
+    recurrent_weights = ("weight_hh",)
 
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__(input_size, hidden_size)
@@ -233,6 +252,8 @@ class FusedCell(Cell):
     def scan(
         self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:
+        if not is_fused(self):
+            return super().scan(x, state, lengths)
         weights = self.weights()
         if lengths is None or not x.shape[1]:
             return run(type(self), x, state, weights)
@@ -263,6 +284,7 @@ class FusedCell(Cell):
         outs, lasts = [], list[Tensor]()
         for d, backwards in enumerate(reverse):
             cell: Any = SimpleNamespace(**dict(zip(names, weights[5 * d : 5 * d + 5])))
+            cell.activation = "tanh"
             cell.step, cell.hidden_size = partial(cls.step, cell), cell.weight_hh.shape[1]
             zeros = x.new_zeros(len(x), cell.hidden_size)
             state: Any = states[2 * d : 2 * d + cls.n_states]
@@ -275,7 +297,8 @@ class FusedCell(Cell):
 
 def is_fused(cell: Any) -> bool:
     """Whether a cell is a fused one with the equations that the kernels have."""
-    return isinstance(cell, FusedCell) and type(cell).scan is FusedCell.scan
+    equations = isinstance(cell, FusedCell) and type(cell).scan is FusedCell.scan
+    return equations and getattr(cell, "activation", "tanh") == "tanh"
 
 
 def last_step(x: Tensor, lengths: Tensor | None) -> Tensor:
@@ -288,15 +311,18 @@ def last_step(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 @register_cell("rnn")
 class RNNCell(FusedCell):
-    """Elman 1990 (Cognitive Science 14(2))."""
+    """Elman 1990 (Cognitive Science 14(2)); other activations than tanh run step by step."""
 
     kernel = "rnn"
 
+    def __init__(self, input_size: int, hidden_size: int, activation: str = "tanh"):
+        super().__init__(input_size, hidden_size)
+        self.activation = activation
+
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         (h,) = state
-        h = torch.tanh(
-            linear(x, self.weight_ih, self.bias_ih) + linear(h, self.weight_hh, self.bias_hh)
-        )
+        sums = linear(x, self.weight_ih, self.bias_ih) + linear(h, self.weight_hh, self.bias_hh)
+        h = ACTIVATIONS[self.activation](sums)
         return h, (h,)
 
 
@@ -321,6 +347,7 @@ class LSTMCell(FusedCell):
     """Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000."""
 
     kernel, gates, n_states = "lstm", 4, 2
+    forget_gate = ("bias_ih", 1, 4)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         h, c = state
@@ -336,6 +363,7 @@ class PeepholeLSTMCell(FusedCell):
     """LSTM whose gates see the cell (Gers & Schmidhuber 2000; Graves 2013, eq. 7 to 11)."""
 
     kernel, gates, n_states, peepholes = "lstm", 4, 2, True
+    forget_gate = ("bias_ih", 1, 4)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         (h, c), (see_i, see_f, see_o) = state, self.weight_peephole

@@ -20,6 +20,8 @@ _CHUNK = 64  # steps of an mLSTM that attend to one another at once
 class ChoGRUCell(Cell):
     """Cho et al. 2014 (arXiv:1406.1078, eq. 5 to 8): the reset gate before the product."""
 
+    recurrent_weights = ("gates.weight", "recurrent.weight")
+
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__(input_size, hidden_size)
         size = self.hidden_size
@@ -92,6 +94,9 @@ class SLSTMCell(Cell):
     The state is output h, cell c, normaliser n and the logarithm m of what both are divided by.
     """
 
+    recurrent_weights = ("recurrent",)
+    forget_gate = ("input.bias", 1, 4)
+
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__(input_size, hidden_size)
         self.input = nn.Linear(self.input_size, 4 * self.hidden_size)
@@ -131,6 +136,8 @@ class MLSTMCell(Cell):
     The state is memory C, normaliser n and the logarithm m of what both are divided by. Without
     recurrent weights, steps can attend to one another, which ``scan`` does in chunks.
     """
+
+    forget_gate = ("gates.bias", 1, 2)
 
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__(input_size, hidden_size)
@@ -190,7 +197,7 @@ class MLSTMCell(Cell):
             i, f = i.masked_fill(ended, -math.inf), f.masked_fill(ended, 0.0)
         outputs = []
         for part in zip(*(whole.split(_CHUNK, 1) for whole in (q, k, v, i, f))):
-            out, state = _attend(*part, state)
+            out, state = _attend(state, *part)
             outputs.append(out)
         out = o * torch.cat(outputs, 1)
         return (out if ended is None else out.masked_fill(ended, 0.0)), state
@@ -204,7 +211,7 @@ def _one(m: Tensor) -> Tensor:
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: State
+    state: State, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor
 ) -> tuple[Tensor, State]:
     """Steps of an mLSTM at once: (batch, time, hidden_size), and the state after them."""
     memory, n, m = state

@@ -5,29 +5,41 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from rnnforecast.nn._kernels import flatten, run
-from rnnforecast.nn.cells import Cell, State, cell_class, is_fused, last_step
+from rnnforecast.nn.cells import Cell, State, cell_class, is_fused, last_step, steps_ended
 
-__all__ = ["RecurrentStack", "SeededDropout", "initialise", "set_generator", "set_precision"]
+__all__ = [
+    "Depth",
+    "RecurrentStack",
+    "SeededDropout",
+    "initialise",
+    "set_generator",
+    "set_precision",
+]
 
 
 class SeededDropout(nn.Module):
-    """Dropout with probability ``p``, its noise from a generator of its own, not the global one."""
+    """Dropout with probability ``p``, its noise from a generator of its own, not the global one.
 
-    def __init__(self, p: float):
+    ``same`` drops the same units in all steps of ``x: (batch, time, size)`` (Gal & Ghahramani 2016,
+    arXiv:1512.05287, section 4).
+    """
+
+    def __init__(self, p: float, same: bool = False):
         super().__init__()
-        self.p = p
+        self.p, self.same = p, same
         self.generator: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        keep = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
+        like = x[:, :1] if self.same and x.dim() == 3 else x
+        keep = torch.empty_like(like).bernoulli_(1 - self.p, generator=self.generator)
         return x * keep / (1 - self.p)
 
 
@@ -111,13 +123,79 @@ class _Dilated(Cell):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), state
 
 
+class _Zoneout(Cell):
+    """A cell whose state keeps some numbers of the step before, drawn anew at each step of training
+    and averaged in forecasts (Krueger et al. 2017, arXiv:1606.01305, eq. 2 and 3).
+    """
+
+    def __init__(self, cell: Cell, p: float):
+        super().__init__(cell.input_size, cell.hidden_size)
+        self.cell, self.p = cell, p
+        self.generator: torch.Generator | None = None
+
+    def start(self, batch: int) -> State:
+        return self.cell.start(batch)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        out, new = self.cell.step(x, state)
+        is_state = out is new[0]
+        mixed = tuple(self._kept(old, now) for old, now in zip(state, new))
+        return (mixed[0] if is_state else out), mixed
+
+    def _kept(self, old: Tensor, new: Tensor) -> Tensor:
+        if not new.is_floating_point():
+            return new
+        if not self.training:
+            return torch.lerp(new, old, self.p)
+        keep = torch.empty_like(new).bernoulli_(self.p, generator=self.generator)
+        return torch.where(keep > 0, old, new)
+
+
+class Depth(NamedTuple):
+    """How layers are built and joined, beyond their number.
+
+    Parameters
+    ----------
+    activation : {"tanh", "relu", "leaky_relu", "sigmoid"}, optional
+        Of the cells that have a choice ("rnn" and "indrnn"); the cell's own if None.
+    input_to_all : bool
+        Every layer reads the input too (Graves 2013, arXiv:1308.0850, figure 1).
+    output_from_all : bool
+        The output is that of all layers, side by side: a linear read-out of it is the sum of
+        those of each layer, y = sum over l of W_l h_l + b (figure 1 there).
+    layer_norm : bool
+        Outputs of each layer are normalised (Ba et al. 2016, arXiv:1607.06450, eq. 4).
+    variational : bool
+        Dropout drops the same units in all steps of a sequence.
+    zoneout : float
+        Share of the state that stays as it was, see Krueger et al. 2017; steps run one by one.
+    orthogonal : bool
+        Square blocks of recurrent weights start orthogonal (Saxe et al. 2014, arXiv:1312.6120).
+    forget_bias : float, optional
+        With which forget gates start (Jozefowicz et al. 2015 recommend 1).
+    """
+
+    activation: str | None = None
+    input_to_all: bool = False
+    output_from_all: bool = False
+    layer_norm: bool = False
+    variational: bool = False
+    zoneout: float = 0.0
+    orthogonal: bool = False
+    forget_bias: float | None = None
+
+
+_PLAIN = Depth()
+
+
 class RecurrentStack(nn.Module):
     """Layers of recurrent cells on top of one another.
 
     ``cell`` is a registered name or a class. With ``residual`` each block above the first adds its
     input to its output (He et al. 2016, eq. 1). Dropout is between layers and after the last.
     ``dilations`` has one inner sequence a block, with the dilation of each of its layers (Chang et
-    al. 2017; Smyl 2020, figure 3), in place of ``n_layers`` blocks of one plain layer.
+    al. 2017; Smyl 2020, figure 3), in place of ``n_layers`` blocks of one plain layer. ``depth``
+    has all further options.
 
     Examples
     --------
@@ -143,11 +221,13 @@ class RecurrentStack(nn.Module):
         residual: bool = False,
         dropout: float = 0.0,
         dilations: Sequence[Sequence[int]] | None = None,
+        depth: Depth = _PLAIN,
     ):
         super().__init__()
-        kind: Any = cell_class(cell)
-        self.bidirectional, self.residual = bidirectional, residual
-        self.output_size = int(hidden_size) * (2 if bidirectional else 1)
+        kind: Any = cell_class(cell, activation=depth.activation)
+        own = {} if depth.activation is None else {"activation": depth.activation}
+        self.bidirectional, self.residual, self.depth = bidirectional, residual, depth
+        width = int(hidden_size) * (2 if bidirectional else 1)
         self.layers = nn.ModuleList()
         self._block_ends = []  # whether a layer is the last of its block
         blocks = [(1,)] * int(n_layers) if dilations is None else dilations
@@ -155,13 +235,40 @@ class RecurrentStack(nn.Module):
         size = input_size
         for block in self.dilations:
             for k, dilation in enumerate(block, 1):
-                cells = [kind(size, hidden_size) for _ in range(2 if bidirectional else 1)]
+                cells = [kind(size, hidden_size, **own) for _ in range(2 if bidirectional else 1)]
+                if depth.zoneout:
+                    cells = [_Zoneout(cell, depth.zoneout) for cell in cells]
                 if dilation > 1:
                     cells = [_Dilated(cell, dilation) for cell in cells]
                 self.layers.append(_BothDirections(*cells) if bidirectional else cells[0])
                 self._block_ends.append(k == len(block))
-                size = self.output_size
-        self.dropout = SeededDropout(dropout)
+                size = width + (input_size if depth.input_to_all else 0)
+        n = len(self.layers)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(n * depth.layer_norm))
+        self.output_size = width * (n if depth.output_from_all else 1)
+        self.dropout = SeededDropout(dropout, depth.variational)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its layers are nothing but cells on one another, as native/step.cpp has them."""
+        kept = self.depth._replace(variational=False, orthogonal=False, forget_bias=None)
+        return kept == _PLAIN and not self.bidirectional and all(self._block_ends)
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> None:
+        """Orthogonal recurrent weights and the bias of forget gates, where asked for."""
+        for cell in self.modules():
+            if not isinstance(cell, Cell):
+                continue
+            for name in cell.recurrent_weights if self.depth.orthogonal else ():
+                weight = cell.get_parameter(name)
+                for block in weight.reshape(-1, weight.shape[-1], weight.shape[-1]):
+                    drawn = torch.randn(block.shape, generator=generator)
+                    q, r = torch.linalg.qr(drawn)
+                    block.copy_(q * r.diagonal().sign())
+            if self.depth.forget_bias is not None and cell.forget_gate is not None:
+                name, part, of = cell.forget_gate
+                cell.get_parameter(name).chunk(of)[part].fill_(self.depth.forget_bias)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Read ``x: (batch, time, input_size)``, of which each row has ``lengths`` steps.
@@ -171,7 +278,10 @@ class RecurrentStack(nn.Module):
         """
         with self._mixed(x):
             out, skip, states = self._run(x, None, lengths)
-            last = self._last(out, states[-1], lengths)
+            if self.depth.layer_norm or self.depth.output_from_all:
+                last = self._ends(out, lengths)
+            else:
+                last = self._last(out, states[-1], lengths)
             if skip is not None:
                 out, last = out + skip, last + self._ends(skip, lengths)
             return self.dropout(out).to(x.dtype), self.dropout(last).to(x.dtype)
@@ -190,15 +300,24 @@ class RecurrentStack(nn.Module):
 
     def _run(self, x: Tensor, state: Any, lengths: Tensor | None) -> Any:
         """What the last layer gives, what its block adds to it, and the states of all layers."""
-        states, skip, out = [], None, x
+        states, skip, out, first, every = [], None, x, x, []
         for depth, layer in enumerate(self.layers):
             if depth:
                 ends_block = self._block_ends[depth - 1]
                 x = self.dropout(out + skip if ends_block and skip is not None else out)
                 skip = x if ends_block and self.residual else skip
+                if self.depth.input_to_all:
+                    x = torch.cat([x, first], -1)
             given = None if state is None else state[depth]
             out, new = layer.scan(x, given, lengths)  # type: ignore[operator]
+            if self.depth.layer_norm:
+                out = self.norms[depth](out)
+                if lengths is not None:
+                    out = out.masked_fill(steps_ended(out, lengths)[..., None], 0.0)
             states.append(new)
+            every.append(out if skip is None else out + skip)
+        if self.depth.output_from_all:
+            return torch.cat(every, -1), None, states
         return out, skip, states
 
     def _last(self, outputs: Tensor, state: State, lengths: Tensor | None) -> Tensor:
@@ -217,8 +336,9 @@ class RecurrentStack(nn.Module):
         last = last_step(x, lengths)
         if not self.bidirectional:
             return last
-        half = x.shape[2] // 2
-        return torch.cat([last[:, :half], x[:, 0, half:]], -1)
+        n_parts = len(self.layers) if self.depth.output_from_all else 1
+        last, first = (part.unflatten(-1, (n_parts, 2, -1)) for part in (last, x[:, 0]))
+        return torch.stack([last[:, :, 0], first[:, :, 1]], 2).flatten(1)
 
     def _mixed(self, x: Tensor) -> Any:
         if self.precision is None:
@@ -248,7 +368,8 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
                 bound = 1 / math.sqrt(max(size, 1))
                 for parameter in module.parameters(recurse=False):
                     parameter.uniform_(-bound, bound, generator=generator)
-    for module in network.modules():
+    # a stack says how its cells start, after they did
+    for module in sorted(network.modules(), key=lambda m: isinstance(m, RecurrentStack)):
         reset = getattr(module, "reset", None)
         if callable(reset):
             reset(generator)
@@ -260,9 +381,9 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
 
 
 def set_generator(network: nn.Module, generator: torch.Generator | None) -> None:
-    """Give every dropout its generator, or take it away (a fitted network holds none)."""
+    """Give whatever draws noise its generator, or take it away (a fitted network holds none)."""
     for module in network.modules():
-        if isinstance(module, SeededDropout):
+        if isinstance(module, (SeededDropout, _Zoneout)):
             module.generator = generator
 
 

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from rnnforecast.nn.cells import FusedCell, GRUCell, LSTMCell, PeepholeLSTMCell, RNNCell
+from rnnforecast.nn.cells import (
+    FusedCell,
+    GRUCell,
+    LSTMCell,
+    PeepholeLSTMCell,
+    RNNCell,
+    is_fused,
+)
 from rnnforecast.nn.layers import RecurrentStack
 from rnnforecast.nn.library import library
 
@@ -61,7 +68,8 @@ class StackStep:
         self._native = native is not False
         kinds: set[Any] = {type(layer) for layer in stack.layers}
         # a dilated layer, or a cell of somebody else, has states that only torch knows
-        known = len(kinds) == 1 and kinds <= {*_CODES} and all(stack._block_ends)
+        fused = kinds <= {*_CODES} and all(map(is_fused, stack.layers))
+        known = stack.is_plain and len(kinds) == 1 and fused
         self._kind: Any = kinds.pop() if known else None
         n_arrays = self._kind.n_states if self._kind else 1
         shape = (n_arrays, n_states, len(stack.layers), len(features), self.hidden_size)
