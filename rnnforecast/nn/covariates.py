@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["CovariateEffect", "CovariateEncoder", "Interaction"]
+__all__ = ["CovariateEffect", "CovariateEncoder", "Interaction", "Spec"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What fixes the shape of any network, as plain numbers and names.
+
+    ``past``, ``known`` and ``static`` have the categories of each column, 0 for a number.
+    """
+
+    n_targets: int
+    horizon: int
+    n_params: int
+    cell: Any  # a registered name, or a subclass of Cell
+    hidden_size: int
+    dropout: float
+    past: tuple[int, ...] = ()
+    known: tuple[int, ...] = ()
+    static: tuple[int, ...] = ()
 
 
 class CovariateEncoder(nn.Module):
@@ -15,10 +36,9 @@ class CovariateEncoder(nn.Module):
 
     Parameters
     ----------
-    n_columns : int
-    levels : tuple of int, optional
-        Categories of each column, 0 for a number; all are numbers if empty. Codes count from 0;
-        any other code, and NaN, is an unknown category, which starts as the average of all.
+    levels : tuple of int
+        Categories of each column, 0 for a number. Codes count from 0; any other code, and NaN, is
+        an unknown category, which starts as the average of all.
 
     Attributes
     ----------
@@ -28,10 +48,8 @@ class CovariateEncoder(nn.Module):
         Numbers and embeddings; missing marks; both.
     """
 
-    def __init__(self, n_columns: int, levels: tuple[int, ...] = ()):
+    def __init__(self, levels: tuple[int, ...]):
         super().__init__()
-        levels = tuple(levels) or (0,) * n_columns
-        assert len(levels) == n_columns
         self.numbers = [k for k, n in enumerate(levels) if not n]
         self.categories = [k for k, n in enumerate(levels) if n]
         self.tables = nn.ParameterList(
@@ -71,11 +89,9 @@ class CovariateEncoder(nn.Module):
 class CovariateEffect(nn.Module):
     """k(x): what known covariates add to the targets of their step, linear plus a hidden layer."""
 
-    def __init__(
-        self, n_known: int, n_targets: int, hidden_size: int, levels: tuple[int, ...] = ()
-    ):
+    def __init__(self, levels: tuple[int, ...], n_targets: int, hidden_size: int):
         super().__init__()
-        self.encoder = CovariateEncoder(n_known, levels)
+        self.encoder = CovariateEncoder(levels)
         self.linear = nn.Linear(self.encoder.size, n_targets)
         self.hidden = nn.Linear(self.encoder.size, hidden_size)
         self.out = nn.Linear(hidden_size, n_targets, bias=False)

@@ -48,7 +48,7 @@ class StreamEncoder:
         native: bool | None = None,
     ):
         spec = network.spec
-        self._effect = _frozen(network.effect) if spec.n_known else None
+        self._effect = _frozen(network.effect) if spec.known else None
         self._columns = _frozen(network.past_columns)
         features, self._centre, self._scale = _open(network, inputs)
         n_rows, count, size = features.shape
@@ -60,7 +60,7 @@ class StreamEncoder:
         self._n_series = len(inputs.targets)
         # the new row in series units, targets less the covariates' effect
         self._targets = np.zeros_like(self._centre)
-        self._past = np.zeros((self._n_series, spec.n_past))
+        self._past = np.zeros((self._n_series, len(spec.past)))
         self._step = StackStep(network.encoder, buffer, spec.segment, spec.segment, native)
         self._bind()
         for ahead in range(1, spec.segment + 1):  # the phase of the whole window is the last
