@@ -42,7 +42,7 @@ class CovariateEncoder(nn.Module):
 
     Attributes
     ----------
-    numbers : list of int
+    numbers : list of int or slice
         The columns that are numbers: they come first, in their order.
     n_values, n_marks, size : int
         Numbers and embeddings; missing marks; both.
@@ -50,13 +50,14 @@ class CovariateEncoder(nn.Module):
 
     def __init__(self, levels: tuple[int, ...]):
         super().__init__()
-        self.numbers = [k for k, n in enumerate(levels) if not n]
         self.categories = [k for k, n in enumerate(levels) if n]
+        numbers = [k for k, n in enumerate(levels) if not n]
+        self.numbers: Any = numbers if self.categories else slice(None)  # which copies nothing
         self.tables = nn.ParameterList(
             nn.Parameter(torch.empty(levels[k] + 1, min((levels[k] + 1) // 2, 8)))
             for k in self.categories
         )
-        self.n_marks = len(self.numbers)
+        self.n_marks = len(numbers)
         self.n_values = self.n_marks + sum(table.shape[1] for table in self.tables)
         self.size = self.n_values + self.n_marks
 
@@ -69,21 +70,18 @@ class CovariateEncoder(nn.Module):
 
     def values(self, x: Tensor) -> Tensor:
         """Numbers, zero where missing, then embeddings: (..., n_columns) to (..., n_values)."""
-        numbers = x[..., self.numbers] if self.categories else x
-        numbers = torch.where(torch.isnan(numbers), 0.0, numbers)
-        if not self.categories:
-            return numbers
-        parts = [numbers]
+        numbers = x[..., self.numbers]
+        parts = [torch.where(torch.isnan(numbers), 0.0, numbers)]
         for k, table in zip(self.categories, self.tables):
             code, unknown = x[..., k], len(table) - 1
             code = torch.where((code >= 0) & (code < unknown), code, unknown)
             parts.append(functional.embedding(code.long(), table))
-        return torch.cat(parts, -1)
+        return torch.cat(parts, -1) if self.categories else parts[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """``values``, then missing marks of the numbers: (..., size)."""
-        numbers = x[..., self.numbers] if self.categories else x
-        return torch.cat([self.values(x), torch.isnan(numbers).to(x.dtype)], -1)
+        marks = torch.isnan(x[..., self.numbers])
+        return torch.cat([self.values(x), marks.to(x.dtype)], -1)
 
 
 class CovariateEffect(nn.Module):

@@ -73,23 +73,20 @@ class SegmentNetwork(WindowNetwork):
         """
         if not self.spec.pull:
             return
-        known = [
-            (
-                self.normalise(self.take_effect(inputs)),
-                truth - self.known_effect(inputs.future_known),
-            )
-            for inputs, truth in batches
-        ]
-        for share in (self.pull, self.stay):
-            up, down = torch.zeros_like(share), torch.full_like(share, 1e-12)
-            for window, truth in known:
-                start, way = window.last, window.mean - window.last
-                if share is self.stay:
-                    start, way = torch.zeros_like(start), start + self.pull[:, None] * way
-                way = torch.where(torch.isnan(truth), 0.0, way)
-                up += (way * torch.nan_to_num(truth - start)).sum((0, 2))
-                down += way.square().sum((0, 2))
-            share.copy_((up / down).clamp(0, 1))
+        parts = []
+        for inputs, truth in batches:
+            window = self.normalise(self.take_effect(inputs))
+            parts.append((window.last, window.mean, truth - self.known_effect(inputs.future_known)))
+        last, mean, truth = map(torch.cat, zip(*parts))
+
+        def nearest(start: Tensor, way: Tensor) -> Tensor:
+            way = torch.where(torch.isnan(truth), 0.0, way)
+            up = (way * torch.nan_to_num(truth - start)).sum((0, 2))
+            return (up / (way.square().sum((0, 2)) + 1e-12)).clamp(0, 1)
+
+        self.pull.copy_(nearest(last, mean - last))
+        start = last + self.pull[:, None] * (mean - last)
+        self.stay.copy_(nearest(torch.zeros_like(start), start))
 
     def context(self, window: Window, inputs: Inputs) -> tuple[Tensor | None, ...]:
         """The static effect, (batch, hidden) or None, and the last state of every target, each

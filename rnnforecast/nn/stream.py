@@ -70,20 +70,11 @@ class StreamEncoder:
     def _bind(self) -> None:
         self._buffer = self._step.features
         n_rows, capacity, size = self._buffer.shape
-        self._push = _Push(
-            n_rows=n_rows,
-            n_targets=self._targets.shape[1],
-            n_past=self._past.shape[1],
-            season=self._season,
-            capacity=capacity,
-            size=size,
-            share=n_rows // self._n_series,
-            targets=self._targets.ctypes.data,
-            past=self._past.ctypes.data,
-            centre=self._centre.ctypes.data,
-            scale=self._scale.ctypes.data,
-            features=self._buffer.ctypes.data,
-        )
+        columns = (self._targets.shape[1], self._past.shape[1], self._season)
+        share = n_rows // self._n_series
+        arrays = (self._targets, self._past, self._centre, self._scale, self._buffer)
+        addresses = [array.ctypes.data for array in arrays]
+        self._push = _Push(n_rows, *columns, capacity, size, share, 0, 0, *addresses)
         self._push_at = ctypes.c_void_p(ctypes.addressof(self._push))
         self._compiled = self._step.compiled and not self._columns.categories
         self._new_targets = self._targets.reshape(self._n_series, -1)
