@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -150,15 +150,8 @@ def _by_autograd(
 # ---- the native calls ----------------------------------------------------------------------------
 
 
-def _function(name: str, arguments: list[Any] | None = None, result: Any = ctypes.c_int) -> Any:
-    function = getattr(_library.library(), name)
-    if function.argtypes is None:
-        function.restype, function.argtypes = result, arguments or [ctypes.c_char_p]
-    return function
-
-
 def _call(name: str, dtype: torch.dtype, arguments: bytes) -> None:
-    if _function(f"rnnf_{name}_f{'32' if dtype == torch.float32 else '64'}")(arguments):
+    if getattr(_library.library(), f"rnnf_{name}_f{8 * dtype.itemsize}")(arguments):
         raise MemoryError("the native kernels got no memory for their working arrays")
 
 
@@ -199,7 +192,8 @@ def _forward(
     lasts = [x.new_empty(batch, hidden) for _ in range(n * k)]
     size = 0
     if save:
-        of = _function("rnnf_saved_size", [ctypes.c_int64] * 5, ctypes.c_int64)
+        of = cast(Any, _library.library()).rnnf_saved_size
+        of.restype, of.argtypes = ctypes.c_int64, [ctypes.c_int64] * 5
         size = of(sizes[0], batch, time, hidden, x.dtype == torch.float64)
     saved = empty((n, size), x.dtype) if save else None
     for d, back in enumerate(reverse):
