@@ -236,11 +236,8 @@ class QuantileForecast(Forecast):
                 f"quantiles {asked} reach beyond the trained ones, {known.tolist()}: fit with "
                 f"quantiles= that span them, or with quantiles=None for conformal intervals"
             )
-        right = np.clip(np.searchsorted(known, levels), 1, len(known) - 1)
-        left = right - 1
-        share = np.clip((np.asarray(levels) - known[left]) / (known[right] - known[left]), 0, 1)
-        weight = torch.as_tensor(share).to(self.values)
-        return self.values[..., left] * (1 - weight) + self.values[..., right] * weight
+        weights = np.stack([np.interp(levels, known, one) for one in np.eye(len(known))])
+        return self.values @ torch.as_tensor(weights).to(self.values)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         raise DataError(
