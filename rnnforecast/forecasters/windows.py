@@ -316,8 +316,10 @@ class WindowForecaster(NeuralForecaster):
 
 def _window_loss(output: Output, network: Any, batch: Batch) -> Tensor:
     """Loss of a batch of windows, in the unit of the series."""
-    raw, location, scale = network(batch.inputs)
-    return output.loss(output.forecast(raw, location, scale), batch.truth)
+    losses = [
+        output.loss(output.forecast(*said), batch.truth) for said in network.says(batch.inputs)
+    ]
+    return sum(losses[1:], losses[0]) / len(losses)
 
 
 def _stretch_loss(

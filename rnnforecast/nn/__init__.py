@@ -4,8 +4,10 @@ from rnnforecast.nn.cells import CELLS, Cell, cell_class, register_cell
 from rnnforecast.nn.covariates import CovariateEncoder
 from rnnforecast.nn.gated_cells import ChoGRUCell, IndRNNCell, MGUCell, MLSTMCell, SLSTMCell
 from rnnforecast.nn.layers import (
+    Depth,
     RecurrentStack,
     SeededDropout,
+    as_dilations,
     initialise,
     set_generator,
     set_precision,
@@ -19,6 +21,7 @@ __all__ = [
     "Cell",
     "ChoGRUCell",
     "CovariateEncoder",
+    "Depth",
     "ForecastNetwork",
     "IndRNNCell",
     "Inputs",
@@ -33,6 +36,7 @@ __all__ = [
     "SeededDropout",
     "Window",
     "WindowNetwork",
+    "as_dilations",
     "cell_class",
     "initialise",
     "register_cell",

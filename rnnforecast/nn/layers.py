@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from rnnforecast.exceptions import DataError
 from rnnforecast.nn._kernels import flatten, run
 from rnnforecast.nn.cells import Cell, State, cell_class, is_fused, last_step, steps_ended
 
 __all__ = [
+    "PLAIN",
     "Depth",
     "RecurrentStack",
     "SeededDropout",
+    "as_dilations",
     "initialise",
     "set_generator",
     "set_precision",
@@ -185,7 +189,7 @@ class Depth(NamedTuple):
     forget_bias: float | None = None
 
 
-_PLAIN = Depth()
+PLAIN = Depth()
 
 
 class RecurrentStack(nn.Module):
@@ -221,7 +225,7 @@ class RecurrentStack(nn.Module):
         residual: bool = False,
         dropout: float = 0.0,
         dilations: Sequence[Sequence[int]] | None = None,
-        depth: Depth = _PLAIN,
+        depth: Depth = PLAIN,
     ):
         super().__init__()
         kind: Any = cell_class(cell, activation=depth.activation)
@@ -252,7 +256,7 @@ class RecurrentStack(nn.Module):
     def is_plain(self) -> bool:
         """Whether its layers are nothing but cells on one another, as native/step.cpp has them."""
         kept = self.depth._replace(variational=False, orthogonal=False, forget_bias=None)
-        return kept == _PLAIN and not self.bidirectional and all(self._block_ends)
+        return kept == PLAIN and not self.bidirectional and all(self._block_ends)
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
@@ -271,10 +275,14 @@ class RecurrentStack(nn.Module):
                 cell.get_parameter(name).chunk(of)[part].fill_(self.depth.forget_bias)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Outputs and last output, see :meth:`read`."""
+        return self.read(x, lengths)[:2]
+
+    def read(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, list[State]]:
         """Read ``x: (batch, time, input_size)``, of which each row has ``lengths`` steps.
 
-        Returns outputs, (batch, time, output_size), zero after a row's end, and the output after
-        the last step that each direction reads, (batch, output_size).
+        Returns outputs, (batch, time, output_size), zero after a row's end, the output after the
+        last step that each direction reads, (batch, output_size), and the states of all layers.
         """
         with self._mixed(x):
             out, skip, states = self._run(x, None, lengths)
@@ -284,7 +292,7 @@ class RecurrentStack(nn.Module):
                 last = self._last(out, states[-1], lengths)
             if skip is not None:
                 out, last = out + skip, last + self._ends(skip, lengths)
-            return self.dropout(out).to(x.dtype), self.dropout(last).to(x.dtype)
+            return self.dropout(out).to(x.dtype), self.dropout(last).to(x.dtype), states
 
     def scan(
         self, x: Tensor, state: Sequence[State] | None = None, lengths: Tensor | None = None
@@ -343,6 +351,21 @@ class RecurrentStack(nn.Module):
         if self.precision is None:
             return nullcontext()
         return torch.autocast(x.device.type, dtype=self.precision)
+
+
+def as_dilations(owner: str, dilations: Any) -> tuple[tuple[int, ...], ...]:
+    """Blocks of dilations as plain integers, or a DataError that begins with ``owner``."""
+    try:
+        blocks = tuple(tuple(block) for block in dilations)
+    except TypeError:
+        blocks = ()
+    whole = [isinstance(d, Integral) and d >= 1 for block in blocks for d in block]
+    if not whole or not all(whole) or not all(blocks):
+        raise DataError(
+            f"{owner}: dilations must be blocks of integers >= 1, such as ((1, 2), (7, 14)). Got "
+            f"{dilations!r}"
+        )
+    return tuple(tuple(map(int, block)) for block in blocks)
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:

@@ -27,8 +27,10 @@ class _Push(ctypes.Structure):
 
 
 def can_stream(network: Any) -> bool:
-    """Whether a network's encoder is causal and can advance step by step."""
-    return isinstance(network, ForecastNetwork) and not network.encoder.bidirectional
+    """Whether a network's encoder is causal, advances step by step and is read at its end alone."""
+    if not isinstance(network, ForecastNetwork):
+        return False
+    return not (network.encoder.bidirectional or network.by_step)
 
 
 class StreamEncoder:

@@ -128,6 +128,10 @@ class WindowNetwork(nn.Module, ABC):
         raw, anchor = self.decode(window, context)
         return *self.with_known(raw, anchor, context, inputs.future_known), window.scale
 
+    def says(self, inputs: Inputs) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """What is trained, each as of :meth:`forward`."""
+        return [self(inputs)]
+
     def with_known(
         self, raw: Tensor, anchor: Tensor, context: Any, future_known: Tensor
     ) -> tuple[Tensor, Tensor]:
