@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rnnforecast.nn import library as _library
 from rnnforecast.nn._buffers import empty
 
-__all__ = ["Given", "flatten", "run"]
+__all__ = ["Given", "flatten", "is_transformed", "run"]
 
 _CODES = {"rnn": 0, "lstm": 1, "gru": 2}  # rnnf_cell in native/common.h
 _FORWARD = struct.Struct("=23q")
@@ -66,15 +66,19 @@ def _serves(x: Tensor, tensors: Given) -> bool:
             or (type(tensor) is not Tensor and type(tensor) is not nn.Parameter)
         ):
             return False
-    transformed = (
+    floating = x.dtype == torch.float32 or x.dtype == torch.float64
+    return floating and not is_transformed() and _library.library() is not None
+
+
+def is_transformed() -> bool:
+    """Whether torch compiles, traces, differentiates forwards or changes types around a call."""
+    return (
         torch.compiler.is_compiling()
         or torch.is_autocast_enabled("cpu")
         or torch._C._are_functorch_transforms_active()
         or torch.jit.is_tracing()
         or torch.autograd.forward_ad._current_level >= 0
     )
-    floating = x.dtype == torch.float32 or x.dtype == torch.float64
-    return floating and not transformed and _library.library() is not None
 
 
 def _by_torch(

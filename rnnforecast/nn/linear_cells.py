@@ -13,11 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, glu, logsigmoid
 
+from rnnforecast.nn._kernels import is_transformed
 from rnnforecast.nn.cells import Cell, State, register_cell, steps_ended
 
 __all__ = ["LRUCell", "LinearCell", "MinGRUCell", "MinLSTMCell", "linear_scan"]
 
-_SMALL = 2048  # numbers of one step up to which chunks side by side are the faster way
+# numbers of one step up to which, and steps from which on, about sqrt(time) chunks side by side are
+# faster than one step after the other: 2 sqrt(time) rounds at three times the arithmetic
+# (benchmarks/linear_scan.py)
+_SMALL, _LONG = 512, 100
 
 
 class LinearCell(Cell):
@@ -92,72 +96,63 @@ def linear_scan(a: Tensor, b: Tensor, first: Tensor) -> Tensor:
     tensor([1.0000, 1.5000, 1.7500])
     """
     a, b = torch.broadcast_tensors(a, b)
-    b = torch.cat([(a[:, 0] * first + b[:, 0])[:, None], b[:, 1:]], 1)
-    return _Scan.apply(a, b)
+    first = first.expand_as(b[:, 0])
+    batch, time, size = b.shape
+    if is_transformed():
+        return _by_steps(a, b, first)
+    if batch * size > _SMALL or time < _LONG:
+        return _Scan.apply(a, b, first)
+    length = round(time**0.5)
+    # chunks side by side: each from zero, then with what reaches it of the state before
+    n = -(-time // length)
+    pad = (0, 0, 0, n * length - time)
+    a, b = (nn.functional.pad(p, pad).reshape(batch * n, length, size) for p in (a, b))
+    zero, one = torch.zeros_like(b[:, 0]), torch.ones_like(b[:, 0])
+    own, through = _Scan.apply(a, b, zero), _Scan.apply(a, torch.zeros_like(b), one)
+    own, through = (p.view(batch, n, length, size) for p in (own, through))
+    ends = _Scan.apply(through[:, :, -1], own[:, :, -1], first)
+    before = torch.cat([first[:, None], ends[:, :-1]], 1)
+    return (own + through * before[:, :, None]).flatten(1, 2)[:, :time]
+
+
+def _by_steps(a: Tensor, b: Tensor, first: Tensor) -> Tensor:
+    """As the equation stands: what autograd and torch's transformations can see into."""
+    states = []
+    for factor, addend in zip(a.unbind(1), b.unbind(1)):
+        first = factor * first + addend
+        states.append(first)
+    return torch.stack(states, 1)
 
 
 class _Scan(torch.autograd.Function):
-    """h_t = a_t h_{t-1} + b_t from h_0 = 0; its derivative is the same recurrence, and its gradient
-    is that backwards.
-    """
-
-    generate_vmap_rule = True
+    """One step after the other, in place; the gradient is the same recurrence backwards."""
 
     @staticmethod
-    def forward(a: Tensor, b: Tensor) -> Tensor:
-        return _scan(a, b)
+    def forward(ctx: Any, a: Tensor, b: Tensor, first: Tensor) -> Tensor:
+        h = torch.empty_like(b, memory_format=torch.contiguous_format)
+        last = first
+        for now, factor, addend in zip(h.unbind(1), a.unbind(1), b.unbind(1)):
+            last = torch.addcmul(addend, factor, last, out=now)
+        ctx.save_for_backward(a, b, first, h)
+        return h
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], output)
-        ctx.save_for_forward(inputs[0], output)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
-        a, h = ctx.saved_tensors
-        of_a, of_b = tangents
-        return _Scan.apply(a, of_a * _before(h) + of_b)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        a, h = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, first, h = ctx.saved_tensors
         (grad,) = grads
-        later = torch.cat([a[:, 1:], torch.zeros_like(a[:, :1])], 1).conj()
-        of_b = _Scan.apply(later.flip(1), grad.flip(1)).flip(1)
-        return of_b * _before(h).conj(), of_b
-
-
-def _before(h: Tensor) -> Tensor:
-    """Each step's state before it, that of the first zero."""
-    return torch.cat([torch.zeros_like(h[:, :1]), h[:, :-1]], 1)
-
-
-def _scan(a: Tensor, b: Tensor) -> Tensor:
-    """Step by step, or, where a step has few numbers, about sqrt(time) chunks side by side.
-
-    The second way takes 2 sqrt(time) rounds in place of time, at three times the arithmetic; the
-    bound between them is measured in benchmarks/linear_scan.py.
-    """
-    batch, time, size = b.shape
-    length = round(int(time) ** 0.5)  # a trace has no integers
-    if batch * size > _SMALL or length < 4:
-        return _loop(a.transpose(0, 1), b.transpose(0, 1)).transpose(0, 1)
-    n = -(-time // length)
-    pad = (0, 0, 0, n * length - time)
-    a, b = (nn.functional.pad(p, pad).view(batch, n, length, size) for p in (a, b))
-    within = [p.permute(2, 0, 1, 3) for p in (a, b)]  # (length, batch, n, size)
-    own, through = _loop(*within), within[0].cumprod(0)
-    ends = _loop(*(p[-1].transpose(0, 1) for p in (through, own)))  # (n, batch, size)
-    before = torch.cat([torch.zeros_like(ends[:1]), ends[:-1]]).transpose(0, 1)
-    return (own + through * before).permute(1, 2, 0, 3).reshape(batch, -1, size)[:, :time]
-
-
-def _loop(a: Tensor, b: Tensor) -> Tensor:
-    """Along the first dimension, one step after the other."""
-    h = b.clone(memory_format=torch.contiguous_format)
-    for last, now, factor in zip(h[:-1], h[1:], a[1:]):
-        now.addcmul_(factor, last)
-    return h
+        if torch.is_grad_enabled():  # a gradient of the gradient is wanted
+            again, needs = _by_steps(a, b, first), ctx.needs_input_grad
+            wanted = [part for part, need in zip((a, b, first), needs) if need]
+            found = iter(torch.autograd.grad(again, wanted, grad, create_graph=True))
+            return tuple(next(found) if need else None for need in needs)
+        of_b, factors = grad.clone(memory_format=torch.contiguous_format), a.conj()
+        steps = of_b.unbind(1)[::-1]
+        for later, now, factor in zip(steps, steps[1:], factors.unbind(1)[::-1]):
+            now.addcmul_(factor, later)
+        of_a = torch.empty_like(of_b)
+        torch.mul(of_b[:, 1:], h[:, :-1].conj(), out=of_a[:, 1:])
+        torch.mul(of_b[:, 0], first.conj(), out=of_a[:, 0])
+        return of_a, of_b, of_b[:, 0] * factors[:, 0]
 
 
 @register_cell("mingru")

@@ -503,6 +503,7 @@ def by_loop(a, b, h):
 @pytest.mark.parametrize("time", [1, 2, 3, 12, 13, 16, 17, 29, 30, 31, 97])
 def test_a_linear_scan_is_its_loop(time, small, dtype, monkeypatch):
     monkeypatch.setattr(linear_cells, "_SMALL", small)
+    monkeypatch.setattr(linear_cells, "_LONG", 5)
     given = [random(3, time, 4, dtype=dtype), random(3, time, 4, seed=1, dtype=dtype),
              random(3, 4, seed=2, dtype=dtype)]  # fmt: skip
     given[0][0, time // 2] = 0  # what was before is forgotten there
@@ -520,6 +521,7 @@ def test_a_linear_scan_is_its_loop(time, small, dtype, monkeypatch):
 @WAYS
 def test_coefficients_broadcast(small, dtype, monkeypatch):
     monkeypatch.setattr(linear_cells, "_SMALL", small)
+    monkeypatch.setattr(linear_cells, "_LONG", 5)
     a, b, h = random(4, dtype=dtype), random(3, 29, 4, dtype=dtype), random(3, 4, dtype=dtype)
     expected = by_loop(a.expand(3, 29, 4), b, h)
     torch.testing.assert_close(linear_scan(a.expand(1, 29, 4), b, h), expected)
@@ -532,6 +534,7 @@ def test_coefficients_broadcast(small, dtype, monkeypatch):
 @pytest.mark.parametrize("time", [1, 13])
 def test_derivatives_of_a_linear_scan(time, small, dtype, monkeypatch):
     monkeypatch.setattr(linear_cells, "_SMALL", small)
+    monkeypatch.setattr(linear_cells, "_LONG", 5)
     leaves = [random(1, time, 1, seed=k, dtype=dtype).requires_grad_() for k in range(2)]
     leaves.append(random(1, 1, seed=2, dtype=dtype).requires_grad_())
     with warnings.catch_warnings():
@@ -544,6 +547,7 @@ def test_derivatives_of_a_linear_scan(time, small, dtype, monkeypatch):
 def test_a_linear_scan_neither_overflows_nor_loses_what_follows_a_shut_gate(small, monkeypatch):
     """Products of coefficients vanish, and are never divided by."""
     monkeypatch.setattr(linear_cells, "_SMALL", small)
+    monkeypatch.setattr(linear_cells, "_LONG", 5)
     a = torch.tensor([0.0, 1e-30, 1.0, 0.9])[torch.randint(4, (2, 200, 3))]
     b, h = random(2, 200, 3, dtype=torch.float32), random(2, 3, dtype=torch.float32)
     found = linear_scan(a, b, h)
@@ -554,6 +558,7 @@ def test_a_linear_scan_neither_overflows_nor_loses_what_follows_a_shut_gate(smal
 @pytest.mark.parametrize("small", [0, 10**9])
 def test_inputs_of_a_linear_scan_stay_as_they_are(small, monkeypatch):
     monkeypatch.setattr(linear_cells, "_SMALL", small)
+    monkeypatch.setattr(linear_cells, "_LONG", 5)
     given = random(2, 30, 3), random(2, 30, 3, seed=1), random(2, 3, seed=2)
     before = [g.clone() for g in given]
     linear_scan(*given)[:, 0] = 0.0
@@ -564,6 +569,7 @@ def test_inputs_of_a_linear_scan_stay_as_they_are(small, monkeypatch):
 @pytest.mark.parametrize("name", [n for n in NAMES if issubclass(CELLS[n], LinearCell)])
 def test_linear_cells_both_ways(name, small, monkeypatch):
     monkeypatch.setattr(linear_cells, "_SMALL", small)
+    monkeypatch.setattr(linear_cells, "_LONG", 5)
     cell = of(name)
     x = random(3, 53, 3)
     lengths = torch.tensor([53, 20, 0])
