@@ -54,10 +54,11 @@ class Keys:
         return self.codes if rises else np.argsort(self.levels.argsort())[self.codes]
 
     def take(self, rows: np.ndarray) -> Keys:
-        """Rows of a panel."""
-        assert self.series is not None
+        """Some rows, in this order."""
+        series = None if self.series is None else self.series[rows]
         codes = None if self.codes is None else self.codes[rows]
-        return replace(self, series=self.series[rows], codes=codes)
+        levels = self.levels if self.levels is None or codes is not None else self.levels[rows]
+        return replace(self, series=series, codes=codes, levels=levels, n_rows=len(rows))
 
     def without_time(self) -> Keys:
         """The same rows, counted."""

@@ -224,41 +224,20 @@ class SteppedTransformer(SeriesTransformer):
         series, steps = panel.locate(self._owner, keys)
         return series, panel.lengths[series] - 1 + steps
 
-    def _locate_once(
+    def _extend(
         self, table: Table, values: np.ndarray, is_fitted: Callable[..., bool] | None = None
-    ) -> _Rows:
-        """Like ``_locate``; rows on a trading calendar are consecutive steps, none comes twice."""
-        series, positions = self._locate(table, values, is_fitted)
-        later = positions >= self.panel_.lengths[series]
-        if self.panel_.stamps is not None and table.keys.levels is not None and later.any():
-            # after fit too, days that were observed are steps and holidays are not
-            rows = {"first": positions[later], "stamp": table.keys.stamps(later)}
-            groups = pd.DataFrame(rows).groupby(series[later])
-            place = groups["first"].transform("min") + groups["stamp"].rank("dense") - 1
-            positions[later] = place.to_numpy(dtype=np.int64)
-        twice = pd.DataFrame({"series": series, "position": positions}).duplicated()
-        if twice.any():
-            who = f"{self._owner}: {self.panel_.label(int(series[twice.argmax()]))}"
-            raise DataError(f"{who} has two rows with the same time stamp: drop one")
-        return series, positions
-
-    def _extend(self, table: Table, values: np.ndarray) -> tuple[Panel, np.ndarray, np.ndarray]:
+    ) -> tuple[Panel, np.ndarray, np.ndarray]:
         """The panel of fit with later rows of ``table``; series and position of all its rows."""
         panel, keys = self.panel_, table.keys
-        series, positions = self._locate_once(table, values)
-        ahead = positions - panel.lengths[series]
-        later = ahead >= 0
-        if not later.any():
+        series, positions = self._locate(table, values, is_fitted)
+        later = np.flatnonzero(positions >= panel.lengths[series])
+        if not len(later):
             return panel, series, positions
-        counts = np.zeros_like(panel.lengths)
-        np.maximum.at(counts, series, ahead + 1)
-        coming = np.full((counts.sum(), values.shape[1]), np.nan, values.dtype)
-        first = np.cumsum(counts) - counts
-        coming[(first[series] + ahead)[later]] = values[later]
-        grown = panel.extended(counts, coming, coming[:, :0], coming[:, :0])
-        if grown.stamps is not None and keys.levels is not None:
-            order, rows = np.arange(len(grown.targets)), grown.indptr[series] + positions
-            order[rows[later]] = len(order) + np.arange(later.sum())  # the stamps that rows have
-            stamps = grown.stamps.append(panel.as_given(keys.stamps(later))).take(order)
-            grown = replace(grown, stamps=stamps)
+        rows = later[np.lexsort((positions[later], series[later]))]
+        coming = replace(table, frame=table.frame.iloc[rows], keys=keys.take(rows))
+        grown = panel.append(self._owner, coming, values[rows])
+        if grown.stamps is not None and keys.has_time:
+            # after fit too, days that were observed are steps and holidays are not
+            series, steps = grown.locate(self._owner, keys)
+            positions = grown.lengths[series] - 1 + steps
         return grown, series, positions

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 
@@ -105,19 +103,17 @@ class Differencer(SteppedTransformer):
         def has_fitted_head(stored, series, positions):
             return np.isnan(values[positions < sum(self.lags_)]).all()
 
-        series, positions = self._locate_once(table, values, has_fitted_head)
-        values = values.astype(np.float64)
-        panel = replace(self.panel_, targets=self.panel_.targets[:, columns])
-        stored, at_lags = (
-            _take(panel, series, positions),
-            self._sum_at_lags(panel, series, positions),
-        )
-        never = np.isnan(values) & np.isnan(stored + at_lags)
-        levels = np.where(never, stored, values - at_lags)
-        later = positions >= panel.lengths[series]
+        every = np.full((len(values), len(self.columns_)), np.nan)
+        every[:, columns] = values
+        panel, series, positions = self._extend(table, every, has_fitted_head)
+        stored = _take(self.panel_, series, positions)
+        at_lags = self._sum_at_lags(self.panel_, series, positions)
+        never = np.isnan(every) & np.isnan(stored + at_lags)
+        levels = np.where(never, stored, every - at_lags)
+        later = positions >= self.panel_.lengths[series]
         if later.any():
-            levels[later] = self._continue(panel, series[later], positions[later], values[later])
-        return levels
+            levels[later] = self._continue(panel)[(panel.indptr[series] + positions)[later]]
+        return levels[:, columns]
 
     def _sum_at_lags(self, panel: Panel, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Terms of prod(1 - B**lag) x_t but x_t itself; NaN where one is missing or before fit."""
@@ -130,32 +126,23 @@ class Differencer(SteppedTransformer):
         powers = np.flatnonzero(reached)[1:]
         return sum(factors[power] * _take(panel, series, positions - power) for power in powers)
 
-    def _continue(
-        self, panel: Panel, series: np.ndarray, positions: np.ndarray, values: np.ndarray
-    ) -> np.ndarray:
-        """Levels after the rows of fit: one lag is undone at a time, for all series at once."""
-        used, series = np.unique(series, return_inverse=True)
-        lengths = panel.lengths[used]
-        ahead = positions - lengths[series]
-        n_ahead = np.zeros(len(used), dtype=np.int64)
-        np.maximum.at(n_ahead, series, ahead + 1)
-        after, step = spread(n_ahead)
-        first = np.cumsum(n_ahead) - n_ahead
-        steps = np.zeros((len(after), values.shape[1]))  # a skipped step: no change
-        steps[first[series] + ahead] = values
-
-        before, place = spread(lengths)
-        levels = [_take(panel, used[before], place)]
+    def _continue(self, panel: Panel) -> np.ndarray:
+        """Levels of rows after fit, from the differences there; one lag is undone at a time."""
+        series, place = spread(panel.lengths)
+        later = place >= self.panel_.lengths[series]
+        values = panel.targets.astype(np.float64)
+        if panel.absent is not None:
+            values[panel.absent & later] = 0.0  # a skipped step: no change
+        rows = pd.DataFrame(values, copy=False)
+        levels, steps = [rows[~later]], rows[later]
         for lag in self.lags_[:-1]:
-            changes = levels[-1] - np.roll(levels[-1], lag, axis=0)
-            levels.append(np.where((place >= lag)[:, None], changes, np.nan))
+            levels.append(levels[-1].groupby(series[~later]).diff(lag))
         for lag, level in zip(reversed(self.lags_), reversed(levels), strict=True):
             # the last value observed a whole number of lags before stands for all before it
-            past = before * lag + (place - lengths[before]) % lag
-            last, phase = pd.DataFrame(level).groupby(past).last(), after * lag + step % lag
-            sums = pd.DataFrame(steps).groupby(phase).cumsum(skipna=False)
-            steps = sums.to_numpy() + last.reindex(phase).to_numpy()
-        return steps[first[series] + ahead]
+            phase = series * lag + place % lag
+            last = level.groupby(phase[~later]).last().reindex(phase[later])
+            steps = steps.groupby(phase[later]).cumsum(skipna=False) + last.to_numpy()
+        return steps.reindex(rows.index).to_numpy()
 
 
 def _take(panel: Panel, series: np.ndarray, positions: np.ndarray) -> np.ndarray:

@@ -336,12 +336,11 @@ class SlidingWindows(SteppedTransformer):
         values = np.full((len(table), len(self.columns_)), np.nan, panel.targets.dtype)
         values[:, self._at(names)] = numeric(self._owner, table.frame[names], names)
         grown, series, positions = self._extend(table, values)
-        given = np.zeros((panel.n_series, horizon), dtype=bool)
         steps = positions - panel.lengths[series]
-        use = (steps >= 0) & (steps < horizon)
-        given[series[use], steps[use]] = True
-        if not given.all():
-            i, step = np.argwhere(~given)[0].tolist()
+        given = (series * horizon + steps)[(steps >= 0) & (steps < horizon)]
+        missing = np.setdiff1d(np.arange(panel.n_series * horizon), given)
+        if len(missing):
+            i, step = divmod(int(missing[0]), horizon)
             raise DataError(
                 f"{self._owner}: {panel.label(i)}: X has no row for step {step + 1} of {horizon} "
                 f"({panel.future_index(i, step + 1)[-1]}), which the known columns {names} need"
