@@ -13,9 +13,10 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
-from rnnforecast.data.frames import Keys, Table, numeric, read_table
+from rnnforecast.data.frames import Table, numeric, read_table
 from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError, NotFittedError
+from rnnforecast.parameters import estimator
 
 
 class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -189,15 +190,23 @@ def spread(counts: np.ndarray) -> _Rows:
     return group, np.arange(len(group)) - (np.cumsum(counts) - counts)[group]
 
 
+@estimator
 class SteppedTransformer(SeriesTransformer):
     """Abstract base of transformers for which the time step of a row matters.
 
-    Subclasses have the parameters ``series_id``, ``time`` and ``freq``.
+    Parameters
+    ----------
+    series_id : str, optional
+        Column that names the series of each row. A MultiIndex (series, time) needs no parameter.
+    time : str, optional
+        Column of time stamps.
+    freq : str, DateOffset or int, optional
+        Frequency of the index, if it cannot be inferred.
     """
 
-    panel_: Panel  # the rows of fit on their grid
-    keys_: Keys  # whose rows they were
-    freq: Any
+    series_id: Any = None
+    time: Any = None
+    freq: Any = None
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
         own = np.array(values, order="C")  # safe from the caller's later writes

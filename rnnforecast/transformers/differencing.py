@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -10,11 +12,13 @@ from rnnforecast.data.frames import Table
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.windows import gather
 from rnnforecast.exceptions import DataError
+from rnnforecast.parameters import estimator
 from rnnforecast.transformers._base import SteppedTransformer, spread
 
 __all__ = ["Differencer"]
 
 
+@estimator
 class Differencer(SteppedTransformer):
     r"""Difference each series, at one or more lags in turn: :math:`\prod_j (1 - B^{l_j})\, x_t`.
 
@@ -22,11 +26,6 @@ class Differencer(SteppedTransformer):
     ----------
     lags : tuple of int, default=(1,)
         Steps; ``(1, 24)`` takes the change of the seasonal change.
-    series_id, time : str, optional
-        Columns that name series and time stamp; they are carried through, and `transform` then
-        returns a DataFrame. A MultiIndex (series, time) needs no parameter.
-    freq : str, DateOffset or int, optional
-        Frequency of the index, if it cannot be inferred.
 
     Attributes
     ----------
@@ -73,11 +72,7 @@ class Differencer(SteppedTransformer):
     [10.0, 11.0]
     """
 
-    def __init__(self, *, lags=(1,), series_id=None, time=None, freq=None):
-        self.lags = lags
-        self.series_id = series_id
-        self.time = time
-        self.freq = freq
+    lags: Any = (1,)
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
         lags = tuple(self.lags) if isinstance(self.lags, (list, tuple)) else (self.lags,)

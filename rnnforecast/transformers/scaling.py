@@ -11,6 +11,7 @@ import pandas as pd
 from rnnforecast._validation import check_choice, check_int, check_real
 from rnnforecast.data.frames import Table
 from rnnforecast.exceptions import DataError
+from rnnforecast.parameters import estimator
 from rnnforecast.transformers._base import SeriesTransformer
 
 __all__ = ["LogTransformer", "SeriesScaler", "WindowScaler"]
@@ -40,6 +41,7 @@ def _statistics(
     return centre.reindex(every).fillna(0.0).to_numpy(), scale.reindex(every).fillna(1.0).to_numpy()
 
 
+@estimator
 class LogTransformer(SeriesTransformer):
     """Natural logarithm of each column, after adding an offset.
 
@@ -67,8 +69,7 @@ class LogTransformer(SeriesTransformer):
     [[0.0], [0.6931]]
     """
 
-    def __init__(self, *, offset="auto"):
-        self.offset = offset
+    offset: float | str = "auto"
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
         if isinstance(self.offset, str):
@@ -93,6 +94,7 @@ class LogTransformer(SeriesTransformer):
         return np.where(offset == 1.0, np.expm1(values, dtype=np.float64), plain)
 
 
+@estimator
 class SeriesScaler(SeriesTransformer):
     """Scale each series by statistics of its own observed training values.
 
@@ -104,8 +106,7 @@ class SeriesScaler(SeriesTransformer):
         "minmax": map the training range to [0, 1].
         "mean_abs" and "max_abs": divide by the mean or the largest absolute value, with no shift.
     series_id : str, optional
-        Column that names the series of each row. It is carried through unchanged, and `transform`
-        then returns a DataFrame. A MultiIndex (series, time) needs no parameter.
+        Column that names the series of each row. A MultiIndex (series, time) needs no parameter.
 
     Attributes
     ----------
@@ -134,9 +135,8 @@ class SeriesScaler(SeriesTransformer):
     [0.0, 0.5, 1.0, 0.0, 0.5, 1.0]
     """
 
-    def __init__(self, *, method="standard", series_id=None):
-        self.method = method
-        self.series_id = series_id
+    method: str = "standard"
+    series_id: Any = None
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
         check_choice(self._owner, "method", self.method, list(_METHODS)[:-1])
@@ -178,6 +178,7 @@ class SeriesScaler(SeriesTransformer):
         return places[keys.series]
 
 
+@estimator
 class WindowScaler(SeriesTransformer):
     """Scale each window (row) by its own statistics.
 
@@ -218,11 +219,10 @@ class WindowScaler(SeriesTransformer):
     [[4.0], [40.0]]
     """
 
-    def __init__(self, *, method="standard", shift="mean", n_columns=1, targets=None):
-        self.method = method
-        self.shift = shift
-        self.n_columns = n_columns
-        self.targets = targets
+    method: str = "standard"
+    shift: str = "mean"
+    n_columns: int = 1
+    targets: Any = None
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
         check_choice(self._owner, "method", self.method, _METHODS)

@@ -12,6 +12,7 @@ from rnnforecast._validation import check_choice, check_int
 from rnnforecast.data.frames import Keys, Table
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
+from rnnforecast.parameters import estimator
 from rnnforecast.transformers._base import SteppedTransformer, spread
 
 __all__ = ["Deseasonalizer"]
@@ -25,6 +26,7 @@ _MAX_ITERATIONS = 50
 _TOLERANCE = 1e-6  # of the largest value
 
 
+@estimator
 class Deseasonalizer(SteppedTransformer):
     """Remove a fixed seasonal pattern from each series.
 
@@ -41,11 +43,6 @@ class Deseasonalizer(SteppedTransformer):
         "means": classical decomposition, equal to `statsmodels.tsa.seasonal.seasonal_decompose` on
         complete data. "stl": phase means of the seasonal component of robust STL, less sensitive to
         outliers; missing values are filled by the classical decomposition for STL only.
-    series_id, time : str, optional
-        Columns that name series and time stamp; they are carried through, and `transform` then
-        returns a DataFrame. A MultiIndex (series, time) needs no parameter.
-    freq : str, DateOffset or int, optional
-        Frequency of the index, if it cannot be inferred.
 
     Attributes
     ----------
@@ -85,22 +82,9 @@ class Deseasonalizer(SteppedTransformer):
     [19.0, 21.0]
     """
 
-    def __init__(
-        self,
-        *,
-        seasonality=None,
-        model="additive",
-        method="means",
-        series_id=None,
-        time=None,
-        freq=None,
-    ):
-        self.seasonality = seasonality
-        self.model = model
-        self.method = method
-        self.series_id = series_id
-        self.time = time
-        self.freq = freq
+    seasonality: int | None = None
+    model: str = "additive"
+    method: str = "means"
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
         check_int(self._owner, "seasonality", self.seasonality, none=True)

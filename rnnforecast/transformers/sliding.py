@@ -15,11 +15,13 @@ from rnnforecast.data.roles import resolve_roles
 from rnnforecast.data.seasonality import choose_lookback, choose_seasonality
 from rnnforecast.data.windows import WindowIndex, gather
 from rnnforecast.exceptions import DataError
+from rnnforecast.parameters import estimator
 from rnnforecast.transformers._base import SteppedTransformer
 
 __all__ = ["SlidingWindows"]
 
 
+@estimator
 class SlidingWindows(SteppedTransformer):
     """Windows of the past as features, and the steps that follow as targets.
 
@@ -36,10 +38,6 @@ class SlidingWindows(SteppedTransformer):
         Columns whose values at the forecast steps are known beforehand; these are features too.
     stride : int, default=1
         Steps between the windows of `make_xy` and `batches`.
-    series_id, time : str, optional
-        Columns that name series and time stamp; a MultiIndex (series, time) needs no parameter.
-    freq : str, DateOffset or int, optional
-        Frequency of the index, if it cannot be inferred.
 
     Attributes
     ----------
@@ -82,26 +80,11 @@ class SlidingWindows(SteppedTransformer):
     2024-01-10 2024-01-08     2  9.0
     """
 
-    def __init__(
-        self,
-        *,
-        lookback=None,
-        horizon=1,
-        target=None,
-        known=None,
-        stride=1,
-        series_id=None,
-        time=None,
-        freq=None,
-    ):
-        self.lookback = lookback
-        self.horizon = horizon
-        self.target = target
-        self.known = known
-        self.stride = stride
-        self.series_id = series_id
-        self.time = time
-        self.freq = freq
+    lookback: int | None = None
+    horizon: int = 1
+    target: Any = None
+    known: Any = None
+    stride: int = 1
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
         check_int(self._owner, "lookback", self.lookback, none=True)
