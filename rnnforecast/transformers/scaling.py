@@ -10,6 +10,7 @@ import pandas as pd
 
 from rnnforecast._validation import check_choice, check_int, check_real
 from rnnforecast.data.frames import Table
+from rnnforecast.data.panel import match_series
 from rnnforecast.exceptions import DataError
 from rnnforecast.parameters import estimator
 from rnnforecast.transformers._base import SeriesTransformer
@@ -140,42 +141,24 @@ class SeriesScaler(SeriesTransformer):
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
         check_choice(self._owner, "method", self.method, list(_METHODS)[:-1])
-        self.series_ = None if table.keys.series is None else table.keys.ids
-        n_series = 1 if self.series_ is None else len(self.series_)
-        series, shift = self._match_series(table), _METHODS[self.method][1]
-        self.center_, self.scale_ = _statistics(values, series, n_series, self.method, shift)
+        keys, shift = table.keys, _METHODS[self.method][1]
+        self.series_ = None if keys.series is None else keys.ids
+        groups = np.zeros(len(table), dtype=np.intp) if keys.series is None else keys.series
+        self.center_, self.scale_ = _statistics(values, groups, len(keys.ids), self.method, shift)
 
     def _transform(self, table: Table, values: np.ndarray) -> np.ndarray:
-        series = self._match_series(table)
-        return (values - self.center_[series]) / self.scale_[series]
+        center, scale = self._match(table)
+        return (values - center) / scale
 
     def _inverse(self, table: Table, values: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        at = np.ix_(self._match_series(table), columns)
-        return values * self.scale_[at] + self.center_[at]
+        center, scale = self._match(table)
+        return values * scale[:, columns] + center[:, columns]
 
-    def _match_series(self, table: Table) -> np.ndarray:
-        """Position in ``series_`` of each row's series, shape (n_rows,)."""
-        keys, known = table.keys, self.series_
-        if known is None:
-            if (n := len(keys.ids)) > 1:
-                raise DataError(
-                    f"{self._owner}: fit saw one series without a name, now X has {n} series: fit "
-                    f"on the panel"
-                )
-            return np.zeros(keys.n_rows, dtype=np.intp)
-        if keys.series is None:
-            raise DataError(
-                f"{self._owner}: fit saw a panel of {len(known)} series, now X does not say which "
-                f"series its rows belong to: pass a MultiIndex (series, time) or the key columns"
-            )
-        places = known.get_indexer(keys.ids)
-        new = keys.ids[places < 0]
-        if len(new):
-            raise DataError(
-                f"{self._owner}: series {new[0]!r} was not in fit ({len(new)} such series, "
-                f"{len(known)} known): fit on data that hold it, or drop its rows"
-            )
-        return places[keys.series]
+    def _match(self, table: Table) -> tuple[np.ndarray, np.ndarray]:
+        """Centre and scale for each row, or one of both for all."""
+        places = match_series(self._owner, self.series_, table.keys)
+        series = places if table.keys.series is None else places[table.keys.series]
+        return self.center_[series], self.scale_[series]
 
 
 @estimator
