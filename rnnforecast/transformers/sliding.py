@@ -138,7 +138,7 @@ class SlidingWindows(SteppedTransformer):
         DataError
             If there is no such pair.
         """
-        return self._frames(*self._pairs(X, missing), view=True)
+        return self._frames(*self._pairs(X, missing))
 
     def batches(self, batch_size=1024, X=None, *, missing="targets", random_state=None):
         """Yield `make_xy` in parts, for regressors with ``partial_fit``.
@@ -223,9 +223,9 @@ class SlidingWindows(SteppedTransformer):
         if panel.calendar is None:
             series, origins = np.zeros(len(index), dtype=np.int64), np.asarray(index, dtype=int)
         else:
-            rows = pd.DataFrame({"origin": np.zeros(len(index))}, index=index)
+            keys = read_table(self._owner, pd.DataFrame(index=index), index_only=True).keys
             whole = replace(panel, absent=None)  # an origin may be a gap
-            series, ahead = whole.locate(self._owner, read_table(self._owner, rows).keys)
+            series, ahead = whole.locate(self._owner, keys)
             origins = panel.lengths[series] - 1 + ahead
         positions = (origins[:, None] + steps).ravel()
         times = panel.index_at(np.repeat(series, horizon), positions)
@@ -275,11 +275,11 @@ class SlidingWindows(SteppedTransformer):
         return panel, series[keep], origins[keep]
 
     def _frames(
-        self, panel: Panel, series: np.ndarray, origins: np.ndarray, view: bool = False
+        self, panel: Panel, series: np.ndarray, origins: np.ndarray
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Features and targets; views of the rows of ``panel`` if asked for and there can be."""
+        """Features and targets; views of the rows of ``panel`` where there can be."""
         even = len(series) > 0 and (np.diff(origins) == self.stride).all()
-        if view and even and panel.n_series == 1 and not self.known_names_:
+        if even and panel.n_series == 1 and not self.known_names_:
             first = int(origins[0])
             columns = panel.targets[first:, self._at(self.target_names_)]
             past = panel.targets[first - self.lookback_ :]
