@@ -70,7 +70,6 @@ class Panel:
     build = classmethod(building.build)
     append = building.append  # the only way in which rows are added
     grown = building.grown
-    extended = building.extended
 
     @property
     def n_series(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from rnnforecast._validation import check_choice, check_int
-from rnnforecast.data.frames import Keys, Table
+from rnnforecast.data.frames import Table
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
 from rnnforecast.parameters import estimator
@@ -103,24 +103,23 @@ class Deseasonalizer(SteppedTransformer):
 
     def _transform(self, table: Table, values: np.ndarray) -> np.ndarray:
         remove, _ = _MODELS[self.model]
-        return remove(values, self._season(table.keys, *self._locate(table, values)))
+        return remove(values, self._season(*self._locate(table, values)))
 
     def _inverse(self, table: Table, values: np.ndarray, columns: np.ndarray) -> np.ndarray:
         remove, restore = _MODELS[self.model]
 
         def is_adjusted(stored, series, positions):
-            adjusted = remove(stored, self._season(self.keys_, series, positions))[:, columns]
+            adjusted = remove(stored, self._season(series, positions))[:, columns]
             size = np.abs(np.nan_to_num(adjusted)).max()
             return np.allclose(values, adjusted, rtol=0.0, atol=1e-6 * size, equal_nan=True)
 
-        rows = self._locate(table, values, is_adjusted)
-        return restore(values, self._season(table.keys, *rows)[:, columns])
+        season = self._season(*self._locate(table, values, is_adjusted))
+        return restore(values, season[:, columns])
 
-    def _season(self, keys: Keys, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def _season(self, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Index of the season of each row, shape (n_rows, n_columns)."""
         if self._by_pattern:
-            given = keys.levels is not None
-            stamps = keys.stamps(slice(None)) if given else self.panel_.stamps_at(series, positions)
+            stamps = self.panel_.stamps_at(series, positions)
             positions = self._steps_of_pattern(series, stamps)
         return self.seasonal_[series, positions % self.seasonality_]
 
