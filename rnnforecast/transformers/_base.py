@@ -85,7 +85,6 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         DataError
             If a value cannot be used, a series was not in fit, or a row lies before its first one.
         """
-        self._check_fitted()
         X, table, values = self._read(X, reset=False)
         out = self._transform(table, values).astype(values.dtype, copy=False)
         return out if len(table.columns) == values.shape[1] else self._wrap(X, table, out)
@@ -110,7 +109,6 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         DataError
             If a column or a series was not in fit, or a row lies before its first one.
         """
-        self._check_fitted()
         X, table, values = self._read(X)
         with np.errstate(over="ignore"):
             out = self._inverse(table, values, self._match_columns(table))
@@ -126,6 +124,8 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _read(self, X: Any, reset: bool | None = None) -> tuple[Any, Table, np.ndarray]:
         """X (frames as pandas), its table and values; names are stored, checked or ignored."""
+        if not reset:
+            self._check_fitted()
         series_id, time = getattr(self, "series_id", None), getattr(self, "time", None)
         if isinstance(X, pd.DataFrame) and isinstance(X.index, pd.MultiIndex):
             # a forecast has its keys in the index even if they were columns in fit

@@ -274,7 +274,6 @@ class WindowScaler(SeriesTransformer):
 
     def _rescale_behind(self, windows: Any, X: Any, undo: bool = False) -> Any:
         """Rows of the targets, by the statistics of their windows, in the container of X."""
-        self._check_fitted()
         _, _, before = self._read(windows, reset=False)
         X, table, values = self._read(X)
         if len(before) != len(values):
