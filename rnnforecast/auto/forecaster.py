@@ -19,8 +19,8 @@ from rnnforecast.data.panel import Panel
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters import BaseForecaster
-from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.outputs import ConformalErrors, ConformalForecast, PointForecast
+from rnnforecast.parameters import estimator
 from rnnforecast.training import seeds_of
 
 __all__ = ["AutoForecaster"]

@@ -29,8 +29,8 @@ from rnnforecast.data.panel import Panel, group_rows
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.base import BaseForecaster
-from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.outputs import Forecast, NormalForecast
+from rnnforecast.parameters import estimator
 
 SCORES = np.linspace(-3.0, 3.0, 25)  # standard normal scores of the quantiles that are simulated
 

@@ -13,7 +13,7 @@ from rnnforecast.baselines._arima import ArimaModel, Orders, fit_arima, fit_auto
 from rnnforecast.baselines._local import LocalForecaster
 from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError, optional_import
-from rnnforecast.forecasters.parameters import estimator
+from rnnforecast.parameters import estimator
 
 __all__ = ["ARIMAForecaster", "AutoARIMAForecaster"]
 

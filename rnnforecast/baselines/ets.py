@@ -11,7 +11,7 @@ from rnnforecast._validation import check_choice, check_int
 from rnnforecast.baselines._exponential import fit_ets, forms_of
 from rnnforecast.baselines._local import LocalForecaster
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters.parameters import estimator
+from rnnforecast.parameters import estimator
 
 __all__ = ["ETSForecaster"]
 

@@ -13,8 +13,8 @@ from rnnforecast.baselines._local import check_values
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.forecasters.base import BaseForecaster
-from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.outputs import Forecast, NormalForecast
+from rnnforecast.parameters import estimator
 
 __all__ = ["NaiveForecaster"]
 

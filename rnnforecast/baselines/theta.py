@@ -13,7 +13,7 @@ from rnnforecast._validation import check_choice, check_real
 from rnnforecast.baselines._exponential import Form, LinearModel
 from rnnforecast.baselines._local import LocalForecaster, leading_missing
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters.parameters import estimator
+from rnnforecast.parameters import estimator
 
 __all__ = ["ThetaForecaster"]
 

@@ -25,8 +25,8 @@ from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters import _rows
 from rnnforecast.forecasters._rows import Rows
 from rnnforecast.forecasters.history import HistoryEstimator
-from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.outputs import Forecast
+from rnnforecast.parameters import estimator
 from rnnforecast.training import seeds_of
 
 __all__ = ["BaseForecaster"]

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from rnnforecast._validation import check_bool, check_choice, check_int
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.forecasters.windows import Plan, WindowForecaster
 from rnnforecast.nn import ForecastNetwork, NetworkSpec
+from rnnforecast.parameters import estimator
 
 __all__ = [
     "BiGRUForecaster",

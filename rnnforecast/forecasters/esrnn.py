@@ -17,10 +17,10 @@ from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.neural import Job, NeuralForecaster, first_effect
-from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.forecasters.series import HybridOutput, SeriesLoss, SeriesReader, SeriesSource
 from rnnforecast.nn.esrnn import ESRNN, ESRNNSpec
 from rnnforecast.outputs import Forecast, TransformedForecast
+from rnnforecast.parameters import estimator
 from rnnforecast.training import Learner, resolve_device, seeds_of, useful_threads
 
 __all__ = ["ESRNNForecaster"]

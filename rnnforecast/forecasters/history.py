@@ -17,8 +17,8 @@ from rnnforecast.data.frames import Table, read_table
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.roles import Roles
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.forecasters.sharing import of_rows
+from rnnforecast.parameters import estimator
 
 __all__ = ["HistoryEstimator"]
 

@@ -24,7 +24,6 @@ from rnnforecast.data.scale import Scale
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.base import BaseForecaster
-from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.nn.cells import cell_class
 from rnnforecast.outputs import (
     AGGREGATES,
@@ -35,6 +34,7 @@ from rnnforecast.outputs import (
     PointOutput,
     QuantileOutput,
 )
+from rnnforecast.parameters import estimator
 from rnnforecast.training import (
     OPTIMIZERS,
     PRECISIONS,

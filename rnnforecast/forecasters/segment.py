@@ -8,9 +8,9 @@ import numpy as np
 
 from rnnforecast._validation import check_choice
 from rnnforecast.data.panel import Panel
-from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.forecasters.windows import Plan, WindowForecaster
 from rnnforecast.nn.segment import SegmentNetwork, SegmentSpec
+from rnnforecast.parameters import estimator
 
 __all__ = ["SegmentRNNForecaster", "choose_long_lookback", "choose_long_segment"]
 

@@ -19,9 +19,9 @@ from rnnforecast.data.seasonality import choose_lookback, choose_seasonality, ch
 from rnnforecast.data.windows import WindowIndex, gather
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.neural import Job, NeuralForecaster, first_effect
-from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.nn import Inputs, WindowNetwork, unfold
 from rnnforecast.outputs import Forecast, Output
+from rnnforecast.parameters import estimator
 from rnnforecast.training import resolve_device, useful_threads
 from rnnforecast.training.source import Batch, WindowSource, static_inputs, to_inputs
 

@@ -19,8 +19,8 @@ from sklearn.preprocessing import StandardScaler
 from rnnforecast import NaiveForecaster, backtest
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters import BaseForecaster
-from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.outputs import NormalForecast
+from rnnforecast.parameters import estimator
 
 
 @estimator
