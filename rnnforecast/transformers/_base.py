@@ -74,6 +74,8 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : DataFrame, Series or array of shape (n_rows, n_columns)
+            Where the step of a row matters, its time stamp decides. Arrays have none: the array of
+            fit is the training range, any other follows on from its end.
 
         Returns
         -------
@@ -96,8 +98,8 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : DataFrame, Series or array of shape (n_rows, n_columns)
-            Transformed rows of fit or after it. A frame may hold a part of the columns, and columns
-            (name, quantile) of a forecast.
+            Transformed rows of fit or after it, found as in `transform`. A frame may hold a part of
+            the columns, and columns (name, quantile) of a forecast.
 
         Returns
         -------

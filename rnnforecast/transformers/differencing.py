@@ -41,11 +41,10 @@ class Differencer(SteppedTransformer):
     difference that involves an unobserved value is NaN, and so are the first ``sum(lags)`` steps of
     each series.
 
-    *Time.* Rows are found by their time stamps. Those in the training range are differenced against
-    the values seen in fit, so that any subset in any order gives the same answer; those after it
-    against its end and one another, so that a test fold has no NaN at its head. Arrays have no
-    stamps: the very array of fit is the training range (in `inverse_transform`, one with as many
-    rows and NaN in the first ``sum(lags)`` steps), any other follows on from its end.
+    *Time.* Rows in the training range are differenced against the values seen in fit, so that any
+    subset in any order gives the same answer; those after it against its end and one another, so
+    that a test fold has no NaN at its head. `inverse_transform` knows the array of fit by its
+    number of rows and NaN in the first ``sum(lags)`` steps.
 
     *Inverse in the training range.* A difference is added to the values that fit saw at the lags (a
     one-step forecast); where fit itself had no difference and X is NaN, the value seen in fit is

@@ -121,11 +121,7 @@ class SeriesScaler(SeriesTransformer):
     Notes
     -----
     NaN is ignored in fit and stays NaN. A constant column is divided by 1; a column that a series
-    never observed is left as it is. A series that was not in fit raises
-    `rnnforecast.exceptions.DataError`.
-
-    `inverse_transform` also takes a frame with some of the columns only, such as a forecast of the
-    target, and columns (name, quantile).
+    never observed is left as it is.
 
     Examples
     --------

@@ -60,14 +60,11 @@ class Deseasonalizer(SteppedTransformer):
     -----
     The phase of a row comes from its time stamp, so rows of any later date are adjusted by the
     right index, gaps or not. On a trading calendar it comes from the weekly pattern: a holiday does
-    not shift the weekdays. Arrays have no stamps: an array that holds the rows of fit (in
-    `inverse_transform`, what `transform` makes of them) is the training range; any other array
-    follows on directly from its end.
+    not shift the weekdays.
 
     NaN stays NaN; indices are means of observed values only. A series that is shorter than two
     periods, a phase that is never observed where the trend is known, and values that are not
     positive for a multiplicative season raise `rnnforecast.exceptions.DataError` in `fit`.
-    `inverse_transform` also takes columns (name, quantile).
 
     References
     ----------

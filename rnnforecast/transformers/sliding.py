@@ -55,10 +55,9 @@ class SlidingWindows(SteppedTransformer):
     then the known columns at the forecast steps: ``b_lead1, b_lead2``. Targets are ``a_step1,
     a_step2``. `rnnforecast.WindowScaler` reads the same layout.
 
-    *Time.* `transform` gives the window that ends with each row. Rows are found by their stamps and
-    look back on the values seen in fit; arrays have no stamps: the very array of fit is the
-    training range, any other follows on from its end. A row missing from a regular grid is an
-    unobserved step, NaN in the windows, as are the steps before the first row of a series.
+    *Time.* `transform` gives the window that ends with each row, looking back on the values seen in
+    fit. A row missing from a regular grid is an unobserved step, NaN in the windows, as are the
+    steps before the first row of a series.
 
     *Memory.* With one series, no known columns and no row to drop, the features are a read-only
     view of the stored rows, whatever the look-back. Otherwise `make_xy` copies the windows;
