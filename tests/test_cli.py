@@ -451,6 +451,17 @@ def test_numbers_that_are_not_read_as_such_are_refused(fails, daily, tmp_path):
     )
 
 
+def test_stamps_are_no_target(fails, tmp_path):
+    pytest.importorskip("pyarrow")
+    days = pd.date_range("2024-01-01", periods=40)
+    path = tmp_path / "data.parquet"
+    pd.DataFrame({"day": days, "due": days, "temp": 1.0}).to_parquet(path)
+    args = ["--time", "day", "--target", "due", "--horizon", 5, "--model", "naive"]
+    assert "column 'due' has dtype datetime64[ns], expected numbers" in fails(
+        "forecast", path, *args
+    )
+
+
 def test_a_single_column_is_not_cut_at_a_letter(command, tmp_path):
     path = tmp_path / "one.csv"
     path.write_text("temperature\n" + "\n".join(f"{k % 5}.5" for k in range(40)) + "\n")

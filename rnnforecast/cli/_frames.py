@@ -30,7 +30,7 @@ def load(path: Path, options: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, A
     if series_id and time is None:
         raise ClickException(f"{path}: no column holds time stamps: name one with --time")
     target = list(options["target"]) or [_only_number(frame, path, {time, *named})]
-    for name in target:
+    for name in (name for name in target if _is_text(frame[name])):
         try:
             frame[name] = pd.to_numeric(frame[name])
         except (ValueError, TypeError) as error:
