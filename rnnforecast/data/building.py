@@ -62,7 +62,8 @@ def build(
     else:
         _check_sorted(who, keys, indptr)
         starts = keys.stamps(indptr[:-1])
-        compare = calendar is None and freq is None and len(series) > 1
+        inferred = calendar is None
+        compare = inferred and freq is None and len(series) > 1
         if calendar is None:
             longest = int(np.argmax(counts))
             calendar = infer_calendar(keys.stamps(slice(*indptr[longest : longest + 2])), freq)
@@ -73,7 +74,8 @@ def build(
             spans = steps_of_rows(owner, calendar, starts, place, keys, last) + 1
             if (spans != counts).any():
                 steps = steps_of_rows(owner, calendar, starts, place, keys, slice(None))
-                _check_spans(who, calendar, indptr, steps, compare)
+                if inferred:
+                    _check_spans(who, calendar, indptr, steps, compare)
                 grid = _offsets(spans)
                 places = steps + np.repeat(grid[:-1], counts)
                 absent = np.ones(int(grid[-1]), dtype=bool)

@@ -55,10 +55,14 @@ class Keys:
 
     def take(self, rows: np.ndarray) -> Keys:
         """Some rows, in this order."""
-        series = None if self.series is None else self.series[rows]
+        series, ids, levels = self.series, self.ids, self.levels
         codes = None if self.codes is None else self.codes[rows]
-        levels = self.levels if self.levels is None or codes is not None else self.levels[rows]
-        return replace(self, series=series, codes=codes, levels=levels, n_rows=len(rows))
+        if series is not None:
+            series, present = _factorize(series[rows], sort=True)
+            ids = ids[present]
+        if levels is not None and codes is None:
+            levels = levels[rows]
+        return replace(self, series=series, ids=ids, codes=codes, levels=levels, n_rows=len(rows))
 
     def without_time(self) -> Keys:
         """The same rows, counted."""
