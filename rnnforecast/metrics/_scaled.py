@@ -18,7 +18,7 @@ from rnnforecast.metrics._point import point_means, smape
 from rnnforecast.metrics._texts import METRIC, documented
 from rnnforecast.metrics.terms import observed_mean
 
-__all__ = ["by_series", "mase", "naive_scale", "owa", "owa_from_scores", "rmsse", "scaled"]
+__all__ = ["by_series", "mase", "naive_scale", "owa", "owa_from_scores", "rmsse"]
 
 
 def naive_scale(y_train: Any, *, seasonality: int = 1, power: int = 1) -> np.ndarray:

@@ -13,8 +13,6 @@ from sklearn import get_config
 from sklearn.utils.metadata_routing import MetadataRequest
 
 from rnnforecast._validation import check_choice, check_int, check_quantiles, check_real
-from rnnforecast.data.frames import read_table
-from rnnforecast.data.reading import read_truth
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
 from rnnforecast.metrics import _point, _probabilistic, _scaled
@@ -22,21 +20,59 @@ from rnnforecast.metrics._arrays import to_rows
 from rnnforecast.metrics._texts import SCORER, documented
 from rnnforecast.metrics.wrappers import Unwrapped, interval_of, quantiles_of
 
+__all__ = [
+    "ForecastScorer",
+    "get_scorer",
+    "mae_scorer",
+    "make_coverage_scorer",
+    "make_interval_scorer",
+    "make_mase_scorer",
+    "make_pinball_scorer",
+    "make_rmsse_scorer",
+    "make_scorer",
+    "mape_scorer",
+    "mase_scorer",
+    "mse_scorer",
+    "pinball_scorer",
+    "r2_scorer",
+    "rmse_scorer",
+    "rmsse_scorer",
+    "smape_scorer",
+]
+
 _NEEDS = ("prediction", "history", "quantiles", "interval")
 
 
-@dataclass(frozen=True, repr=False, eq=False)
+@dataclass(repr=False, eq=False)
 class ForecastScorer:
-    """A metric as a scorer: ``scorer(estimator, X, y=None)``, the greater the better.
+    """A scorer from a metric, for ``scoring=`` with or without y; also called ``make_scorer``.
 
-    Make one with `make_scorer`.
+    It is called as ``scorer(estimator, X, y=None)``: the greater the better.
 
     Parameters
     ----------
-    metric, needs, greater_is_better, seasonality, quantiles, coverage
-        As in `make_scorer`.
+    metric : callable
+        A function that returns a float; a module-level one, if the scorer is to be pickled.
+    needs : {"prediction", "history", "quantiles", "interval"}, default="prediction"
+        What the metric is called with: ``metric(y_true, y_pred)``; ``metric(y_true, y_pred,
+        y_train, seasonality=...)``; ``metric(y_true, y_quantiles, quantiles)`` with y_quantiles of
+        shape (n, targets, quantiles); ``metric(y_true, lower, upper, coverage)`` with ends of shape
+        (n, targets).
+    greater_is_better : bool, default=False
+        False negates the metric, so that a search minimises it.
+    seasonality : int, default=None
+        For "history": the seasonal step; None chooses it as `make_mase_scorer` does.
+    quantiles : float or sequence of float, default=None
+        For "quantiles": the levels.
+    coverage : float, default=None
+        For "interval": the nominal coverage.
     weight_alias : bool, str or None, default=None
         As ``sample_weight`` of `set_score_request`.
+
+    Raises
+    ------
+    DataError
+        If an argument is out of its range or missing.
 
     Notes
     -----
@@ -49,6 +85,12 @@ class ForecastScorer:
     **Scaled errors** take their scale from ``forecaster.history()``, the targets it was fitted on,
     series by series for a panel. The seasonality is the scorer's, else that of this history, not of
     the forecaster: candidates of a search are measured on one scale.
+
+    Examples
+    --------
+    >>> from rnnforecast.metrics import make_scorer, rmse
+    >>> make_scorer(rmse)
+    make_scorer(rmse)
     """
 
     metric: Callable[..., Any]
@@ -58,7 +100,19 @@ class ForecastScorer:
     seasonality: int | None = None
     quantiles: Any = None
     coverage: Any = None
-    weight_alias: Any = None
+    weight_alias: bool | str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("make_scorer", "needs", self.needs, _NEEDS)
+        if not callable(self.metric):
+            raise DataError(f"make_scorer: metric must be a function. Got {self.metric!r}")
+        check_int("make_scorer", "seasonality", self.seasonality, none=True)
+        if self.needs == "interval":
+            check_real("make_scorer", "coverage", self.coverage, 0.0, 1.0, closed="neither")
+        if self.needs == "quantiles":
+            single = isinstance(self.quantiles, (int, float))
+            levels = [self.quantiles] if single else self.quantiles
+            self.quantiles = check_quantiles("make_scorer", levels)
 
     def __call__(
         self, estimator: Any, X: Any, y: Any = None, *, sample_weight: Any = None
@@ -100,7 +154,7 @@ class ForecastScorer:
             y = _truth(found) if y is None else y
         if self.needs == "history":
             history = found.history()
-            y, forecast = _with_series(y, found, history), (*forecast, history)
+            y, forecast = _with_series(y, found), (*forecast, history)
             season = self.seasonality or choose_seasonality(found.forecaster.panel_)
             options["seasonality"] = season
         value = float(self.metric(y, *forecast, **options))
@@ -155,84 +209,23 @@ class ForecastScorer:
 
 def _truth(found: Unwrapped) -> np.ndarray:
     """The target columns of X after the steps of the pipelines."""
-    forecaster, owner = found.forecaster, type(found.forecaster).__name__
-    targets = getattr(forecaster, "target_names_", None)
-    if targets is None:
-        raise DataError(
-            f"{owner} has no target_names_ to read the truth from X by: pass y to the scorer"
-        )
-    names = getattr(forecaster, "feature_names_in_", None)
-    return read_truth(owner, found.X, None, targets, names, **_key_columns(forecaster))
+    if not hasattr(found.forecaster, "_truth"):
+        owner = type(found.forecaster).__name__
+        raise DataError(f"{owner} cannot read the truth from X: pass y to the scorer")
+    return found.forecaster._truth(found.X)
 
 
-def _key_columns(forecaster: Any) -> dict[str, Any]:
-    return {name: getattr(forecaster, name, None) for name in ("series_id", "time")}
-
-
-def _with_series(true: Any, found: Unwrapped, history: pd.DataFrame) -> pd.DataFrame:
+def _with_series(true: Any, found: Unwrapped) -> pd.DataFrame:
     """The truth as a frame, its rows labelled (series, row) where the history is a panel's."""
-    frame = pd.DataFrame(to_rows("scorer", "y_true", true))
-    if not isinstance(history.index, pd.MultiIndex):
+    frame, panel = pd.DataFrame(to_rows("scorer", "y_true", true)), found.forecaster.panel_
+    if not panel.is_panel:
         return frame
-    keys = read_table("scorer", found.X, **_key_columns(found.forecaster)).keys
-    if keys.series is None:
-        raise DataError(
-            "the forecaster knows several series, but the rows of X do not say theirs: keep the "
-            "MultiIndex (series, time), or the series_id column"
-        )
-    ids = keys.ids[keys.series]
+    ids = panel.ids[found.forecaster._rows_of(found.X).series]
     levels = [ids.get_level_values(i) for i in range(ids.nlevels)]
     return frame.set_axis(pd.MultiIndex.from_arrays([*levels, np.arange(len(frame))]))
 
 
-@documented(SCORER)
-def make_scorer(
-    metric: Callable[..., Any],
-    *,
-    needs: str = "prediction",
-    greater_is_better: bool = False,
-    seasonality: int | None = None,
-    quantiles: Sequence[float] | float | None = None,
-    coverage: float | None = None,
-) -> ForecastScorer:
-    """A scorer from a metric, for ``scoring=`` with or without y.
-
-    Parameters
-    ----------
-    metric : callable
-        A function that returns a float; a module-level one, if the scorer is to be pickled.
-    needs : {"prediction", "history", "quantiles", "interval"}, default="prediction"
-        What the metric is called with: ``metric(y_true, y_pred)``; ``metric(y_true, y_pred,
-        y_train, seasonality=...)``; ``metric(y_true, y_quantiles, quantiles)`` with y_quantiles of
-        shape (n, targets, quantiles); ``metric(y_true, lower, upper, coverage)`` with ends of shape
-        (n, targets).
-    greater_is_better : bool, default=False
-        False negates the metric, so that a search minimises it.
-    seasonality : int, default=None
-        For "history": the seasonal step; None chooses it as `make_mase_scorer` does.
-    quantiles : float or sequence of float, default=None
-        For "quantiles": the levels.
-    coverage : float, default=None
-        For "interval": the nominal coverage.
-
-    Examples
-    --------
-    >>> from rnnforecast.metrics import make_scorer, rmse
-    >>> make_scorer(rmse)
-    make_scorer(rmse)
-    """
-    check_choice("make_scorer", "needs", needs, _NEEDS)
-    if not callable(metric):
-        raise DataError(f"make_scorer: metric must be a function. Got {metric!r}")
-    check_int("make_scorer", "seasonality", seasonality, none=True)
-    if needs == "interval":
-        check_real("make_scorer", "coverage", coverage, 0.0, 1.0, closed="neither")
-    levels = None
-    if needs == "quantiles":
-        single = isinstance(quantiles, (int, float))
-        levels = check_quantiles("make_scorer", [quantiles] if single else quantiles)
-    scorer = ForecastScorer(metric, needs=needs, greater_is_better=greater_is_better)
-    return replace(scorer, seasonality=seasonality, quantiles=levels, coverage=coverage)
+make_scorer = ForecastScorer  # by the name that scikit-learn has for it
 
 
 @documented(SCORER)
