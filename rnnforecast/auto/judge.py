@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -104,10 +105,11 @@ class Judge:
     def _mean(self, metric: str, forecast: np.ndarray) -> float:
         error = POINT_ERRORS[metric]
         by_target = observed_mean(error.term(self.truth, forecast), axis=(1, 2))
+        scale: Any = 1.0
         if error.power:
             known = np.isfinite(self.scale) & np.isfinite(by_target)
-            by_target = by_target / (np.where(known, self.scale, np.nan) if known.any() else 1.0)
-        by_target = np.sqrt(by_target) if error.root else by_target
+            scale = np.where(known, self.scale, np.nan) if known.any() else scale
+        by_target = error.of_mean(by_target, scale)
         return float(observed_mean(observed_mean(by_target, axis=1)))
 
     def thinned(self) -> tuple[Judge, slice]:

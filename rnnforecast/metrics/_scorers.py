@@ -47,7 +47,9 @@ _NEEDS = ("prediction", "history", "quantiles", "interval")
 class ForecastScorer:
     """A scorer from a metric, for ``scoring=`` with or without y; also called ``make_scorer``.
 
-    It is called as ``scorer(estimator, X, y=None)``: the greater the better.
+    It is called as ``scorer(estimator, X, y=None, sample_weight=None)`` with a fitted forecaster,
+    or a Pipeline, search or other wrapper around one, and the rows X to forecast, and returns a
+    float, the greater the better.
 
     Parameters
     ----------
@@ -72,7 +74,8 @@ class ForecastScorer:
     Raises
     ------
     DataError
-        If an argument is out of its range or missing.
+        If an argument is out of its range or missing; in a call, if the truth cannot be found or
+        the estimator has not what the metric needs.
 
     Notes
     -----
@@ -117,29 +120,6 @@ class ForecastScorer:
     def __call__(
         self, estimator: Any, X: Any, y: Any = None, *, sample_weight: Any = None
     ) -> float:
-        """Score the forecast of the rows of X.
-
-        Parameters
-        ----------
-        estimator : fitted estimator
-            A forecaster, or a Pipeline, search or other wrapper around one.
-        X : array-like, shape (n, columns)
-            Rows to forecast.
-        y : array-like, shape (n,) or (n, targets), default=None
-            Truth; None reads it from the target columns of X.
-        sample_weight : array-like, shape (n,), default=None
-            Weights of the rows, for metrics that take them.
-
-        Returns
-        -------
-        float
-            The greater the better: errors are negated.
-
-        Raises
-        ------
-        DataError
-            If the truth cannot be found or the metric's needs are not met.
-        """
         if sample_weight is not None and not self._accept_sample_weight():
             raise DataError(f"{self!r} takes no sample_weight")
         options = {} if sample_weight is None else {"sample_weight": sample_weight}

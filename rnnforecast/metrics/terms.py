@@ -60,6 +60,11 @@ class PointError(NamedTuple):
     root: bool = False  # of the mean, after it was scaled
     power: int = 0  # divided by the naive forecast's mean |change| ** power; 0: not at all
 
+    def of_mean(self, mean: Any, scale: Any = 1.0) -> Any:
+        """The error from the mean of its terms, and the naive scale of its power."""
+        mean = mean / scale if self.power else mean
+        return np.sqrt(mean) if self.root else mean
+
 
 POINT_ERRORS = {
     "mae": PointError(absolute),

@@ -14,7 +14,6 @@ from sklearn.base import clone
 
 from rnnforecast._validation import check_int, check_quantiles, check_real
 from rnnforecast.data.frames import Keys, read_table, read_targets, to_pandas
-from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError, RNNForecastError
 from rnnforecast.forecasters import BaseForecaster
 from rnnforecast.model_selection._models import (
@@ -28,7 +27,7 @@ from rnnforecast.model_selection._models import (
 )
 from rnnforecast.model_selection._splitters import time_codes
 
-__all__ = ["Data", "backtest", "locate_rows", "read_data", "rows_until"]
+__all__ = ["Data", "backtest", "read_data"]
 
 _OWNER = "backtest"
 
@@ -286,8 +285,13 @@ class _Job:
         view = model._at(panel)
         follow_seconds, start = perf_counter() - start, perf_counter()
         keys = read_table(_OWNER, data.frame.iloc[used], *data.columns).keys
-        series, position = locate_rows(panel, keys, data.time[used])
-        until = rows_until(series, position, data.time[used], self.origins, panel.n_series)
+        series, steps = panel.locate(_OWNER, keys)
+        counted, position = panel.calendar is None or not keys.has_time, data.time[used]
+        position = position if counted else panel.lengths[series] - 1 + steps
+        until = np.zeros((n_origins, panel.n_series), dtype=np.int64)  # rows up to each origin
+        for k, origin in enumerate(self.origins):
+            past = data.time[used] <= origin
+            np.maximum.at(until[k], series[past], position[past] + 1)
         which = np.repeat(np.arange(n_origins), [len(test) for test in tests])
         rows = (np.cumsum(used) - 1)[np.concatenate(tests)]
         series, position = series[rows], position[rows]
@@ -329,24 +333,6 @@ class _Job:
             frame[name] = values[1 + self._levels.index(level)].ravel()
             _check(name, frame[name].to_numpy(), truth.ravel().shape)
         return frame if data.keys.series is not None else frame.drop(columns="series")
-
-
-def locate_rows(panel: Panel, keys: Keys, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Series and position in a panel of rows that are in it."""
-    series, steps = panel.locate(_OWNER, keys)
-    counted = panel.calendar is None or not keys.has_time
-    return series, time if counted else panel.lengths[series] - 1 + steps
-
-
-def rows_until(
-    series: np.ndarray, position: np.ndarray, time: np.ndarray, origins: Any, n_series: int
-) -> np.ndarray:
-    """Rows of each series up to each origin, shape (n_origins, n_series)."""
-    counts = np.zeros((len(origins), n_series), dtype=np.int64)
-    for k, origin in enumerate(origins):
-        past = time <= origin
-        np.maximum.at(counts[k], series[past], position[past] + 1)
-    return counts
 
 
 def _check(name: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
