@@ -11,7 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["POINT_ERRORS", "inside", "observed_mean", "pinball", "squared", "winkler"]
+from rnnforecast.data.panel import Panel
+
+__all__ = [
+    "POINT_ERRORS",
+    "inside",
+    "naive_scales",
+    "observed_mean",
+    "pinball",
+    "squared",
+    "winkler",
+]
 
 
 def absolute(true: Any, pred: Any) -> np.ndarray:
@@ -83,3 +93,18 @@ def observed_mean(values: np.ndarray, weight: np.ndarray | None = None, axis: An
     share = seen if weight is None else seen * weight.reshape(-1, *[1] * (values.ndim - 1))
     total, count = np.sum(values * share, axis=axis, where=seen), np.sum(share, axis=axis)
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+
+
+def naive_scales(panel: Panel, season: Any, power: int = 1) -> np.ndarray:
+    """Mean ``|y[t] - y[t - season]| ** power`` of each series, (n_series, n_targets): NaN where it
+    is zero or no pair was observed. ``season`` is one for all, or one for each series.
+    """
+    series = np.repeat(np.arange(panel.n_series), panel.lengths)
+    lag = np.broadcast_to(season, panel.n_series)[series]
+    rows = np.flatnonzero(np.arange(len(series)) - panel.indptr[series] >= lag)
+    change = np.full(panel.targets.shape, np.nan)
+    change[rows] = np.abs(panel.targets[rows] - panel.targets[rows - lag[rows]]) ** power
+    seen = ~np.isnan(change)
+    starts = panel.indptr[:-1]
+    total = np.add.reduceat(np.where(seen, change, 0.0), starts)
+    return np.where(total > 0, total, np.nan) / np.maximum(np.add.reduceat(seen * 1, starts), 1)

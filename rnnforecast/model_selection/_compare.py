@@ -20,7 +20,7 @@ from rnnforecast.model_selection._diebold_mariano import dm_of_losses
 from rnnforecast.model_selection._models import key_columns, named_models
 from rnnforecast.model_selection._scores import (
     metric_names,
-    naive_scales,
+    origin_scales,
     quantile_columns,
     score_windows,
 )
@@ -186,7 +186,7 @@ def compare(
             quantiles=[*quantile_columns(results).values()] or None,
         )
         results = pd.concat([results, reference], ignore_index=True)
-    windows = score_windows(results, named, naive_scales(known, targets, season), coverage)
+    windows = score_windows(results, named, origin_scales(known, targets, season), coverage)
     # forecasts from origins less than a horizon apart share test stamps
     lags, naive = -(-horizon // step), [*naives, hidden][0]
     board, baseline = _leaderboard(windows, naive, candidates or [hidden], lags)

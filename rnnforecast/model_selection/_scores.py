@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rnnforecast.auto.judge import series_scales
 from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError
-from rnnforecast.metrics.terms import POINT_ERRORS, inside, pinball, winkler
+from rnnforecast.metrics.terms import POINT_ERRORS, inside, naive_scales, pinball, winkler
 
-__all__ = ["metric_names", "naive_scales", "quantile_columns", "score_windows"]
+__all__ = ["metric_names", "origin_scales", "quantile_columns", "score_windows"]
 
 _KEYS = ["origin", "series", "target"]
 _INTERVALS = ("coverage", "interval_width", "interval_score")
@@ -40,7 +39,7 @@ def metric_names(metrics: Any) -> dict[str, Any]:
     return named
 
 
-def naive_scales(known: dict[Any, Panel], targets: list, season: int) -> pd.DataFrame:
+def origin_scales(known: dict[Any, Panel], targets: list, season: int) -> pd.DataFrame:
     """What MASE and RMSSE divide by at each origin, from the rows that are known there; NaN for a
     series with no more rows than one season.
     """
@@ -48,8 +47,7 @@ def naive_scales(known: dict[Any, Panel], targets: list, season: int) -> pd.Data
     for origin, past in known.items():
         ids = past.ids.to_flat_index()
         index = pd.MultiIndex.from_product([[origin], ids, targets], names=_KEYS)
-        scales = np.stack([series_scales(past, season, power) for power in (1, 2)], axis=-1)
-        scales[past.lengths <= season] = np.nan
+        scales = np.stack([naive_scales(past, season, power) for power in (1, 2)], axis=-1)
         parts.append(pd.DataFrame(scales.reshape(-1, 2), index=index, columns=[1, 2]))
     return pd.concat(parts)
 
