@@ -316,30 +316,27 @@ class _Job:
         data, y = self.data, self.data.y
         targets = raw_targets(model, data.frame.columns) if y is None else list(y.columns)
         truth, rows = data.values(targets, test), np.repeat(test, len(targets))
-        _check("y_pred", values[0], truth.shape)
-        frame = pd.DataFrame(
+        if values.shape[1:] != truth.shape:
+            raise DataError(
+                f"y_pred should have shape {truth.shape}, one row for each row of X. Got "
+                f"{values.shape[1:]}"
+            )
+        forecasts = {"y_pred": values[0].ravel()}
+        for name, level in self.columns.items():
+            forecasts[name] = values[1 + self._levels.index(level)].ravel()
+        for name, numbers in forecasts.items():
+            if lost := int((~np.isfinite(numbers)).sum()):
+                raise DataError(f"{name} is NaN or infinite at {lost} of {len(rows)} positions")
+        series = {"series": data.keys.ids.to_flat_index().take(data.series[rows])}
+        return pd.DataFrame(
             {
                 "model": self.name,
                 "origin": data.stamps.take(np.full(len(rows), origin)),
-                "series": data.keys.ids.to_flat_index().take(data.series[rows]),
+                **(series if data.keys.series is not None else {}),
                 "time": data.stamps.take(data.time[rows]),
                 "step": data.time[rows] - origin,
                 "target": np.tile(np.asarray(targets, dtype=object), len(test)),
                 "y_true": truth.ravel(),
-                "y_pred": values[0].ravel(),
+                **forecasts,
             }
         )
-        for name, level in self.columns.items():
-            frame[name] = values[1 + self._levels.index(level)].ravel()
-            _check(name, frame[name].to_numpy(), truth.ravel().shape)
-        return frame if data.keys.series is not None else frame.drop(columns="series")
-
-
-def _check(name: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
-    if values.shape != shape:
-        raise DataError(
-            f"{name} should have shape {shape}, one row for each row of X. Got {values.shape}"
-        )
-    lost = int((~np.isfinite(values)).sum())
-    if lost:
-        raise DataError(f"{name} is NaN or infinite at {lost} of {values.size} positions")
