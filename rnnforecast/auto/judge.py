@@ -64,7 +64,8 @@ def first_rows(panel: Panel, series: np.ndarray, lengths: np.ndarray) -> Panel:
 
 def series_scales(panel: Panel, season: int, power: int = 1) -> np.ndarray:
     """What MASE divides by, (n_series, n_targets); of one step for series within one season."""
-    return naive_scales(panel, np.where(panel.lengths > season, season, 1), power)
+    scales, short = naive_scales(panel, season, power), panel.lengths <= season
+    return np.where(short[:, None], naive_scales(panel, 1, power), scales)
 
 
 @dataclass(eq=False)

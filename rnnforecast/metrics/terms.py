@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from rnnforecast.data.panel import Panel
 
@@ -95,16 +96,11 @@ def observed_mean(values: np.ndarray, weight: np.ndarray | None = None, axis: An
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
-def naive_scales(panel: Panel, season: Any, power: int = 1) -> np.ndarray:
-    """Mean ``|y[t] - y[t - season]| ** power`` of each series, (n_series, n_targets): NaN where it
-    is zero or no pair was observed. ``season`` is one for all, or one for each series.
+def naive_scales(panel: Panel, season: int, power: int = 1) -> np.ndarray:
+    """Mean ``|y[t] - y[t - season]| ** power`` of each series, (n_series, n_targets); NaN where it
+    is zero or no pair was observed.
     """
     series = np.repeat(np.arange(panel.n_series), panel.lengths)
-    lag = np.broadcast_to(season, panel.n_series)[series]
-    rows = np.flatnonzero(np.arange(len(series)) - panel.indptr[series] >= lag)
-    change = np.full(panel.targets.shape, np.nan)
-    change[rows] = np.abs(panel.targets[rows] - panel.targets[rows - lag[rows]]) ** power
-    seen = ~np.isnan(change)
-    starts = panel.indptr[:-1]
-    total = np.add.reduceat(np.where(seen, change, 0.0), starts)
-    return np.where(total > 0, total, np.nan) / np.maximum(np.add.reduceat(seen * 1, starts), 1)
+    change = pd.DataFrame(panel.targets.astype(np.float64)).groupby(series).diff(season)
+    scales = (change.abs() ** power).groupby(series).mean()
+    return scales.where(scales > 0).to_numpy()
