@@ -61,6 +61,12 @@ class Data:
         part = (self.frame[names] if self.y is None else self.y).iloc[which]
         return part.to_numpy(dtype=np.float64, na_value=np.nan)
 
+    def started(self, names: list) -> np.ndarray:
+        """When each target of a row's series was observed once at least, shape (n_rows,)."""
+        time = np.where(np.isnan(self.values(names)), np.inf, self.time[:, None])
+        firsts = pd.DataFrame(np.column_stack([self.time, time])).groupby(self.series)
+        return firsts.transform("min").to_numpy().max(axis=1)
+
 
 def read_data(df: Any, y: Any, series_id: Any, time: Any) -> Data:
     """Any input as frame, y and keys."""
@@ -223,12 +229,12 @@ class _Job:
         data, model = self.data, clone(self.model)
         parts: list[pd.DataFrame] = []
         names = [] if data.y is not None else target_columns(model, data.frame, data.columns)
-        observed = ~np.isnan(data.values(names))
-        started = [self._started(observed, origin) for origin in self.origins]
-        tests = [self._test_rows(*pair) for pair in zip(started, self.origins)]
+        started = data.started(names)
+        tests = [self._test_rows(started, origin) for origin in self.origins]
         given = np.zeros(len(data.time), dtype=bool)
-        for origin, mine, test in zip(self.origins, started, tests):
+        for origin, test in zip(self.origins, tests):
             try:
+                mine = started <= origin
                 start, new = perf_counter(), mine & (data.time <= origin) & ~given
                 if not parts:
                     model.fit(*data.rows(new))
@@ -237,7 +243,8 @@ class _Job:
                 fit_seconds, given = perf_counter() - start, given | new
                 # no series may begin later: it would be measured on rows after its first origin
                 plain = getattr(type(model), "predict", None) is BaseForecaster.predict
-                if plain and len(tests) > 1 and (started[-1] == started[0]).all():
+                late = (started > origin) & (started <= self.origins[-1])
+                if plain and len(tests) > 1 and not late.any():
                     return self._at_once(model, mine, given, tests, fit_seconds)
                 start, values = perf_counter(), self._values(model, given, test)
                 seconds = {"fit_seconds": fit_seconds, "predict_seconds": perf_counter() - start}
@@ -250,16 +257,11 @@ class _Job:
                 ) from error
         return parts
 
-    def _started(self, observed: np.ndarray, origin: int) -> np.ndarray:
-        """Mask of the rows of series whose every target was observed up to the origin."""
-        past = self.data.time <= origin
-        seen = pd.DataFrame(np.column_stack([past, observed & past[:, None]]))
-        return seen.groupby(self.data.series).transform("any").to_numpy().all(axis=1)
-
     def _test_rows(self, started: np.ndarray, origin: int) -> np.ndarray:
         """Positions of the rows to forecast, by series and time."""
         time = self.data.time
-        found = np.flatnonzero(started & (time > origin) & (time <= origin + self.horizon))
+        ahead = (time > origin) & (time <= origin + self.horizon)
+        found = np.flatnonzero(ahead & (started <= origin))
         if len(found) == 0:
             raise DataError(
                 f"{_OWNER}: no series has rows both before and after origin "

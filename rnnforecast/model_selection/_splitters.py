@@ -118,11 +118,8 @@ class PanelTimeSeriesSplit(TimeSeriesSplit):
         Parameters
         ----------
         X : DataFrame, Series or array-like, n rows
-            Rows to split.
-        y : object
-            Ignored.
-        groups : object
-            Ignored, with a warning: the series of a row comes from the data.
+        y, groups : object
+            Ignored, groups with a warning: the series of a row comes from the data.
 
         Yields
         ------
