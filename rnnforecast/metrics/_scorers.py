@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -177,13 +177,9 @@ class ForecastScorer:
 
     def __repr__(self) -> str:
         parts = [getattr(self.metric, "__name__", repr(self.metric))]
-        if self.needs != "prediction":
-            parts.append(f"needs={self.needs!r}")
-        if self.greater_is_better:
-            parts.append("greater_is_better=True")
-        for name in ("seasonality", "quantiles", "coverage"):
-            if getattr(self, name) is not None:
-                parts.append(f"{name}={getattr(self, name)!r}")
+        for each in fields(self)[1:]:
+            if (value := getattr(self, each.name)) != each.default:
+                parts.append(f"{each.name}={value!r}")
         return f"make_scorer({', '.join(parts)})"
 
 
