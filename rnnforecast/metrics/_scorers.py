@@ -18,7 +18,7 @@ from rnnforecast.exceptions import DataError
 from rnnforecast.metrics import _point, _probabilistic, _scaled
 from rnnforecast.metrics._arrays import to_rows
 from rnnforecast.metrics._texts import SCORER, documented
-from rnnforecast.metrics.wrappers import Unwrapped, interval_of, quantiles_of
+from rnnforecast.metrics.wrappers import Unwrapped, quantiles_of
 
 __all__ = [
     "ForecastScorer",
@@ -124,7 +124,9 @@ class ForecastScorer:
             raise DataError(f"{self!r} takes no sample_weight")
         options = {} if sample_weight is None else {"sample_weight": sample_weight}
         if self.needs == "interval":
-            forecast: tuple = (*interval_of(estimator, X, self.coverage), self.coverage)
+            ends = [(1 - self.coverage) / 2, (1 + self.coverage) / 2]
+            lower, upper = np.moveaxis(quantiles_of(estimator, X, ends), -1, 0)
+            forecast: tuple = (lower, upper, self.coverage)
         elif self.needs == "quantiles":
             forecast = (quantiles_of(estimator, X, self.quantiles), self.quantiles)
         else:

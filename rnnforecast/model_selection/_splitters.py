@@ -40,12 +40,11 @@ def _read(X: Any, series_id: Any, time: Any) -> tuple[np.ndarray, pd.Index, np.n
         index = frame.index
         dates = isinstance(index, (pd.DatetimeIndex, pd.PeriodIndex, pd.MultiIndex))
         keyed = keyed or dates or pd.api.types.is_integer_dtype(index.dtype)
-        wanted = [name for name in (series_id, time) if name in frame.columns]
-        frame = frame[wanted].assign(**{"": 0})  # no other column plays a part
+        frame = frame[[name for name in (series_id, time) if name in frame.columns]]
     if not keyed:
         n_rows = _num_samples(X)
         return np.arange(n_rows), pd.RangeIndex(n_rows), np.zeros(n_rows, dtype=np.int64)
-    keys = read_table(_OWNER, frame, series_id, time).keys
+    keys = read_table(_OWNER, frame, series_id, time, index_only=True).keys
     series = np.zeros(keys.n_rows, dtype=np.int64) if keys.series is None else keys.series
     return *time_codes(keys), series
 
