@@ -57,7 +57,10 @@ def naive_scale(y_train: Any, *, seasonality: int = 1, power: int = 1) -> np.nda
 
 def _training(metric: str, y_train: Any, seasonality: int) -> Panel:
     """Training rows in order of time, those of dates and panels on the grid of their calendar."""
-    frame, index = pd.DataFrame(to_rows(metric, "y_train", y_train)), getattr(y_train, "index", 0)
+    frame, index = (
+        pd.DataFrame(to_rows(metric, "y_train", y_train)),
+        getattr(y_train, "index", None),
+    )
     if isinstance(index, (pd.DatetimeIndex, pd.PeriodIndex, pd.MultiIndex)):
         frame = frame.set_axis(index).sort_index()
     keys, none = read_table(metric, frame).keys, np.empty((len(frame), 0))
@@ -89,7 +92,7 @@ def scaled(
         raise DataError(f"{metric}: y_train must have a MultiIndex (series, time), as y_true has")
     if train.is_panel:
         by_name = pd.DataFrame(by_series(means, y_true, y_pred, average=False))
-        errors, place = by_name.to_numpy(), _places(by_name.index, train.ids)
+        errors, place = by_name.to_numpy(), _places(metric, by_name.index, train.ids)
     else:
         errors, place = means(y_true, y_pred)[None], np.zeros(1, dtype=int)
     scales = naive_scales(train, seasonality, power)[place]
@@ -103,12 +106,12 @@ def scaled(
     return average_outputs(metric, observed_mean(scores, axis=over), multioutput)
 
 
-def _places(names: pd.Index, known: pd.Index) -> np.ndarray:
+def _places(metric: str, names: pd.Index, known: pd.Index) -> np.ndarray:
     """Positions of the series of y_true among those of y_train."""
     place = known.get_indexer(names)
     if (place < 0).any():
         lost = names[place < 0].tolist()[0]
-        raise DataError(f"series {lost!r} of y_true is not in y_train")
+        raise DataError(f"{metric}: series {lost!r} of y_true is not in y_train")
     return place
 
 
@@ -287,7 +290,7 @@ def by_series(
     parts: list[tuple] = [(true[rows], pred[rows]) for rows in groups]
     if y_train is not None:
         known, train_rows = _rows_of_series("y_train", y_train)
-        train = [y_train.iloc[train_rows[k]] for k in _places(names, known)]
+        train = [y_train.iloc[train_rows[k]] for k in _places("by_series", names, known)]
         past = [rows.set_axis(rows.index.get_level_values(-1)).sort_index() for rows in train]
         parts = [(*part, rows) for part, rows in zip(parts, past, strict=True)]
     values = np.asarray([metric(*part) for part in parts], dtype=np.float64)

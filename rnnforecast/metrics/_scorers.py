@@ -113,9 +113,7 @@ class ForecastScorer:
         if self.needs == "interval":
             check_real("make_scorer", "coverage", self.coverage, 0.0, 1.0, closed="neither")
         if self.needs == "quantiles":
-            single = isinstance(self.quantiles, (int, float))
-            levels = [self.quantiles] if single else self.quantiles
-            self.quantiles = check_quantiles("make_scorer", levels)
+            self.quantiles = check_quantiles("make_scorer", np.atleast_1d(self.quantiles))
 
     def __call__(
         self, estimator: Any, X: Any, y: Any = None, *, sample_weight: Any = None
