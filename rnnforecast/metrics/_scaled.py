@@ -57,10 +57,8 @@ def naive_scale(y_train: Any, *, seasonality: int = 1, power: int = 1) -> np.nda
 
 def _training(metric: str, y_train: Any, seasonality: int) -> Panel:
     """Training rows in order of time, those of dates and panels on the grid of their calendar."""
-    frame, index = (
-        pd.DataFrame(to_rows(metric, "y_train", y_train)),
-        getattr(y_train, "index", None),
-    )
+    frame = pd.DataFrame(to_rows(metric, "y_train", y_train))
+    index = getattr(y_train, "index", None)
     if isinstance(index, (pd.DatetimeIndex, pd.PeriodIndex, pd.MultiIndex)):
         frame = frame.set_axis(index).sort_index()
     keys, none = read_table(metric, frame).keys, np.empty((len(frame), 0))
