@@ -69,8 +69,8 @@ class Forecast(ABC):
         table = self.quantile(np.linspace(0.01, 0.99, 99).tolist())
         at = torch.rand((n, *table.shape[:-1]), generator=generator, dtype=table.dtype) * 98
         low = at.long().clamp(max=97)
-        around = table.expand(n, *table.shape).gather(-1, torch.stack([low, low + 1], -1))
-        return torch.lerp(*around.unbind(-1), at - low)
+        table = table.expand(n, *table.shape).gather(-1, torch.stack([low, low + 1], -1))
+        return torch.lerp(table[..., 0], table[..., 1], at - low)
 
     def spread(self) -> Tensor:
         """A width of the distribution, ``(..., targets)``: by which it grows beyond the horizon."""
