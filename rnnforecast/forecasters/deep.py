@@ -146,7 +146,7 @@ class DeepRNNForecaster(WindowForecaster):
                 n_layers=self.n_layers,
                 bidirectional=self.bidirectional,
                 residual=self.residual,
-                normalise=self.scaler == "window",
+                shift="mean" if self.scaler == "window" else "none",
                 independent=self.channels == "independent" and shape["n_targets"] > 1,
             )
         )

@@ -340,11 +340,11 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         for start in range(0, n_steps, horizon):
             terms, end = network.smooth(batch, plain), [plain.shape[1] - 1]
             raw, location = (x[0, :, -1] for x in network(batch, plain, terms, end)[:2])
-            own = effect[:, start : start + horizon] if spec.n_known else 0.0
+            own = effect[:, start : start + horizon] if spec.known else 0.0
             blocks.append(self._said(raw, location + own, n))
             point = self._said(raw, location, n).point.transpose(1, 2).flatten(0, 1)
             plain = torch.cat([plain, point.to(plain)], 1)
-            unknown = batch.past.new_full((len(plain), horizon, spec.n_past), torch.nan)
+            unknown = batch.past.new_full((len(plain), horizon, len(spec.past)), torch.nan)
             batch = batch._replace(past=torch.cat([batch.past, unknown], 1))
         return Forecast.joined(blocks, 1)[:, :n_steps]
 

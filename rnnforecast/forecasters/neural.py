@@ -248,8 +248,7 @@ class NeuralForecaster(BaseForecaster):
         levels["static"] += (0,) * n_more
         return {
             "n_targets": panel.targets.shape[1],
-            **{f"n_{role}": len(own) for role, own in levels.items()},
-            **{f"{role}_levels": own for role, own in levels.items()},
+            **levels,
             "horizon": self.horizon,
             "n_params": output.n_params,
             "cell": self.cell,
@@ -371,7 +370,7 @@ def first_effect(network: Any, panel: Panel, scale: Scale, stops: np.ndarray, la
     """Effect of known covariates to begin with: least squares of seasonal differences on those of
     the covariates, slightly shrunk, over the first ``stops[i]`` rows of each series.
     """
-    if not network.spec.n_known:
+    if not network.spec.known:
         return
     owner = np.repeat(np.arange(panel.n_series), panel.lengths)
     own = np.arange(len(owner)) - panel.indptr[owner]

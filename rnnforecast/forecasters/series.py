@@ -168,7 +168,7 @@ class SeriesLoss:
         at = last[..., None] + 1 + torch.arange(network.spec.horizon, device=raw.device)
         counted = last[:, None] + 1 >= first[:, None]  # (n_phases, batch, n_positions)
         truth = torch.where(counted[..., None], series.values[:, at].transpose(0, 1), torch.nan)
-        if network.spec.n_known:
+        if network.spec.known:
             location = location + effect[:, at].transpose(0, 1)
         unit, shift = self.unit[series.series], self.shift[series.series]
 

@@ -276,11 +276,7 @@ class WindowForecaster(NeuralForecaster):
                 context = network.context(window, inputs._replace(past=past, static=static))
             raw, anchor = network.decode(window, context)
             block = ahead[:, start : start + horizon]
-            steps = block.shape[1]
-            location = anchor[:, :steps]
-            if network.spec.n_known:
-                location = location + network.effect(block)
-            shown = network.add_known(raw[:, :steps], context, block), location, window.scale
+            shown = (*network.with_known(raw, anchor, context, block), window.scale)
             numbers, location, scale = (part.cpu().double() for part in shown)
             location, scale = series_loc + series_scale * location, series_scale * scale
             blocks.append(self.output_.forecast(numbers, location, scale))

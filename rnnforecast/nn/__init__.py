@@ -10,7 +10,7 @@ from rnnforecast.nn.layers import (
     set_precision,
 )
 from rnnforecast.nn.network import ForecastNetwork, NetworkSpec
-from rnnforecast.nn.window import Inputs, Window, WindowNetwork, unfold
+from rnnforecast.nn.window import Inputs, Window, WindowNetwork, WindowSpec, unfold
 
 __all__ = [
     "CELLS",
@@ -23,6 +23,7 @@ __all__ = [
     "SeededDropout",
     "Window",
     "WindowNetwork",
+    "WindowSpec",
     "cell_class",
     "initialise",
     "register_cell",

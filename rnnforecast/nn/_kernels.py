@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +26,11 @@ _SERIAL_WORK = 4_000_000  # multiply-adds that a second thread is worth waking f
 Given = tuple[Any, ...]  # tensors of a call, None where one was left out
 
 
-class _Plan(NamedTuple):
-    cell: Any  # its class
-    reverse: tuple[bool, ...]  # for each direction, whether it runs from the last step back
-
-
 def run(
     cell: Any, x: Tensor, state: Given | None, weights: Given, reverse: tuple[bool, ...] = (False,)
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Read ``x: (batch, time, inputs)`` with a FusedCell, in one direction or several at once.
+    """Read ``x: (batch, time, inputs)`` with a class of FusedCell, in one direction or several at
+    once, of which each runs from the first step on or in ``reverse``.
 
     ``state`` is each (batch, hidden), direction by direction; ``weights`` are w_ih, w_hh, b_ih,
     b_hh and peephole of each. Returns outputs, directions side by side, and the last state.
@@ -42,25 +38,22 @@ def run(
     hidden, inputs = weights[1].shape[1], weights[0].shape[1]
     if x.ndim != 3 or x.shape[2] != inputs:
         raise ValueError(f"x must be (batch, time, {inputs}). Got shape {tuple(x.shape)}")
-    states: Given = (None,) * 2 * len(reverse)
-    if state is not None:
-        n = len(reverse) * cell.n_states
-        shape = (x.shape[0], hidden)
-        if len(state) != n or any(s is not None and s.shape != shape for s in state):
-            got = [s if s is None else tuple(s.shape) for s in state]
-            raise ValueError(f"the state must be {n} tensors of shape {shape}. Got {got}")
-        states = state if cell.n_states == 2 else tuple(s for h in state for s in (h, None))
-    plan, tensors = _Plan(cell, reverse), (*states, *weights)
+    n, shape = len(reverse) * cell.n_states, (x.shape[0], hidden)
+    states: Given = (None,) * n if state is None else state
+    if len(states) != n or any(s is not None and s.shape != shape for s in states):
+        got = [s if s is None else tuple(s.shape) for s in states]
+        raise ValueError(f"the state must be {n} tensors of shape {shape}. Got {got}")
+    tensors = (*states, *weights)
     # laying out large weights for the kernels costs more than a single step saves
     short = hidden >= 128 and cell.kernel != "lstm" and x.shape[0] * x.shape[1] <= 2
     if not inputs or short or not _serves(x, tensors):
-        return _by_torch(plan, x, states, weights)
+        return _by_torch(cell, x, states, weights, reverse)
     if torch.is_grad_enabled() and (
         x.requires_grad or any(t is not None and t.requires_grad for t in tensors)
     ):
-        outputs, *lasts = _Recurrence.apply(plan, x, *tensors)
+        outputs, *lasts = _Recurrence.apply(cell, reverse, x, *tensors)
     else:
-        outputs, lasts, _ = _forward(plan, x, states, weights, False)
+        outputs, lasts, _ = _forward(cell, reverse, x, states, weights, False)
     return outputs, tuple(lasts)
 
 
@@ -85,25 +78,18 @@ def _serves(x: Tensor, tensors: Given) -> bool:
 
 
 def _by_torch(
-    plan: _Plan, x: Tensor, states: Given, weights: Given
+    cell: Any, x: Tensor, states: Given, weights: Given, reverse: tuple[bool, ...]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Torch's own layers, or the steps where it has none."""
-    n = len(plan.reverse)
-    plain = all(weight is None for weight in weights[4::5])
-    if not plain or plan.reverse not in ((False,), (False, True)) or not x.shape[1]:
-        return plan.cell.by_steps(x, states, weights, plan.reverse)
-    zeros = x.new_zeros(x.shape[0], weights[1].shape[1])
-    h0, c0 = (
-        torch.stack([zeros if s is None else s for s in states[kind::2]]) for kind in range(2)
-    )
+    if cell.peepholes or reverse not in ((False,), (False, True)) or not x.shape[1]:
+        return cell.by_steps(x, states, weights, reverse)
+    zeros, k = x.new_zeros(x.shape[0], weights[1].shape[1]), cell.n_states
+    first = [torch.stack([zeros if s is None else s for s in states[i::k]]) for i in range(k)]
     flat = [weight for weight in weights if weight is not None]
-    options = (weights[2] is not None, 1, 0.0, False, n == 2, True)
-    if plan.cell.kernel == "lstm":
-        outputs, *lasts = torch.lstm(x, (h0, c0), flat, *options)
-    else:
-        function = torch.gru if plan.cell.kernel == "gru" else torch.rnn_tanh
-        outputs, *lasts = function(x, h0, flat, *options)
-    return outputs, tuple(last[d] for d in range(n) for last in lasts)
+    options = (weights[2] is not None, 1, 0.0, False, len(reverse) == 2, True)
+    function: Any = {"rnn": torch.rnn_tanh, "lstm": torch.lstm, "gru": torch.gru}[cell.kernel]
+    outputs, *lasts = function(x, first if k > 1 else first[0], flat, *options)
+    return outputs, tuple(last[d] for d in range(len(reverse)) for last in lasts)
 
 
 def flatten(*cells: Any) -> None:
@@ -127,11 +113,11 @@ class _Recurrence(torch.autograd.Function):
     """The native passes as one node of the graph."""
 
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, x: Tensor, *tensors: Any) -> Any:
-        n = 2 * len(plan.reverse)
-        outputs, lasts, saved = _forward(plan, x, tensors[:n], tensors[n:], True)
+    def forward(ctx: Any, cell: Any, reverse: tuple[bool, ...], x: Tensor, *tensors: Any) -> Any:
+        n = len(reverse) * cell.n_states
+        outputs, lasts, saved = _forward(cell, reverse, x, tensors[:n], tensors[n:], True)
         ctx.set_materialize_grads(False)
-        ctx.plan = plan
+        ctx.cell, ctx.reverse = cell, reverse
         ctx.save_for_backward(x, *tensors, outputs, saved)
         return outputs, *lasts
 
@@ -139,18 +125,19 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         if all(grad is None for grad in grads):
             return (None,) * len(ctx.needs_input_grad)
-        needs, tensors = ctx.needs_input_grad[1:], ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph
-            return None, *_differentiable(ctx.plan, needs, tensors[:-2], grads)
-        return None, *_backward(ctx.plan, needs, tensors, grads)
+        call = (ctx.cell, ctx.reverse, ctx.needs_input_grad[2:], ctx.saved_tensors, grads)
+        # with create_graph gradients are wanted that can be differentiated again
+        return None, None, *(_by_autograd if torch.is_grad_enabled() else _backward)(*call)
 
 
-def _differentiable(plan: _Plan, needs: Any, tensors: Any, grads: Any) -> list[Tensor | None]:
-    """Gradients of x, states and weights that can be differentiated again, by the steps."""
+def _by_autograd(
+    cell: Any, reverse: tuple[bool, ...], needs: Any, tensors: Any, grads: Any
+) -> list[Tensor | None]:
+    """As ``_backward``, by the steps."""
     # aliases: an input may be another one, or computed from it, and autograd.grad would follow that
-    tensors = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
-    n = 1 + 2 * len(plan.reverse)
-    outputs, lasts = plan.cell.by_steps(tensors[0], tensors[1:n], tensors[n:], plan.reverse)
+    tensors = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors[:-2]]
+    n = 1 + len(reverse) * cell.n_states
+    outputs, lasts = cell.by_steps(tensors[0], tensors[1:n], tensors[n:], reverse)
     outs, given = zip(*((o, g) for o, g in zip((outputs, *lasts), grads) if g is not None))
     wanted = [i for i, tensor in enumerate(tensors) if tensor is not None and needs[i]]
     found = torch.autograd.grad(
@@ -163,24 +150,13 @@ def _differentiable(plan: _Plan, needs: Any, tensors: Any, grads: Any) -> list[T
 # ---- the native calls ----------------------------------------------------------------------------
 
 
-def _function(name: str, arguments: list[Any] | None = None, result: Any = ctypes.c_int) -> Any:
-    function = getattr(_library.library(), name)
-    if function.argtypes is None:
-        function.restype, function.argtypes = result, arguments or [ctypes.c_char_p]
-    return function
-
-
 def _call(name: str, dtype: torch.dtype, arguments: bytes) -> None:
-    if _function(f"rnnf_{name}_f{'32' if dtype == torch.float32 else '64'}")(arguments):
+    if getattr(_library.library(), f"rnnf_{name}_f{8 * dtype.itemsize}")(arguments):
         raise MemoryError("the native kernels got no memory for their working arrays")
 
 
 def _at(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
-
-
-def _whole(tensor: Tensor | None) -> Any:
-    return tensor if tensor is None else tensor.contiguous()
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -189,50 +165,61 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
-def _sizes(plan: _Plan, x: Tensor, hidden: int) -> tuple[tuple[int, ...], int]:
+def _sizes(cell: Any, x: Tensor, hidden: int) -> tuple[tuple[int, ...], int]:
     """Cell, batch, time, inputs and hidden as the kernels take them, and the threads to use."""
     batch, time, inputs = x.shape
-    work = batch * time * plan.cell.gates * hidden * (hidden + inputs)
+    work = batch * time * cell.gates * hidden * (hidden + inputs)
     threads = min(torch.get_num_threads(), 1 + work // _SERIAL_WORK)
-    return (_CODES[plan.cell.kernel], batch, time, inputs, hidden), threads
+    return (_CODES[cell.kernel], batch, time, inputs, hidden), threads
 
 
-def _forward(plan: _Plan, x: Tensor, states: Given, weights: Given, save: bool) -> Any:
+def _of(direction: int, tensors: Any, each: int, n: int) -> list[Tensor | None]:
+    """The ``each`` tensors of one direction, contiguous, filled up to ``n``: hold on to them."""
+    own = tensors[direction * each : (direction + 1) * each]
+    return [*(t if t is None else t.contiguous() for t in own), *[None] * (n - each)]
+
+
+def _forward(
+    cell: Any, reverse: tuple[bool, ...], x: Tensor, states: Given, weights: Given, save: bool
+) -> Any:
     """Outputs, last states of all directions, and what the backward pass needs."""
     hidden = weights[1].shape[1]
-    sizes, threads = _sizes(plan, x, hidden)
-    (batch, time, _), n, k = x.shape, len(plan.reverse), plan.cell.n_states
+    sizes, threads = _sizes(cell, x, hidden)
+    (batch, time, _), n, k = x.shape, len(reverse), cell.n_states
     x = _rows(x)
     shape, width = (batch, time, n * hidden), x.element_size()
     outputs = empty(shape, x.dtype) if save else x.new_empty(shape)
     lasts = [x.new_empty(batch, hidden) for _ in range(n * k)]
     size = 0
     if save:
-        of = _function("rnnf_saved_size", [ctypes.c_int64] * 5, ctypes.c_int64)
-        size = of(sizes[0], batch, time, hidden, x.dtype == torch.float64)
+        of = cast(Any, _library.library()).rnnf_saved_size
+        of.restype, is_double = ctypes.c_int64, x.dtype == torch.float64
+        size = of(*map(ctypes.c_int64, (sizes[0], batch, time, hidden, is_double)))
     saved = empty((n, size), x.dtype) if save else None
-    for d, reverse in enumerate(plan.reverse):
-        given = [_whole(t) for t in (*states[2 * d : 2 * d + 2], *weights[5 * d : 5 * d + 5])]
+    for d, back in enumerate(reverse):
+        given = (*_of(d, states, k, 2), *_of(d, weights, 5, 5))
         arguments = _FORWARD.pack(
-            *(*sizes, reverse, threads),
+            *(*sizes, back, threads),
             *(x.data_ptr(), x.stride(0), x.stride(1)),
             *map(_at, given),
             *(outputs.data_ptr() + d * hidden * width, time * n * hidden, n * hidden),
-            *map(_at, (*lasts[d * k : d * k + k], None)[:2]),
+            *map(_at, _of(d, lasts, k, 2)),
             saved.data_ptr() + d * size * width if saved is not None and size else 0,
         )
         _call("forward", x.dtype, arguments)
     return outputs, lasts, saved
 
 
-def _backward(plan: _Plan, needs: tuple[bool, ...], tensors: Any, grads: Any) -> list[Any]:
+def _backward(
+    cell: Any, reverse: tuple[bool, ...], needs: Any, tensors: Any, grads: Any
+) -> list[Any]:
     """Gradients of x, states and weights, None where ``needs`` has none."""
-    n, k = len(plan.reverse), plan.cell.n_states
+    n, k = len(reverse), cell.n_states
     x, *tensors, outputs, saved = tensors
-    states, weights = tensors[: 2 * n], tensors[2 * n :]
+    states, weights = tensors[: n * k], tensors[n * k :]
     d_outputs, *d_lasts = grads
     hidden = weights[1].shape[1]
-    sizes, threads = _sizes(plan, x, hidden)
+    sizes, threads = _sizes(cell, x, hidden)
     x = _rows(x)
     if d_outputs is not None and d_outputs.stride(-1) != 1:
         d_outputs = d_outputs.contiguous()
@@ -243,28 +230,24 @@ def _backward(plan: _Plan, needs: tuple[bool, ...], tensors: Any, grads: Any) ->
         for state, needed in zip(states, needs[1:])
     ]
     result = [dx, *d_states]
-    for d, reverse in enumerate(plan.reverse):
-        own = slice(5 * d, 5 * d + 5)
-        h0, c0, w_ih, w_hh, _, _, peephole = map(
-            _whole, (*states[2 * d : 2 * d + 2], *weights[own])
-        )
-        wanted = any(needs[1 + 2 * n :][own])  # the kernels give all or none
-        d_weights = [x.new_empty(w.shape) if wanted and w is not None else None
-                     for w in weights[own]]  # fmt: skip
-        d_last = [_whole(grad) for grad in (*d_lasts[d * k : d * k + k], None)[:2]]
+    for d, back in enumerate(reverse):
+        first, d_last = _of(d, states, k, 2), _of(d, d_lasts, k, 2)
+        w_ih, w_hh, _, _, peephole = own = _of(d, weights, 5, 5)
+        wanted = any(needs[1 + n * k + 5 * d :][:5])  # the kernels give all or none
+        d_weights = [x.new_empty(w.shape) if wanted and w is not None else None for w in own]
         d_at = (0, 0, 0)
         if d_outputs is not None:
             d_at = (d_outputs.data_ptr() + d * hidden * width, *d_outputs.stride()[:2])
         arguments = _BACKWARD.pack(
-            *(*sizes, reverse, threads),
+            *(*sizes, back, threads),
             *(x.data_ptr(), x.stride(0), x.stride(1)),
-            *map(_at, (h0, c0, w_ih, w_hh, peephole)),
+            *map(_at, (*first, w_ih, w_hh, peephole)),
             *(outputs.data_ptr() + d * hidden * width, time * n * hidden, n * hidden),
             saved.data_ptr() + d * size * width,
             *d_at,
             *map(_at, d_last),
             *(_at(dx), time * inputs, inputs, d > 0),
-            *map(_at, (*d_states[2 * d : 2 * d + 2], *d_weights)),
+            *map(_at, (*_of(d, d_states, k, 2), *d_weights)),
         )
         _call("backward", x.dtype, arguments)
         result += d_weights

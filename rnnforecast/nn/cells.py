@@ -241,15 +241,14 @@ class FusedCell(Cell):
     def by_steps(
         cls, x: Tensor, states: Given, weights: Given, reverse: tuple[bool, ...]
     ) -> tuple[Tensor, State]:
-        """As ``run``, step by step: differentiable any number of times. Two states a direction."""
+        """As ``run``, step by step: differentiable any number of times."""
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
-        outs, lasts = [], list[Tensor]()
+        outs, lasts, n = [], list[Tensor](), cls.n_states
         for d, backwards in enumerate(reverse):
             cell: Any = SimpleNamespace(**dict(zip(names, weights[5 * d : 5 * d + 5])))
             cell.step, cell.hidden_size = partial(cls.step, cell), cell.weight_hh.shape[1]
             zeros = x.new_zeros(len(x), cell.hidden_size)
-            state: Any = states[2 * d : 2 * d + cls.n_states]
-            state = tuple(zeros if s is None else s for s in state)
+            state: Any = tuple(zeros if s is None else s for s in states[n * d : n * d + n])
             out, state = Cell.scan(cell, x.flip(1) if backwards else x, state)
             outs.append(out.flip(1) if backwards else out)
             lasts += state

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["CovariateEffect", "CovariateEncoder", "Interaction"]
+__all__ = ["CovariateEffect", "CovariateEncoder", "Interaction", "Spec"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What fixes the shape of any network, as plain numbers and names.
+
+    ``past``, ``known`` and ``static`` have the categories of each column, 0 for a number.
+    """
+
+    n_targets: int
+    horizon: int
+    n_params: int
+    cell: Any  # a registered name, or a subclass of Cell
+    hidden_size: int
+    dropout: float
+    past: tuple[int, ...] = ()
+    known: tuple[int, ...] = ()
+    static: tuple[int, ...] = ()
 
 
 class CovariateEncoder(nn.Module):
@@ -15,30 +36,28 @@ class CovariateEncoder(nn.Module):
 
     Parameters
     ----------
-    n_columns : int
-    levels : tuple of int, optional
-        Categories of each column, 0 for a number; all are numbers if empty. Codes count from 0;
-        any other code, and NaN, is an unknown category, which starts as the average of all.
+    levels : tuple of int
+        Categories of each column, 0 for a number. Codes count from 0; any other code, and NaN, is
+        an unknown category, which starts as the average of all.
 
     Attributes
     ----------
-    numbers : list of int
+    numbers : list of int or slice
         The columns that are numbers: they come first, in their order.
     n_values, n_marks, size : int
         Numbers and embeddings; missing marks; both.
     """
 
-    def __init__(self, n_columns: int, levels: tuple[int, ...] = ()):
+    def __init__(self, levels: tuple[int, ...]):
         super().__init__()
-        levels = tuple(levels) or (0,) * n_columns
-        assert len(levels) == n_columns
-        self.numbers = [k for k, n in enumerate(levels) if not n]
         self.categories = [k for k, n in enumerate(levels) if n]
+        numbers = [k for k, n in enumerate(levels) if not n]
+        self.numbers: Any = numbers if self.categories else slice(None)  # which copies nothing
         self.tables = nn.ParameterList(
             nn.Parameter(torch.empty(levels[k] + 1, min((levels[k] + 1) // 2, 8)))
             for k in self.categories
         )
-        self.n_marks = len(self.numbers)
+        self.n_marks = len(numbers)
         self.n_values = self.n_marks + sum(table.shape[1] for table in self.tables)
         self.size = self.n_values + self.n_marks
 
@@ -51,31 +70,26 @@ class CovariateEncoder(nn.Module):
 
     def values(self, x: Tensor) -> Tensor:
         """Numbers, zero where missing, then embeddings: (..., n_columns) to (..., n_values)."""
-        numbers = x[..., self.numbers] if self.categories else x
-        numbers = torch.where(torch.isnan(numbers), 0.0, numbers)
-        if not self.categories:
-            return numbers
-        parts = [numbers]
+        numbers = x[..., self.numbers]
+        parts = [torch.where(torch.isnan(numbers), 0.0, numbers)]
         for k, table in zip(self.categories, self.tables):
             code, unknown = x[..., k], len(table) - 1
             code = torch.where((code >= 0) & (code < unknown), code, unknown)
             parts.append(functional.embedding(code.long(), table))
-        return torch.cat(parts, -1)
+        return torch.cat(parts, -1) if self.categories else parts[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """``values``, then missing marks of the numbers: (..., size)."""
-        numbers = x[..., self.numbers] if self.categories else x
-        return torch.cat([self.values(x), torch.isnan(numbers).to(x.dtype)], -1)
+        marks = torch.isnan(x[..., self.numbers])
+        return torch.cat([self.values(x), marks.to(x.dtype)], -1)
 
 
 class CovariateEffect(nn.Module):
     """k(x): what known covariates add to the targets of their step, linear plus a hidden layer."""
 
-    def __init__(
-        self, n_known: int, n_targets: int, hidden_size: int, levels: tuple[int, ...] = ()
-    ):
+    def __init__(self, levels: tuple[int, ...], n_targets: int, hidden_size: int):
         super().__init__()
-        self.encoder = CovariateEncoder(n_known, levels)
+        self.encoder = CovariateEncoder(levels)
         self.linear = nn.Linear(self.encoder.size, n_targets)
         self.hidden = nn.Linear(self.encoder.size, hidden_size)
         self.out = nn.Linear(hidden_size, n_targets, bias=False)

@@ -13,12 +13,13 @@ has a phase of its own; ``stride=1`` with dilations ((1, 4), (24, 168)) is the p
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from rnnforecast.nn.covariates import CovariateEffect, CovariateEncoder
+from rnnforecast.nn.covariates import CovariateEffect, CovariateEncoder, Spec
 from rnnforecast.nn.layers import RecurrentStack, SeededDropout
 from rnnforecast.nn.smoothing import smooth
 
@@ -28,26 +29,15 @@ _SQUASH = 8.0  # seasonal naive errors up to which inputs are nearly linear, the
 _RATE = 40.0  # how much faster smoothing coefficients learn than weights (Smyl's per-series rate)
 
 
-class ESRNNSpec(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class ESRNNSpec(Spec):
     """What fixes a network's shape."""
 
     n_series: int  # series times targets: each target of a series is smoothed on its own
-    n_targets: int
     periods: tuple[int, ...]
     window: int
-    horizon: int
     stride: int
     dilations: tuple[tuple[int, ...], ...]
-    hidden_size: int
-    dropout: float
-    n_known: int
-    n_past: int
-    n_static: int
-    cell: Any = "lstm"  # a registered name, or a subclass of Cell
-    n_params: int = 1
-    past_levels: tuple[int, ...] = ()  # categories of each column, 0 for a number
-    known_levels: tuple[int, ...] = ()
-    static_levels: tuple[int, ...] = ()
 
 
 class SeriesBatch(NamedTuple):
@@ -71,8 +61,8 @@ class ESRNN(nn.Module):
         self.spec = spec
         # each sigmoid(_RATE * logit): alpha, gammas, half of the factors on the first seasons
         self.logits = nn.Parameter(torch.zeros(1 + 2 * len(spec.periods), spec.n_series))
-        self.past_columns = CovariateEncoder(spec.n_past, spec.past_levels)
-        self.static_columns = CovariateEncoder(spec.n_static, spec.static_levels)
+        self.past_columns = CovariateEncoder(spec.past)
+        self.static_columns = CovariateEncoder(spec.static)
         size = spec.window + self.past_columns.size + self.static_columns.n_values
         self.dropout = SeededDropout(spec.dropout)
         self.stack = RecurrentStack(
@@ -81,9 +71,9 @@ class ESRNN(nn.Module):
         self.adapter = nn.Linear(spec.hidden_size, spec.hidden_size)
         self.head = nn.Linear(spec.hidden_size, spec.horizon * spec.n_params)
         self.skip = nn.Linear(spec.window, spec.horizon, bias=False)
-        if spec.n_known:
+        if spec.known:
             hidden = min(spec.hidden_size, 16)
-            self.effect = CovariateEffect(spec.n_known, spec.n_targets, hidden, spec.known_levels)
+            self.effect = CovariateEffect(spec.known, spec.n_targets, hidden)
 
     def reset(self, generator: torch.Generator) -> None:
         """Start close to the forecast of the smoothing alone."""
@@ -118,7 +108,7 @@ class ESRNN(nn.Module):
         """The same network with room for more series, which begin with the mean of the others."""
         more = (n_series - self.spec.n_series) // self.spec.n_targets
         with torch.device("meta"):  # torch's own initialisation draws from the global generator
-            new = ESRNN(self.spec._replace(n_series=n_series))
+            new = ESRNN(replace(self.spec, n_series=n_series))
         new = new.to_empty(device=self.logits.device).to(self.logits.dtype)
         logits = torch.cat([self.logits, self._typical().repeat(1, more)], -1)
         new.load_state_dict({**self.state_dict(), "logits": logits.detach()})
@@ -126,7 +116,7 @@ class ESRNN(nn.Module):
 
     def covariates(self, series: Tensor, known: Tensor) -> Tensor | float:
         """What known covariates ``(batch, time, n_known)`` add to their own rows: (batch, time)."""
-        if not self.spec.n_known:
+        if not self.spec.known:
             return 0.0
         target = (series % self.spec.n_targets)[:, None, None]
         added = self.effect(known)
@@ -164,9 +154,9 @@ class ESRNN(nn.Module):
         # what was not observed is what the smoothing expects
         parts = [_SQUASH * torch.asinh(torch.nan_to_num(residual - level) / _SQUASH)]
         shape = (*level.shape[:2], -1)
-        if spec.n_past:
+        if spec.past:
             parts.append(self.past_columns(batch.past[:, last]))
-        if spec.n_static:
+        if spec.static:
             parts.append(self.static_columns.values(batch.static)[:, None].expand(shape))
         # a position before the series' first row says nothing, whatever the batch pads
         inside = (last >= batch.start[:, None])[..., None]

@@ -206,10 +206,9 @@ class RecurrentStack(nn.Module):
         slice of all outputs is as large as they are.
         """
         layer: Any = self.layers[-1]
-        if not self.bidirectional and is_fused(layer):
-            return state[0]
-        if self.bidirectional and is_fused(layer.ahead):
-            return torch.cat([state[0], state[len(state) // 2]], -1)
+        cell = layer.ahead if self.bidirectional else layer
+        if is_fused(cell):
+            return torch.cat(state[:: cell.n_states], -1)
         return self._ends(outputs, lengths)
 
     def _ends(self, x: Tensor, lengths: Tensor | None) -> Tensor:

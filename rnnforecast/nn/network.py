@@ -10,7 +10,7 @@ encoding are added.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,34 +18,29 @@ from torch.nn import functional
 
 from rnnforecast.nn.covariates import Interaction
 from rnnforecast.nn.layers import RecurrentStack
-from rnnforecast.nn.window import Inputs, Window, WindowNetwork, by_target, fold, unfold
+from rnnforecast.nn.window import (
+    Inputs,
+    Window,
+    WindowNetwork,
+    WindowSpec,
+    by_target,
+    fold,
+    last_observed,
+    unfold,
+)
 
 __all__ = ["ForecastNetwork", "NetworkSpec"]
 
 
-class NetworkSpec(NamedTuple):
-    """What fixes a network's shape, as plain numbers and names."""
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec(WindowSpec):
+    """What fixes a network's shape."""
 
-    n_targets: int
-    n_past: int
-    n_known: int
-    n_static: int
-    lookback: int
-    horizon: int
     season: int
-    n_params: int
-    cell: Any  # a registered name, or a subclass of Cell
-    hidden_size: int
     n_layers: int
     bidirectional: bool
     residual: bool
-    dropout: float
-    normalise: bool
-    segment: int = 1
     independent: bool = False
-    past_levels: tuple[int, ...] = ()  # categories of each column, 0 for a number
-    known_levels: tuple[int, ...] = ()
-    static_levels: tuple[int, ...] = ()
 
     @property
     def joint(self) -> int:
@@ -70,7 +65,7 @@ class ForecastNetwork(WindowNetwork):
         self.head = nn.Linear(context, spec.horizon * joint * spec.n_params)
         self.skip = nn.Linear(spec.lookback, spec.horizon, bias=False)
         self.anchor_logits = nn.Parameter(torch.zeros(spec.horizon, 3))
-        if spec.n_known:
+        if spec.known:
             self.interaction = Interaction(
                 context, self.effect.encoder.n_values, spec.hidden_size, joint * spec.n_params
             )
@@ -92,11 +87,25 @@ class ForecastNetwork(WindowNetwork):
         """Begin with the anchor that errs least at each step."""
         total = torch.zeros_like(self.anchor_logits)
         for inputs, truth in batches:
-            truth = self.take_known(inputs, truth)
-            error = (self.normalise(self.take_effect(inputs)).anchors - truth[..., None]).abs()
+            truth = truth - self.known_effect(inputs.future_known)
+            anchors = self.anchors(self.normalise(self.take_effect(inputs)))
+            error = (anchors - truth[..., None]).abs()
             total += torch.nan_to_num(error).sum((0, 2))
         best = total.argmin(-1)
         self.anchor_logits[torch.arange(len(best)), best] = 4.0
+
+    def anchors(self, window: Window) -> Tensor:
+        """Last value, mean and last season as forecasts: (batch, horizon, n_targets, 3)."""
+        season, horizon = self.spec.season, self.spec.horizon
+        last, mean = (one.expand(-1, horizon, -1) for one in (window.last, window.mean))
+        seasonal, whole = last, self.spec.lookback // season * season
+        if season > 1 and whole:
+            residual, observed = (
+                x[:, -whole:].unflatten(1, (-1, season)) for x in (window.residual, window.observed)
+            )
+            phases = last_observed(residual, observed, window.mean[:, None])[:, 0]
+            seasonal = phases[:, torch.arange(horizon, device=last.device) % season]
+        return torch.stack([last, mean, seasonal], -1)
 
     def encode(self, values: Tensor, observed: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (rows, steps // segment, size) and last output (rows, size) of the encoder; a row
@@ -117,7 +126,7 @@ class ForecastNetwork(WindowNetwork):
             step = torch.where(both, values[:, season:] - values[:, :-season], 0.0)
             parts.append(functional.pad(step, (0, 0, min(season, values.shape[1]), 0)))
         parts.append((~observed).to(values.dtype))
-        if self.spec.n_past:
+        if self.spec.past:
             parts.append(self._for_each(self.past_columns(past)))
         return torch.cat(parts, dim=-1)
 
@@ -138,13 +147,13 @@ class ForecastNetwork(WindowNetwork):
         spec = self.spec
         raw = self._together(self.head(context).view(len(context), spec.horizon, -1))
         mixture = torch.softmax(self.anchor_logits, dim=-1)  # (horizon, 3)
-        anchor = (window.anchors * mixture[None, :, None, :]).sum(-1)
+        anchor = (self.anchors(window) * mixture[None, :, None, :]).sum(-1)
         linear = self.skip(window.values.transpose(1, 2)).transpose(1, 2)
         return raw, anchor + linear * window.scale
 
     def add_known(self, raw: Tensor, context: Tensor, future_known: Tensor) -> Tensor:
         """Raw deviations with the interaction of the steps' own covariates, same shape."""
-        if not self.spec.n_known:
+        if not self.spec.known:
             return raw
         known = self.effect.encoder.values(future_known)
         return raw + self._together(self.interaction(context, self._for_each(known)))
@@ -156,7 +165,7 @@ class ForecastNetwork(WindowNetwork):
 
     def with_static(self, encoded: Tensor, static: Tensor) -> Tensor:
         """What the decoder reads: encodings with the static covariates beside them."""
-        if not self.spec.n_static:
+        if not self.spec.static:
             return encoded
         static = self.static_columns.values(static)
         return torch.cat([encoded, self._for_each(static)], dim=-1)
@@ -183,4 +192,5 @@ class ForecastNetwork(WindowNetwork):
         encoded = outputs[:, -n:].unflatten(0, (-1, spec.n_targets // spec.joint))
         context = self.with_static(encoded.transpose(1, 2).flatten(0, 2), inputs.static)
         future = unfold(inputs.future_known, spec.horizon, spec.segment)
-        return self._locate(window, context, future)
+        raw, anchor = self.decode(window, context)
+        return *self.with_known(raw, anchor, context, future), window.scale

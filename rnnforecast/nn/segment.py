@@ -10,46 +10,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rnnforecast.nn.cells import is_fused
 from rnnforecast.nn.layers import RecurrentStack, SeededDropout
-from rnnforecast.nn.window import Inputs, Window, WindowNetwork, by_target, fold, last_observed
+from rnnforecast.nn.window import Inputs, Window, WindowNetwork, WindowSpec, by_target, fold
 
 __all__ = ["SegmentNetwork", "SegmentSpec"]
 
 
-class SegmentSpec(NamedTuple):
-    """Everything that fixes a network's shape, as plain numbers and names."""
+@dataclass(frozen=True, kw_only=True)
+class SegmentSpec(WindowSpec):
+    """What fixes a network's shape."""
 
-    n_targets: int
-    n_past: int
-    n_known: int
-    n_static: int
-    lookback: int
-    horizon: int
-    n_params: int
-    cell: Any  # a registered name, or a subclass of Cell
-    hidden_size: int
-    dropout: float
-    shift: str  # what is taken off a window: "last", "mean" or "none"
-    segment: int
     pull: bool  # start between last value and mean
-    past_levels: tuple[int, ...] = ()  # categories of each column, 0 for a number
-    known_levels: tuple[int, ...] = ()
-    static_levels: tuple[int, ...] = ()
-
-    @property
-    def season(self) -> int:
-        return 1  # no forecast starts from the last season
-
-    @property
-    def normalise(self) -> bool:
-        """Whether windows are scaled by their own deviation too."""
-        return self.shift == "mean"
 
 
 class SegmentNetwork(WindowNetwork):
@@ -60,9 +38,9 @@ class SegmentNetwork(WindowNetwork):
         size, hidden = spec.segment, spec.hidden_size
         self.n_out = math.ceil(spec.horizon / size)
         self.embed = nn.Linear(2 * size, hidden)  # values and missing marks
-        if spec.n_past:
+        if spec.past:
             self.past = nn.Linear(size * self.past_columns.size, hidden, bias=False)
-        if spec.n_static:
+        if spec.static:
             self.static = nn.Linear(self.static_columns.n_values, hidden, bias=False)
         self.encoder = RecurrentStack(spec.cell, hidden, hidden, 1)
         half = hidden // 2
@@ -82,7 +60,7 @@ class SegmentNetwork(WindowNetwork):
             self.embed.weight[:, self.spec.segment :] = 0.0
             self.head.weight.mul_(0.1)
             self.head.bias.zero_()
-            if self.spec.n_past:
+            if self.spec.past:
                 self.past.weight.zero_()
             if self.spec.pull:
                 self.pull.zero_()
@@ -95,38 +73,20 @@ class SegmentNetwork(WindowNetwork):
         """
         if not self.spec.pull:
             return
-        known = [
-            (self.normalise(self.take_effect(inputs)).anchors, self.take_known(inputs, truth))
-            for inputs, truth in batches
-        ]
-        for share in (self.pull, self.stay):
-            up, down = torch.zeros_like(share), torch.full_like(share, 1e-12)
-            for anchors, truth in known:
-                start, way = anchors[..., 0], anchors[..., 1] - anchors[..., 0]
-                if share is self.stay:
-                    start, way = torch.zeros_like(start), start + self.pull[:, None] * way
-                way = torch.where(torch.isnan(truth), 0.0, way)
-                up += (way * torch.nan_to_num(truth - start)).sum((0, 2))
-                down += way.square().sum((0, 2))
-            share.copy_((up / down).clamp(0, 1))
+        parts = []
+        for inputs, truth in batches:
+            window = self.normalise(self.take_effect(inputs))
+            parts.append((window.last, window.mean, truth - self.known_effect(inputs.future_known)))
+        last, mean, truth = map(torch.cat, zip(*parts))
 
-    def normalise(self, residual: Tensor) -> Window:
-        """As the base class for ``shift="mean"``; else ``anchors: (batch, 1, n_targets, 2)`` are
-        last value and mean alone, which is a fifth of the time of a step.
-        """
-        if self.spec.shift == "mean":
-            return super().normalise(residual)
-        observed = ~torch.isnan(residual)
-        values = torch.where(observed, residual, 0.0)
-        mean = torch.zeros_like(values[:, :1])
-        last = mean
-        if self.spec.shift == "last":
-            last = last_observed(values, observed, mean)  # eq. 3
-            values = torch.where(observed, values - last, 0.0)
-        if self.spec.pull:
-            mean = last + values.sum(1, keepdim=True) / observed.sum(1, keepdim=True).clamp(min=1)
-        anchors = torch.stack([last, mean], dim=-1)
-        return Window(values, observed, anchors, last, torch.ones_like(last))
+        def nearest(start: Tensor, way: Tensor) -> Tensor:
+            way = torch.where(torch.isnan(truth), 0.0, way)
+            up = (way * torch.nan_to_num(truth - start)).sum((0, 2))
+            return (up / (way.square().sum((0, 2)) + 1e-12)).clamp(0, 1)
+
+        self.pull.copy_(nearest(last, mean - last))
+        start = last + self.pull[:, None] * (mean - last)
+        self.stay.copy_(nearest(torch.zeros_like(start), start))
 
     def context(self, window: Window, inputs: Inputs) -> tuple[Tensor | None, ...]:
         """The static effect, (batch, hidden) or None, and the last state of every target, each
@@ -135,12 +95,12 @@ class SegmentNetwork(WindowNetwork):
         size = self.spec.segment
         values, observed = (fold(by_target(x), size) for x in (window.values, window.observed))
         x = self.embed(torch.cat([values, (~observed).to(values.dtype)], -1))
-        if self.spec.n_past:
+        if self.spec.past:
             past = self.past(fold(self.past_columns(inputs.past), size))
             x = x + past.repeat_interleave(self.spec.n_targets, 0)
         state = self.encoder.scan(torch.relu(x))[1][0]
         static = None
-        if self.spec.n_static:
+        if self.spec.static:
             static = self.static(self.static_columns.values(inputs.static))
         return static, *state
 
@@ -152,7 +112,7 @@ class SegmentNetwork(WindowNetwork):
         raw = out[:, :, : spec.horizon].transpose(1, 2)
         anchor = window.centre.expand(-1, spec.horizon, -1)
         if spec.pull:
-            anchor = anchor + self.pull[:, None] * (window.anchors[..., 1] - anchor)
+            anchor = anchor + self.pull[:, None] * (window.mean - anchor)
             anchor = self.stay[:, None] * anchor
         return raw, anchor
 

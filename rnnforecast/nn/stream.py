@@ -48,7 +48,7 @@ class StreamEncoder:
         native: bool | None = None,
     ):
         spec = network.spec
-        self._effect = _frozen(network.effect) if spec.n_known else None
+        self._effect = _frozen(network.effect) if spec.known else None
         self._columns = _frozen(network.past_columns)
         features, self._centre, self._scale = _open(network, inputs)
         n_rows, count, size = features.shape
@@ -60,7 +60,7 @@ class StreamEncoder:
         self._n_series = len(inputs.targets)
         # the new row in series units, targets less the covariates' effect
         self._targets = np.zeros_like(self._centre)
-        self._past = np.zeros((self._n_series, spec.n_past))
+        self._past = np.zeros((self._n_series, len(spec.past)))
         self._step = StackStep(network.encoder, buffer, spec.segment, spec.segment, native)
         self._bind()
         for ahead in range(1, spec.segment + 1):  # the phase of the whole window is the last
@@ -70,20 +70,11 @@ class StreamEncoder:
     def _bind(self) -> None:
         self._buffer = self._step.features
         n_rows, capacity, size = self._buffer.shape
-        self._push = _Push(
-            n_rows=n_rows,
-            n_targets=self._targets.shape[1],
-            n_past=self._past.shape[1],
-            season=self._season,
-            capacity=capacity,
-            size=size,
-            share=n_rows // self._n_series,
-            targets=self._targets.ctypes.data,
-            past=self._past.ctypes.data,
-            centre=self._centre.ctypes.data,
-            scale=self._scale.ctypes.data,
-            features=self._buffer.ctypes.data,
-        )
+        columns = (self._targets.shape[1], self._past.shape[1], self._season)
+        share = n_rows // self._n_series
+        arrays = (self._targets, self._past, self._centre, self._scale, self._buffer)
+        addresses = [array.ctypes.data for array in arrays]
+        self._push = _Push(n_rows, *columns, capacity, size, share, 0, 0, *addresses)
         self._push_at = ctypes.c_void_p(ctypes.addressof(self._push))
         self._compiled = self._step.compiled and not self._columns.categories
         self._new_targets = self._targets.reshape(self._n_series, -1)

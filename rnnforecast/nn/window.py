@@ -15,14 +15,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from rnnforecast.nn.covariates import CovariateEffect, CovariateEncoder
+from rnnforecast.nn.covariates import CovariateEffect, CovariateEncoder, Spec
 
-__all__ = ["Inputs", "Window", "WindowNetwork", "by_target", "fold", "last_observed", "unfold"]
+__all__ = ["Inputs", "Window", "WindowNetwork", "WindowSpec", "fold", "unfold"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSpec(Spec):
+    """What fixes the shape of a network that reads windows."""
+
+    lookback: int
+    segment: int = 1  # neighbouring steps folded into one
+    shift: str = "mean"  # what is taken off a window: "last", "mean" (and scaled) or "none"
 
 
 class Inputs(NamedTuple):
@@ -36,34 +46,33 @@ class Inputs(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A window of targets less the covariates' effect, shifted and scaled; 0 where unobserved."""
+    """A window of targets less the covariates' effect, and its statistics."""
 
-    values: Tensor  # (batch, lookback, n_targets)
+    residual: Tensor  # (batch, lookback, n_targets), NaN where unobserved
     observed: Tensor  # (batch, lookback, n_targets), bool
-    anchors: Tensor  # (batch, horizon, n_targets, 3): last value, mean, last season as forecasts
-    centre: Tensor  # (batch, 1, n_targets)
-    scale: Tensor  # (batch, 1, n_targets)
+    values: Tensor  # (batch, lookback, n_targets), shifted and scaled; 0 where unobserved
+    last: Tensor  # (batch, 1, n_targets), as those that follow
+    mean: Tensor
+    centre: Tensor  # what was taken off
+    scale: Tensor
 
 
 _SCALE_FLOOR = 1e-2  # of a series' standard deviation: a flat window must not blow up its noise
 
 
 class WindowNetwork(nn.Module, ABC):
-    """Covariate effect, window statistics and anchors; a subclass encodes and decodes.
+    """Covariate effect and window statistics; a subclass encodes and decodes.
 
-    ``spec`` has at least ``n_targets, n_past, n_known, n_static, lookback, horizon, season,
-    n_params, hidden_size, normalise, past_levels, known_levels, static_levels``.
+    ``spec`` is a :class:`WindowSpec` or a subclass of it.
     """
 
     def __init__(self, spec: Any):
         super().__init__()
         self.spec = spec
-        if spec.n_known:
-            self.effect = CovariateEffect(
-                spec.n_known, spec.n_targets, spec.hidden_size, spec.known_levels
-            )
-        self.past_columns = CovariateEncoder(spec.n_past, spec.past_levels)
-        self.static_columns = CovariateEncoder(spec.n_static, spec.static_levels)
+        if spec.known:
+            self.effect = CovariateEffect(spec.known, spec.n_targets, spec.hidden_size)
+        self.past_columns = CovariateEncoder(spec.past)
+        self.static_columns = CovariateEncoder(spec.static)
 
     @abstractmethod
     def context(self, window: Window, inputs: Inputs) -> Any:
@@ -84,73 +93,56 @@ class WindowNetwork(nn.Module, ABC):
 
     # -- the parts, also used one by one when a forecast rolls on ---------------------------------
 
+    def known_effect(self, known: Tensor) -> Tensor | float:
+        """What known covariates ``(batch, steps, n_known)`` add to the targets of their steps."""
+        return self.effect(known) if self.spec.known else 0.0
+
     def take_effect(self, inputs: Inputs) -> Tensor:
         """Targets less the effect of their own covariates: (batch, lookback, n_targets)."""
-        if not self.spec.n_known:
-            return inputs.targets
-        return inputs.targets - self.effect(inputs.known)
-
-    def take_known(self, inputs: Inputs, truth: Tensor) -> Tensor:
-        """``truth: (batch, horizon, n_targets)`` less the effect of its own covariates."""
-        return truth - self.effect(inputs.future_known) if self.spec.n_known else truth
+        targets = inputs.targets
+        return targets - self.known_effect(inputs.known) if self.spec.known else targets
 
     def normalise(self, residual: Tensor) -> Window:
-        """Statistics of a window; ``residual: (batch, lookback, n_targets)``."""
+        """Shift and scale ``residual: (batch, lookback, n_targets)`` by its own statistics."""
         observed = ~torch.isnan(residual)
         values = torch.where(observed, residual, 0.0)
         count = observed.sum(1, keepdim=True)
         mean = values.sum(1, keepdim=True) / count.clamp(min=1)
         last = last_observed(values, observed, mean)
-        constants = (one.expand(-1, self.spec.horizon, -1) for one in (last, mean))
-        anchors = torch.stack([*constants, self._last_season(values, observed, mean)], dim=-1)
-        deviation = torch.where(observed, (values - mean).abs(), 0.0)
-        scale = deviation.sum(1, keepdim=True) / count.clamp(min=1)
-        scale = torch.where(count > 1, scale, 1.0).clamp(min=_SCALE_FLOOR)
-        if not self.spec.normalise:
-            scale = torch.ones_like(scale)
-        centre = mean if self.spec.normalise else torch.zeros_like(mean)
+        centre = {"last": last, "mean": mean, "none": torch.zeros_like(mean)}[self.spec.shift]
+        scale = torch.ones_like(mean)
         # NaN is replaced before the division: behind it, 0 * NaN would reach the gradient
-        unit = torch.where(observed, (values - centre) / scale, 0.0)
-        return Window(unit, observed, anchors, centre, scale)
-
-    def _last_season(self, values: Tensor, observed: Tensor, mean: Tensor) -> Tensor:
-        """The last observed value of each step's phase: (batch, horizon, n_targets)."""
-        season, horizon = self.spec.season, self.spec.horizon
-        cycles = self.spec.lookback // season
-        if season == 1 or cycles == 0:
-            return last_observed(values, observed, mean).expand(-1, horizon, -1)
-        shape = (len(values), cycles, season, values.shape[-1])
-        used = values[:, -cycles * season :].reshape(shape)
-        seen = observed[:, -cycles * season :].reshape(shape)
-        one = last_observed(used, seen, mean[:, :, None].expand(-1, 1, season, -1))[:, 0]
-        phase = torch.arange(horizon, device=values.device) % season
-        return one[:, phase]
+        values = torch.where(observed, values - centre, 0.0)
+        if self.spec.shift == "mean":
+            scale = values.abs().sum(1, keepdim=True) / count.clamp(min=1)
+            scale = torch.where(count > 1, scale, 1.0).clamp(min=_SCALE_FLOOR)
+            values = values / scale
+        return Window(residual, observed, values, last, mean, centre, scale)
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         """Raw output (batch, steps, n_targets, n_params), where it stands (batch, steps, n_targets)
         and its unit (batch, 1, n_targets).
         """
         window = self.normalise(self.take_effect(inputs))
-        return self._locate(window, self.context(window, inputs), inputs.future_known)
-
-    def _locate(
-        self, window: Window, context: Any, future_known: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        context = self.context(window, inputs)
         raw, anchor = self.decode(window, context)
+        return *self.with_known(raw, anchor, context, inputs.future_known), window.scale
+
+    def with_known(
+        self, raw: Tensor, anchor: Tensor, context: Any, future_known: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What was decoded with the covariates of the steps, cut to those that these have."""
         steps = future_known.shape[1]
         raw = self.add_known(raw[:, :steps], context, future_known)
-        location = anchor[:, :steps]
-        if self.spec.n_known:
-            location = location + self.effect(future_known)
-        return raw, location, window.scale
+        return raw, anchor[:, :steps] + self.known_effect(future_known)
 
 
 def last_observed(values: Tensor, observed: Tensor, otherwise: Tensor) -> Tensor:
     """Last observed value along dimension 1, kept as a dimension of one."""
-    steps = torch.arange(1, values.shape[1] + 1, device=values.device)
+    steps = torch.arange(1, values.shape[1] + 1, dtype=torch.int32, device=values.device)
     steps = steps.view(-1, *[1] * (values.dim() - 2))
     latest = torch.where(observed, steps, 0).amax(1, keepdim=True)
-    found = values.gather(1, (latest - 1).clamp(min=0))
+    found = values.gather(1, (latest - 1).clamp(min=0).long())
     return torch.where(latest > 0, found, otherwise)
 
 

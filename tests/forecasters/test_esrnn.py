@@ -381,7 +381,7 @@ def test_past_and_static_covariates_are_read():
     df = panel().assign(p=lambda f: f["y"].shift(1), c=lambda f: len(f))
     fc = tiny(target="y", static="c").fit(df)
     spec = fc.networks_[0].spec
-    assert (spec.n_past, spec.n_static) == (1, 2)
+    assert (len(spec.past), len(spec.static)) == (1, 2)
     assert fc.forecast(horizon=15).notna().all().all()
 
 

@@ -57,10 +57,10 @@ def apart(a, b):
 def network_of(cell="lstm", hidden=16, layers=2, segment=1, season=1, residual=False, **more):
     spec = NetworkSpec(
         **{
-            "n_targets": 2, "n_past": 0, "n_known": 0, "n_static": 0, "lookback": 24, "horizon": 4,
+            "n_targets": 2, "past": (), "known": (), "static": (), "lookback": 24, "horizon": 4,
             "season": season, "n_params": 1, "cell": cell, "hidden_size": hidden,
             "n_layers": layers, "bidirectional": False, "residual": residual, "dropout": 0.1,
-            "normalise": True, "segment": segment, **more,
+            "shift": "mean", "segment": segment, **more,
         }
     )  # fmt: skip
     torch.manual_seed(0)
@@ -74,10 +74,10 @@ def history(network, n_series, n, seed=0):
     """Random rows in series units with a tenth missing: targets, past, known."""
     rng = np.random.default_rng(seed)
     spec = network.spec
-    parts = [rng.standard_normal((n_series, n, k)) for k in (spec.n_targets, spec.n_past)]
+    parts = [rng.standard_normal((n_series, n, k)) for k in (spec.n_targets, len(spec.past))]
     for part in parts:
         part[rng.random(part.shape) < 0.1] = np.nan
-    return [*parts, rng.standard_normal((n_series, n, spec.n_known))]
+    return [*parts, rng.standard_normal((n_series, n, len(spec.known)))]
 
 
 @torch.no_grad()
@@ -103,12 +103,12 @@ def opened(network, rows, **options):
 CASES = [
     {"cell": "rnn", "hidden": 20, "layers": 1},
     {"cell": "lstm", "hidden": 64, "season": 7},
-    {"cell": "gru", "hidden": 33, "layers": 3, "residual": True, "n_past": 2},
+    {"cell": "gru", "hidden": 33, "layers": 3, "residual": True, "past": (0, 0)},
     {"cell": "lstm", "segment": 6, "season": 6, "residual": True},
-    {"cell": "gru", "segment": 5, "season": 30, "n_past": 1, "n_known": 2},
+    {"cell": "gru", "segment": 5, "season": 30, "past": (0,), "known": (0, 0)},
     {"cell": "lstm_peephole", "hidden": 10, "segment": 2},
-    {"cell": "lstm", "segment": 24, "season": 24, "n_targets": 1, "normalise": False},
-    {"cell": "gru", "segment": 1, "season": 3, "independent": True, "n_past": 1, "n_known": 1},
+    {"cell": "lstm", "segment": 24, "season": 24, "n_targets": 1, "shift": "none"},
+    {"cell": "gru", "segment": 1, "season": 3, "independent": True, "past": (0,), "known": (0,)},
     {"cell": "lstm", "segment": 4, "season": 1, "independent": True, "n_targets": 3},
 ]
 
@@ -123,7 +123,7 @@ def test_states_equal_encoding_the_whole_history(case, native):
         encoder = opened(network, rows, native=native)
         single = opened(network, rows, native=native, dtype="float32")
         for t in range(network.spec.lookback, 100):
-            parts = targets[:, t], past[:, t], known[:, t] if network.spec.n_known else None
+            parts = targets[:, t], past[:, t], known[:, t] if network.spec.known else None
             encoder.push(*parts)
             single.push(*parts)
             if t < 60 or t % 9 == 0:
@@ -133,7 +133,7 @@ def test_states_equal_encoding_the_whole_history(case, native):
 
 
 def test_the_future_is_not_there_to_be_read():
-    network = network_of(segment=3, season=6, n_past=1)
+    network = network_of(segment=3, season=6, past=(0,))
     rows = history(network, 2, 40)
     spoilt = [np.where(np.arange(40)[None, :, None] < 30, part, 1e6) for part in rows]
     for given in (rows, spoilt):

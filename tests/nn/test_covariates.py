@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ LEVELS = (0, 3, 0, 5)
 
 
 def encoder_of(levels=LEVELS):
-    encoder = CovariateEncoder(len(levels), levels).double()
+    encoder = CovariateEncoder(levels).double()
     initialise(encoder, torch.Generator().manual_seed(0))
     return encoder
 
@@ -48,18 +50,17 @@ def test_an_encoder_is_its_description():
 
 def test_numbers_alone_are_values_and_marks():
     x = torch.tensor([[1.0, torch.nan], [torch.nan, 3.0]])
-    for levels in ((), (0, 0)):
-        encoder = CovariateEncoder(2, levels)
-        assert not list(encoder.parameters())
-        expected = torch.tensor([[1.0, 0, 0, 1], [0, 3, 1, 0]])
-        assert torch.equal(encoder(x), expected)
-        assert torch.equal(encoder.values(x), expected[:, :2])
+    encoder = CovariateEncoder((0, 0))
+    assert not list(encoder.parameters())
+    expected = torch.tensor([[1.0, 0, 0, 1], [0, 3, 1, 0]])
+    assert torch.equal(encoder(x), expected)
+    assert torch.equal(encoder.values(x), expected[:, :2])
 
 
-PLAIN = {"n_targets": 2, "n_past": 2, "n_known": 2, "n_static": 2, "lookback": 6, "horizon": 4,
-         "n_params": 2, "cell": "gru", "hidden_size": 6, "dropout": 0.0}  # fmt: skip
+PLAIN = {"n_targets": 2, "past": (0, 0), "known": (0, 0), "static": (0, 0), "lookback": 6,
+         "horizon": 4, "n_params": 2, "cell": "gru", "hidden_size": 6, "dropout": 0.0}  # fmt: skip
 FORECAST = NetworkSpec(
-    **PLAIN, season=2, n_layers=1, bidirectional=False, residual=False, normalise=True
+    **PLAIN, season=2, n_layers=1, bidirectional=False, residual=False, shift="mean"
 )
 SEGMENT = SegmentSpec(**PLAIN, shift="last", segment=2, pull=True)
 
@@ -94,10 +95,10 @@ def inputs_of(spec, batch=3):
     )
 
 
-@pytest.mark.parametrize("spec", [FORECAST, FORECAST._replace(independent=True), SEGMENT], ids=str)
+@pytest.mark.parametrize("spec", [FORECAST, replace(FORECAST, independent=True), SEGMENT], ids=str)
 @pytest.mark.parametrize("role", ["past", "known", "static"])
 def test_a_category_reaches_the_forecast_by_its_embedding_alone(spec, role):
-    network = network_of(spec._replace(**{f"{role}_levels": (0, 3)}))
+    network = network_of(replace(spec, **{role: (0, 3)}))
     inputs = inputs_of(spec)
     fields = {"known": ("known", "future_known")}.get(role, (role,))
     first = network(inputs)
@@ -127,7 +128,7 @@ def test_a_category_reaches_the_forecast_by_its_embedding_alone(spec, role):
 
 
 def test_an_untrained_network_does_not_see_categories_ahead():
-    spec = FORECAST._replace(known_levels=(0, 3))
+    spec = replace(FORECAST, known=(0, 3))
     network = ForecastNetwork(spec).double().eval()
     initialise(network, torch.Generator().manual_seed(0))
     inputs = inputs_of(spec)
@@ -139,19 +140,19 @@ def test_an_untrained_network_does_not_see_categories_ahead():
 @pytest.mark.parametrize("n", [1, 3, 5])
 def test_a_window_that_begins_late_is_masked(n):
     """n rows at the end of a look-back of 8: statistics of these alone, marks before them."""
-    spec = FORECAST._replace(lookback=8, season=4, n_known=0, n_static=0)
+    spec = replace(FORECAST, lookback=8, season=4, known=(), static=())
     network = network_of(spec)
     inputs = inputs_of(spec)
     targets, past = inputs.targets.clone(), inputs.past.clone()
     targets[:, : 8 - n], past[:, : 8 - n] = torch.nan, torch.nan
     window = network.normalise(targets)
     seen = targets[:, 8 - n :]
-    torch.testing.assert_close(window.anchors[:, 0, :, 0], seen[:, -1])
-    torch.testing.assert_close(window.anchors[:, 0, :, 1], seen.mean(1))
+    torch.testing.assert_close(network.anchors(window)[:, 0, :, 0], seen[:, -1])
+    torch.testing.assert_close(network.anchors(window)[:, 0, :, 1], seen.mean(1))
     for h in range(spec.horizon):
         row = 8 - 4 + h % 4  # of the last season; a row before it is as far from the start
         expected = targets[:, row] if row >= 8 - n else seen.mean(1)
-        torch.testing.assert_close(window.anchors[:, h, :, 2], expected)
+        torch.testing.assert_close(network.anchors(window)[:, h, :, 2], expected)
     features = network.features(window.values, window.observed, past)
     before = features[:, : 8 - n]
     # values, seasonal differences, marks; past, its marks

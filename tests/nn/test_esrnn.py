@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -17,10 +19,12 @@ SPEC = ESRNNSpec(
     stride=2,
     dilations=((1, 2), (3,)),
     hidden_size=6,
+    n_params=1,
+    cell="lstm",
     dropout=0.0,
-    n_known=1,
-    n_past=2,
-    n_static=2,
+    known=(0,),
+    past=(0, 0),
+    static=(0, 0),
 )
 
 
@@ -56,9 +60,9 @@ def batch_of(spec=SPEC, series=(0, 1, 3), time=21):
         torch.tensor(series),
         torch.tensor([0, 2, 0][:n]),
         normal(n, time),
-        normal(n, time, spec.n_known),
-        torch.randint(0, 3, (n, time, spec.n_past), generator=generator).double(),
-        torch.randint(0, 3, (n, spec.n_static), generator=generator).double(),
+        normal(n, time, len(spec.known)),
+        torch.randint(0, 3, (n, time, len(spec.past)), generator=generator).double(),
+        torch.randint(0, 3, (n, len(spec.static)), generator=generator).double(),
         torch.ones(1, n, dtype=torch.float64),
         (normal(n, 1), normal(n, 4)),
     )
@@ -101,7 +105,7 @@ def test_a_series_too_short_for_a_season_keeps_it_as_it_was():
 @pytest.mark.parametrize("cell", ["lstm", "gru", Sum])
 @pytest.mark.parametrize("n_params", [1, 3])
 def test_raw_numbers_stand_on_what_the_smoothing_expects(cell, n_params):
-    network = network_of(SPEC._replace(cell=cell, n_params=n_params))
+    network = network_of(replace(SPEC, cell=cell, n_params=n_params))
     batch = batch_of()
     raw, location = forward(network, batch)
     plain = batch.values - network.covariates(batch.series, batch.known)
@@ -117,7 +121,7 @@ def test_raw_numbers_stand_on_what_the_smoothing_expects(cell, n_params):
 
 
 def test_categories_are_read_by_their_embeddings():
-    spec = SPEC._replace(past_levels=(0, 3), static_levels=(3, 0))
+    spec = replace(SPEC, past=(0, 3), static=(3, 0))
     network, batch = network_of(spec), batch_of(spec)
     first = forward(network, batch)
     past, static = batch.past.clone(), batch.static.clone()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from rnnforecast.nn import ForecastNetwork, Inputs, NetworkSpec, initialise, unf
 
 SPEC = NetworkSpec(
     n_targets=2,
-    n_past=1,
-    n_known=2,
-    n_static=1,
+    past=(0,),
+    known=(0, 0),
+    static=(0,),
     lookback=7,
     horizon=5,
     season=3,
@@ -25,7 +26,7 @@ SPEC = NetworkSpec(
     bidirectional=False,
     residual=False,
     dropout=0.0,
-    normalise=True,
+    shift="mean",
 )
 
 
@@ -50,10 +51,10 @@ def inputs_of(spec=SPEC, batch=3, missing=0.2, seed=0):
 
     return Inputs(
         values(batch, spec.lookback, spec.n_targets),
-        values(batch, spec.lookback, spec.n_past),
-        values(batch, spec.lookback, spec.n_known),
-        values(batch, spec.horizon, spec.n_known),
-        values(batch, spec.n_static, share=0),
+        values(batch, spec.lookback, len(spec.past)),
+        values(batch, spec.lookback, len(spec.known)),
+        values(batch, spec.horizon, len(spec.known)),
+        values(batch, len(spec.static), share=0),
     )
 
 
@@ -116,10 +117,10 @@ def literal_forward(network, inputs, k):
     targets, past, known, future, static = (t[k].numpy() for t in inputs)
     r = literal_residual(network, targets, known)
     stats = [
-        literal_window(r[:, j], spec.horizon, spec.season, spec.normalise)
+        literal_window(r[:, j], spec.horizon, spec.season, spec.shift == "mean")
         for j in range(spec.n_targets)
     ]
-    means = np.array([s[1] for s in stats]) if spec.normalise else np.zeros(spec.n_targets)
+    means = np.array([s[1] for s in stats]) if spec.shift == "mean" else np.zeros(spec.n_targets)
     scales = np.array([s[3] for s in stats])
     raw = np.empty((spec.horizon, spec.n_targets, spec.n_params))
     location = np.empty((spec.horizon, spec.n_targets))
@@ -160,7 +161,7 @@ def literal_forward(network, inputs, k):
     [
         {},
         {"season": 1},
-        {"normalise": False},
+        {"shift": "none"},
         {"season": 9},
         {"segment": 3},  # the oldest of seven steps is left over
         {"segment": 7, "season": 1},
@@ -169,7 +170,7 @@ def literal_forward(network, inputs, k):
     ],
 )
 def test_forward_is_its_description(change, missing):
-    network = network_of(SPEC._replace(**change))
+    network = network_of(replace(SPEC, **change))
     inputs = inputs_of(network.spec, missing=missing)
     raw, location, scale = network(inputs)
     for k in range(3):
@@ -181,7 +182,7 @@ def test_forward_is_its_description(change, missing):
 
 @pytest.mark.parametrize("season", [1, 2, 3, 7, 9])
 def test_anchors_against_loops(season):
-    network = network_of(SPEC._replace(season=season, n_known=0))
+    network = network_of(replace(SPEC, season=season, known=()))
     r = inputs_of(network.spec, batch=6, missing=0.4).targets
     r[0] = np.nan  # nothing observed at all
     r[1, :-1] = np.nan  # one observation
@@ -190,7 +191,7 @@ def test_anchors_against_loops(season):
     for k in range(6):
         for j in range(2):
             last, mean, seasonal, scale = literal_window(r[k, :, j].numpy(), 5, season)
-            anchors = window.anchors[k, :, j].numpy()
+            anchors = network.anchors(window)[k, :, j].numpy()
             np.testing.assert_allclose(anchors[:, 0], last, atol=1e-12)
             np.testing.assert_allclose(anchors[:, 1], mean, atol=1e-12)
             np.testing.assert_allclose(anchors[:, 2], seasonal, atol=1e-12)
@@ -238,7 +239,7 @@ def test_a_window_without_any_value_still_forecasts():
 
 
 def test_gradient_against_finite_differences():
-    spec = SPEC._replace(lookback=4, horizon=2, season=2, hidden_size=2, n_layers=1, n_params=1)
+    spec = replace(SPEC, lookback=4, horizon=2, season=2, hidden_size=2, n_layers=1, n_params=1)
     network = network_of(spec)
     inputs = inputs_of(spec, batch=2, missing=0.25, seed=3)
     assert torch.isnan(inputs.targets).any()
@@ -267,7 +268,7 @@ def test_the_untrained_network_is_its_anchor():
     network = network_of(everywhere=False)
     inputs = inputs_of()
     raw, location, _ = network(inputs)
-    without = network.normalise(inputs.targets).anchors.mean(-1)
+    without = network.anchors(network.normalise(inputs.targets)).mean(-1)
     torch.testing.assert_close(location, without)  # equal shares of the three anchors
     other = inputs._replace(future_known=inputs.future_known * 5)
     torch.testing.assert_close(network(other)[0], raw)
@@ -286,7 +287,7 @@ def test_the_untrained_network_does_not_see_missing_marks():
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_window_in_another_unit_gives_the_same_deviation(cell, bidirectional):
     """Reversible instance normalisation: y -> a y + b moves location and scale, not raw."""
-    spec = SPEC._replace(n_known=0, cell=cell, bidirectional=bidirectional)
+    spec = replace(SPEC, known=(), cell=cell, bidirectional=bidirectional)
     network = network_of(spec)
     inputs = inputs_of(spec)
     raw, location, scale = network(inputs)
@@ -302,11 +303,11 @@ def test_dense_windows_read_the_state_that_has_come_that_far(change, missing):
     """Window k of a stretch against an encoder run over the stretch's rows up to its end, in the
     unit of the first window.
     """
-    spec = SPEC._replace(lookback=6, season=2, **change)
+    spec = replace(SPEC, lookback=6, season=2, **change)
     network = network_of(spec)
     n = 4
     extra = (n - 1) * spec.segment
-    long = inputs_of(spec._replace(lookback=6 + extra, horizon=5 + extra), 3, missing, seed=5)
+    long = inputs_of(replace(spec, lookback=6 + extra, horizon=5 + extra), 3, missing, seed=5)
     static = long.static.repeat_interleave(n, 0) + torch.arange(3 * n)[:, None]
     raw, location, scale = network.forward_dense(long._replace(static=static))
     assert len(raw) == 3 * n
@@ -331,9 +332,9 @@ def test_dense_windows_read_the_state_that_has_come_that_far(change, missing):
 
 
 def test_the_first_dense_window_is_the_window_itself():
-    spec = SPEC._replace(lookback=6, season=2, segment=2)
+    spec = replace(SPEC, lookback=6, season=2, segment=2)
     network = network_of(spec)
-    long = inputs_of(spec._replace(lookback=10, horizon=9), 3, 0.2)
+    long = inputs_of(replace(spec, lookback=10, horizon=9), 3, 0.2)
     dense = network.forward_dense(long._replace(static=long.static.repeat_interleave(3, 0)))
     window = Inputs(
         long.targets[:, :6],

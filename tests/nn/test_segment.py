@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,9 @@ from rnnforecast.nn.segment import SegmentNetwork, SegmentSpec
 
 SPEC = SegmentSpec(
     n_targets=2,
-    n_past=1,
-    n_known=2,
-    n_static=1,
+    past=(0,),
+    known=(0, 0),
+    static=(0,),
     lookback=14,
     horizon=10,
     n_params=3,
@@ -47,10 +49,10 @@ def inputs_of(spec=SPEC, batch=3, missing=0.2, seed=0):
 
     return Inputs(
         values(batch, spec.lookback, spec.n_targets),
-        values(batch, spec.lookback, spec.n_past),
-        values(batch, spec.lookback, spec.n_known),
-        values(batch, spec.horizon, spec.n_known),
-        values(batch, spec.n_static, share=0),
+        values(batch, spec.lookback, len(spec.past)),
+        values(batch, spec.lookback, len(spec.known)),
+        values(batch, spec.horizon, len(spec.known)),
+        values(batch, len(spec.static), share=0),
     )
 
 
@@ -84,7 +86,7 @@ def literal(network, inputs, k, j):
     w = weights(network)
     rnn = weights(network.encoder.layers[0])
     y, past, known, _, static = (t[k].numpy() for t in inputs)
-    if spec.n_known:
+    if spec.known:
         with torch.no_grad():  # k(x) is tested with ForecastNetwork
             y = y - network.effect(inputs.known)[k].numpy()
     y = y[:, j]
@@ -102,14 +104,14 @@ def literal(network, inputs, k, j):
     for m in range(spec.lookback // size):
         rows = slice(spec.lookback % size + m * size, spec.lookback % size + (m + 1) * size)
         e = w["embed.weight"] @ np.r_[x[rows], marks[rows]] + w["embed.bias"]  # eq. 4
-        if spec.n_past:
+        if spec.past:
             p = np.hstack([np.nan_to_num(past[rows]), np.isnan(past[rows])])
             e = e + w["past.weight"] @ p.ravel()
         h, c = cell_step(spec.cell, rnn, np.maximum(e, 0), h, c)  # eq. 5-6
     out = []
     for m in range(-(-spec.horizon // size)):
         e = np.r_[w["position"][m], w["channel"][j]]  # eq. 7
-        if spec.n_static:
+        if spec.static:
             e = e + w["static.weight"] @ static
         step, _ = cell_step(spec.cell, rnn, e, h, c)  # from the same last state: eq. 8
         out.append((w["head.weight"] @ step + w["head.bias"]).reshape(size, spec.n_params))
@@ -129,19 +131,19 @@ def literal(network, inputs, k, j):
         {"cell": "lstm", "pull": False},
         {"cell": "rnn"},
         {"shift": "mean"},
-        {"shift": "none", "n_past": 0, "n_static": 0, "pull": False},
-        {"segment": 1, "n_past": 3},
-        {"segment": 14, "cell": "lstm", "n_known": 0},
+        {"shift": "none", "past": (), "static": (), "pull": False},
+        {"segment": 1, "past": (0, 0, 0)},
+        {"segment": 14, "cell": "lstm", "known": ()},
     ],
     ids=str,
 )
 def test_forward_is_its_equations(change, missing):
-    network = network_of(SPEC._replace(**change))
+    network = network_of(replace(SPEC, **change))
     spec = network.spec
     inputs = inputs_of(spec, missing=missing)
     with torch.no_grad():
         raw, location, scale = network(inputs)
-        if spec.n_known:
+        if spec.known:
             location = location - network.effect(inputs.future_known)
     for k in range(3):
         for j in range(spec.n_targets):
@@ -162,12 +164,12 @@ class Other(CELLS["lstm"]):
         return torch.sigmoid(o) * torch.tanh(c), (torch.sigmoid(o) * torch.tanh(c), c)
 
 
-@pytest.mark.parametrize("n_static", [0, 1])
-def test_any_cell_decodes(n_static):
+@pytest.mark.parametrize("static", [(), (0,)])
+def test_any_cell_decodes(static):
     """Parts computed once, for a cell of the kernels, are those computed row by row."""
-    spec = SPEC._replace(cell="lstm", n_static=n_static)
+    spec = replace(SPEC, cell="lstm", static=static)
     network, inputs = network_of(spec), inputs_of(spec)
-    other = network_of(spec._replace(cell=Other))
+    other = network_of(replace(spec, cell=Other))
     other.load_state_dict(network.state_dict())
     for found, expected in zip(other(inputs), network(inputs)):
         torch.testing.assert_close(found, expected)
@@ -175,7 +177,7 @@ def test_any_cell_decodes(n_static):
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm", "lstm_peephole"])
 def test_decoding_is_one_more_step_of_the_encoder(cell):
-    spec = SPEC._replace(cell=cell, n_static=0)
+    spec = replace(SPEC, cell=cell, static=())
     network, inputs = network_of(spec), inputs_of(spec)
     with torch.no_grad():
         window = network.normalise(network.take_effect(inputs))
@@ -192,7 +194,7 @@ def test_decoding_is_one_more_step_of_the_encoder(cell):
 
 def test_targets_do_not_see_one_another():
     """Channel independence: the other target may be anything, even unobserved."""
-    network = network_of(SPEC._replace(n_known=0, n_past=0))
+    network = network_of(replace(SPEC, known=(), past=()))
     inputs = inputs_of(network.spec)
     whole = network(inputs)[0]
     for value in (1e6, torch.nan):
@@ -236,7 +238,7 @@ def test_a_window_without_any_value_still_forecasts():
 
 @pytest.mark.parametrize("shift", ["last", "mean"])
 def test_a_window_in_another_unit_gives_the_same_deviation(shift):
-    network = network_of(SPEC._replace(n_known=0, shift=shift))
+    network = network_of(replace(SPEC, known=(), shift=shift))
     if network.spec.pull:  # any mean of the series but zero is of another window's unit
         torch.nn.init.ones_(network.stay)
     inputs = inputs_of(network.spec)
@@ -260,7 +262,7 @@ def test_the_untrained_network_is_blind_to_marks_past_and_covariates():
 
 
 def test_the_start_is_primed_at_the_least_squares_point_between_last_value_and_mean():
-    spec = SPEC._replace(lookback=200, horizon=4, n_known=0, n_past=0)
+    spec = replace(SPEC, lookback=200, horizon=4, known=(), past=())
     network = network_of(spec, everywhere=False)
     rng = np.random.default_rng(0)
     y = rng.normal(size=(64, 204, 2))
@@ -275,7 +277,7 @@ def test_the_start_is_primed_at_the_least_squares_point_between_last_value_and_m
         np.testing.assert_allclose(network.pull.detach(), expected, atol=0.12)
         window = network.normalise(inputs.targets)
         truth = y[:, 200:, [column, column]]
-        last, mean = window.anchors[..., 0].numpy(), window.anchors[..., 1].numpy()
+        last, mean = window.last.numpy(), window.mean.numpy()
         grid = np.linspace(0, 1, 101)
         squares = [np.nanmean((truth - last - g * (mean - last)) ** 2, axis=(0, 2)) for g in grid]
         np.testing.assert_allclose(
@@ -289,7 +291,7 @@ def test_the_start_is_primed_at_the_least_squares_point_between_last_value_and_m
 
 
 def test_dropout_draws_from_the_generator_given():
-    network = network_of(SPEC._replace(dropout=0.5)).train()
+    network = network_of(replace(SPEC, dropout=0.5)).train()
     inputs = inputs_of()
     outs = []
     for seed in (1, 1, 2):

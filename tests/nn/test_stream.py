@@ -42,9 +42,9 @@ class Same(CELLS["lstm"]):
 def network_of(cell, **more):
     spec = NetworkSpec(
         **{
-            "n_targets": 2, "n_past": 0, "n_known": 0, "n_static": 0, "lookback": 24, "horizon": 4,
+            "n_targets": 2, "past": (), "known": (), "static": (), "lookback": 24, "horizon": 4,
             "season": 6, "n_params": 1, "cell": cell, "hidden_size": 10, "n_layers": 2,
-            "bidirectional": False, "residual": True, "dropout": 0.1, "normalise": True, **more,
+            "bidirectional": False, "residual": True, "dropout": 0.1, "shift": "mean", **more,
         }
     )  # fmt: skip
     torch.manual_seed(0)
@@ -60,11 +60,11 @@ def history(spec, n_series, n):
     parts = []
     for k, levels in (
         (spec.n_targets, ()),
-        (spec.n_past, spec.past_levels),
-        (spec.n_known, spec.known_levels),
+        (len(spec.past), spec.past),
+        (len(spec.known), spec.known),
     ):
         part = rng.standard_normal((n_series, n, k))
-        if levels:
+        if any(levels):
             part[..., -1] = rng.integers(0, levels[-1], part.shape[:2])
         part[rng.random(part.shape) < 0.1] = np.nan
         parts.append(part)
@@ -94,9 +94,9 @@ CASES = [
     {"cell": Leaky},
     {"cell": Leaky, "segment": 5, "season": 1, "independent": True},
     {"cell": Same, "segment": 2},
-    {"cell": "gru", "n_past": 2, "past_levels": (0, 4)},
-    {"cell": "lstm", "n_known": 2, "known_levels": (0, 4), "n_past": 1},
-    {"cell": "rnn", "n_known": 1, "known_levels": (3,), "n_past": 1, "past_levels": (2,),
+    {"cell": "gru", "past": (0, 4)},
+    {"cell": "lstm", "known": (0, 4), "past": (0,)},
+    {"cell": "rnn", "known": (3,), "past": (2,),
      "independent": True},
 ]  # fmt: skip
 
@@ -113,7 +113,7 @@ def test_states_equal_encoding_the_whole_history(case, native):
         if t == 50:  # a copy goes on alike
             streams = [copy.deepcopy(streams[0]), pickle.loads(pickle.dumps(streams[1]))]  # noqa: S301
         for stream in streams:
-            stream.push(targets[:, t], past[:, t], known[:, t] if network.spec.n_known else None)
+            stream.push(targets[:, t], past[:, t], known[:, t] if network.spec.known else None)
         if t < 40 or t % 9 == 0:
             expected = all_at_once(network, rows, t + 1)
             for stream, most in zip(streams, (1e-10, 1e-5)):
