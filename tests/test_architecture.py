@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module may import its own unit and the units of lower floors.
 FLOORS = [
     {"exceptions"},
-    {"_validation"},
+    {"_validation", "parameters"},
     {"data", "nn", "datasets"},
     {"metrics", "transformers"},
     {"outputs"},

@@ -18,7 +18,7 @@ from rnnforecast.exceptions import DataError
 if TYPE_CHECKING:
     from rnnforecast.data.panel import Panel
 
-__all__ = ["append", "build", "extended", "grown", "steps_of_rows"]
+__all__ = ["append", "build", "grown", "steps_of_rows"]
 
 Who = Callable[[int], str]  # how a message begins, for a series of the panel to be
 
@@ -62,7 +62,8 @@ def build(
     else:
         _check_sorted(who, keys, indptr)
         starts = keys.stamps(indptr[:-1])
-        compare = calendar is None and freq is None and len(series) > 1
+        inferred = calendar is None
+        compare = inferred and freq is None and len(series) > 1
         if calendar is None:
             longest = int(np.argmax(counts))
             calendar = infer_calendar(keys.stamps(slice(*indptr[longest : longest + 2])), freq)
@@ -73,7 +74,8 @@ def build(
             spans = steps_of_rows(owner, calendar, starts, place, keys, last) + 1
             if (spans != counts).any():
                 steps = steps_of_rows(owner, calendar, starts, place, keys, slice(None))
-                _check_spans(who, calendar, indptr, steps, compare)
+                if inferred:
+                    _check_spans(who, calendar, indptr, steps, compare)
                 grid = _offsets(spans)
                 places = steps + np.repeat(grid[:-1], counts)
                 absent = np.ones(int(grid[-1]), dtype=bool)
@@ -231,20 +233,12 @@ def append(panel: Panel, owner: str, table: Table, targets: np.ndarray | None = 
 def grown(panel: Panel, targets: np.ndarray, past: np.ndarray, known: np.ndarray) -> Panel:
     """The panel with the next rows of every series, (n_rows, n_series, n_columns) each."""
     n_rows, n = len(targets), panel.n_series
-    rows = (
-        part.transpose(1, 0, 2).reshape(n * n_rows, -1 if part.shape[2] else 0)
-        for part in (targets, past, known)
-    )
-    return extended(panel, np.full(n, n_rows), *rows)
-
-
-def extended(panel: Panel, counts: np.ndarray, *rows: np.ndarray) -> Panel:
-    """The panel with the next ``counts[i]`` rows of each series, in this order: targets, past and
-    known covariates, (n_rows, n_columns) each.
-    """
-    new: dict[str, Any] = dict(zip(("targets", "past", "known"), rows, strict=True))
-    added = replace(panel, **new, indptr=_offsets(counts), stamps=None, absent=None)
-    return _joined(panel, added, np.arange(len(counts)), np.zeros(len(counts), dtype=np.int64))
+    new: dict[str, Any] = {
+        name: part.transpose(1, 0, 2).reshape(n * n_rows, part.shape[2])
+        for name, part in (("targets", targets), ("past", past), ("known", known))
+    }
+    added = replace(panel, **new, indptr=np.arange(n + 1) * n_rows, stamps=None, absent=None)
+    return _joined(panel, added, np.arange(n), np.zeros(n, dtype=np.int64))
 
 
 def _static_of_new(panel: Panel, owner: str, table: Table, new: np.ndarray) -> np.ndarray:

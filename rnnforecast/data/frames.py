@@ -54,10 +54,15 @@ class Keys:
         return self.codes if rises else np.argsort(self.levels.argsort())[self.codes]
 
     def take(self, rows: np.ndarray) -> Keys:
-        """Rows of a panel."""
-        assert self.series is not None
+        """Some rows, in this order."""
+        series, ids, levels = self.series, self.ids, self.levels
         codes = None if self.codes is None else self.codes[rows]
-        return replace(self, series=self.series[rows], codes=codes)
+        if series is not None:
+            series, present = _factorize(series[rows], sort=True)
+            ids = ids[present]
+        if levels is not None and codes is None:
+            levels = levels[rows]
+        return replace(self, series=series, ids=ids, codes=codes, levels=levels, n_rows=len(rows))
 
     def without_time(self) -> Keys:
         """The same rows, counted."""

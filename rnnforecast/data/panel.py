@@ -18,7 +18,7 @@ from rnnforecast.data.frames import Keys
 from rnnforecast.data.roles import Column
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Panel", "group_rows"]
+__all__ = ["Panel", "group_rows", "match_series"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,6 @@ class Panel:
     build = classmethod(building.build)
     append = building.append  # the only way in which rows are added
     grown = building.grown
-    extended = building.extended
 
     @property
     def n_series(self) -> int:
@@ -243,12 +242,7 @@ class Panel:
         it. Rows without time stamps follow on. An unknown series is refused, and a row before the
         first row, in a gap, or off the grid.
         """
-        place = self.match(owner, keys)
-        if (place < 0).any():
-            raise DataError(
-                f"{owner}: {keys.label(int(np.argmax(place < 0)))} was not in the data passed to "
-                f"fit: fit on it first"
-            )
+        place = match_series(owner, self.ids if self.is_panel else None, keys)
         series = place[np.zeros(keys.n_rows, np.int8) if keys.series is None else keys.series]
         if keys.levels is None or self.calendar is None:
             return series, pd.Series(series).groupby(series).cumcount().to_numpy() + 1
@@ -273,16 +267,7 @@ class Panel:
 
     def match(self, owner: str, keys: Keys) -> np.ndarray:
         """Position here of each of the input's series; -1 for one that is new."""
-        if not self.is_panel:
-            if len(keys.ids) > 1:
-                raise DataError(f"{owner}: fitted on one series, got {len(keys.ids)} in X")
-            return np.zeros(1, dtype=np.int64)
-        if keys.series is None:
-            raise DataError(
-                f"{owner}: fitted on a panel, but X names no series: give it a MultiIndex "
-                f"(series, time), or the columns of series_id= and time="
-            )
-        return self.ids.get_indexer(keys.ids).astype(np.int64)
+        return match_series(owner, self.ids if self.is_panel else None, keys, new=True)
 
     def same_kind(self, owner: str, keys: Keys) -> Keys:
         """Refuse or convert stamps of another kind or time zone than the fitted ones."""
@@ -327,6 +312,28 @@ class Panel:
             f"{owner}: {self.label(i)}: row {keys.stamps([row])[0]} lies {why}. In "
             f"cross-validation use TimeSeriesSplit (or PanelTimeSeriesSplit), not KFold"
         )
+
+
+def match_series(owner: str, ids: pd.Index | None, keys: Keys, new: bool = False) -> np.ndarray:
+    """Position in ``ids`` (None: a series without a name) of each of the input's series; -1 for
+    one that is new, if there may be such.
+    """
+    if ids is None:
+        if len(keys.ids) > 1:
+            raise DataError(f"{owner}: fitted on one series, got {len(keys.ids)} in X")
+        return np.zeros(1, dtype=np.int64)
+    if keys.series is None:
+        raise DataError(
+            f"{owner}: fitted on a panel, but X names no series: give it a MultiIndex "
+            f"(series, time), or the columns of series_id= and time="
+        )
+    place = ids.get_indexer(keys.ids).astype(np.int64)
+    if not new and (place < 0).any():
+        raise DataError(
+            f"{owner}: {keys.label(int(np.argmax(place < 0)))} was not in the data passed to "
+            f"fit: fit on it first"
+        )
+    return place
 
 
 def group_rows(series: np.ndarray) -> list[tuple[int, np.ndarray]]:
