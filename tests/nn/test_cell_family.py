@@ -428,6 +428,20 @@ def test_an_lru_stays_within_the_unit_circle(size):
     assert (factor.abs() <= 1).all()
 
 
+@family
+def test_a_cell_can_be_used_as_it_is_made(name):
+    """Like torch's own layers, it has weights before anybody fills them."""
+    torch.manual_seed(0)
+    for parameter in CELLS[name](3, 8).parameters():
+        assert parameter.isfinite().all() and len(parameter.unique()) > 1
+        assert parameter.abs().max() < 20
+    torch.manual_seed(0)
+    one = RecurrentStack(name, 3, 8, 2)
+    torch.manual_seed(0)
+    other = RecurrentStack(name, 3, 8, 2)
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters()))
+
+
 @pytest.mark.parametrize("name", ["slstm", "mlstm"])
 def test_forget_gates_begin_open(name):
     cell = begun(name, 3, 8)
