@@ -57,6 +57,10 @@ class Settings:
     gradient_clip: float | None = None
     lr_schedule: str = "constant"
     ema_decay: float | None = None
+    l1: float = 0.0
+    momentum: float = 0.9
+    clip_value: float | None = None
+    max_norm: float | None = None
 
 
 @dataclass
@@ -115,7 +119,9 @@ def train(
     """
     history = History()
     parameters = [p for p in network.parameters() if p.requires_grad]
-    optimizer = OPTIMIZERS[settings.optimizer](parameters, settings.weight_decay)
+    names = ("weight_decay", "l1", "momentum", "clip_value", "max_norm")
+    options = {name: getattr(settings, name) for name in names}
+    optimizer = OPTIMIZERS[settings.optimizer](parameters, **options)
     average = WeightAverage(optimizer.values, settings.ema_decay)
     watchers = [average, *callbacks]
     schedule = SCHEDULES[settings.lr_schedule]

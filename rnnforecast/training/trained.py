@@ -40,8 +40,16 @@ class TrainedEstimator(BaseEstimator):
     optimizer : {"adam", "adamw", "rmsprop", "sgd"}, default "adam"
     weight_decay : float, default 0.0
         L2 penalty.
+    l1 : float, default 0.0
+        L1 penalty.
+    momentum : float, default 0.9
+        Of ``optimizer="sgd"``, in [0, 1).
     gradient_clip : float or None, default 1.0
         Largest norm of the gradient.
+    clip_value : float, optional
+        Largest size of one number of the gradient, applied before ``gradient_clip``.
+    max_norm : float, optional
+        Largest norm of the weights that one unit reads by.
     ema_decay : float or None, default 0.99
         Memory of the moving average of the weights that is validated and kept; None keeps the
         weights themselves.
@@ -75,7 +83,11 @@ class TrainedEstimator(BaseEstimator):
     lr_schedule: str = "cosine"
     optimizer: str = "adam"
     weight_decay: float = 0.0
+    l1: float = 0.0
+    momentum: float = 0.9
     gradient_clip: float | None = 1.0
+    clip_value: float | None = None
+    max_norm: float | None = None
     ema_decay: float | None = 0.99
     early_stopping: bool = True
     validation_fraction: float = 0.1
@@ -102,8 +114,12 @@ class TrainedEstimator(BaseEstimator):
         check_real(owner, "validation_fraction", self.validation_fraction, 0, 1, closed="low")
         check_real(owner, "dropout", self.dropout, 0, 1, closed="low")
         check_real(owner, "lr", self.lr, 0, closed="neither")
-        check_real(owner, "weight_decay", self.weight_decay, 0, closed="low")
+        for name in ("weight_decay", "l1"):
+            check_real(owner, name, getattr(self, name), 0, closed="low")
+        check_real(owner, "momentum", self.momentum, 0, 1, closed="low")
         check_real(owner, "gradient_clip", self.gradient_clip, 0, closed="high", none=True)
+        for name in ("clip_value", "max_norm"):
+            check_real(owner, name, getattr(self, name), 0, closed="neither", none=True)
         check_real(owner, "ema_decay", self.ema_decay, 0, 1, closed="low", none=True)
         for name, choices in (
             ("optimizer", OPTIMIZERS),
