@@ -72,7 +72,7 @@ class History:
     grad_norm: list[float] = field(default_factory=list)  # mean, before clipping
     lr: list[float] = field(default_factory=list)  # at the end of the epoch
     seconds: list[float] = field(default_factory=list)  # since the start of training
-    best_epoch: int = 0  # from 1, whose weights were kept; the last one without validation
+    best_epoch: int = 0  # whose weights were kept; 0: those before training
     stop_reason: str = ""
 
     def __len__(self) -> int:
@@ -89,6 +89,9 @@ class History:
 
 class Callback:
     """What may watch training; each method does nothing unless overridden."""
+
+    def on_start(self, network: nn.Module, val_loss: float) -> None:
+        """Before the first epoch; the validation loss of the first weights is NaN without data."""
 
     def on_batch(self, step: int) -> None:
         """After each optimiser step."""
@@ -128,6 +131,11 @@ def train(
     limit = math.inf if settings.gradient_clip is None else settings.gradient_clip
     start = time.perf_counter()
     try:
+        network.eval()
+        with torch.inference_mode():
+            first = math.nan if validate is None else validate(network)
+        for watcher in watchers:
+            watcher.on_start(network, first)
         for epoch in range(settings.max_epochs):
             network.train()
             losses, norms = [], []  # read once an epoch: no synchronisation a step
