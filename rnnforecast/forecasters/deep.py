@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from rnnforecast._validation import check_bool, check_choice, check_int
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.parameters import estimator
-from rnnforecast.forecasters.windows import Plan, WindowForecaster
+from rnnforecast.forecasters.windows import WindowForecaster
 from rnnforecast.nn import ForecastNetwork, NetworkSpec
 
 __all__ = [
@@ -17,10 +17,6 @@ __all__ = [
     "DeepLSTMForecaster",
     "DeepRNNForecaster",
 ]
-
-_SCALERS = ("window", "series", None)
-_TRAININGS = ("windows", "dense")
-_CHANNELS = ("independent", "joint")
 
 
 @estimator
@@ -59,34 +55,6 @@ class DeepRNNForecaster(WindowForecaster):
         the time stamps have them and the rows show that they matter (see
         :func:`~rnnforecast.data.phases.choose_phases`; ``phases_`` has the choice).
 
-    Attributes
-    ----------
-    lookback_, seasonality_, hidden_size_, segment_, batch_size_ : int
-        Given or chosen.
-    phases_ : CalendarPhases or None
-        Cycles of the calendar that the network is told.
-    history_ : History
-        Losses, gradient norms and learning rates by epoch; ``history_.frame()``.
-    histories_ : list of History
-        Of every member; ``history_`` is the first.
-    network_ : ForecastNetwork
-        The torch module, of the first member.
-    networks_ : list of ForecastNetwork
-        Of every member.
-    n_epochs_ : int
-        Epochs trained.
-    n_untrained_ : int
-        Series too short for a training window: they are forecast like the others.
-    conformal_ : ConformalErrors
-        Errors at rolling origins over the validation rows (over the training rows where there are
-        none).
-    scale_ : Scale
-        Location and scale of every series and covariate.
-    output_ : Output
-        What the network's numbers mean.
-    panel_, roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
-        As of every forecaster.
-
     Examples
     --------
     >>> import numpy as np, pandas as pd
@@ -119,9 +87,9 @@ class DeepRNNForecaster(WindowForecaster):
         for name in ("bidirectional", "residual", "calendar"):
             check_bool(owner, name, getattr(self, name))
         for name, choices in (
-            ("scaler", _SCALERS),
-            ("training", _TRAININGS),
-            ("channels", _CHANNELS),
+            ("scaler", ("window", "series", None)),
+            ("training", ("windows", "dense")),
+            ("channels", ("independent", "joint")),
         ):
             check_choice(owner, name, getattr(self, name), choices)
         for name, only in self._fixed.items():
@@ -138,11 +106,11 @@ class DeepRNNForecaster(WindowForecaster):
 
     # -- hooks -------------------------------------------------------------------------------------
 
-    def _network(self, shape: dict[str, Any], plan: Plan) -> Any:
+    def _network(self, shape: dict[str, Any]) -> Any:
         return ForecastNetwork(
             NetworkSpec(
                 **shape,
-                season=plan.season,
+                season=self.seasonality_,
                 n_layers=self.n_layers,
                 bidirectional=self.bidirectional,
                 residual=self.residual,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numbers
-from dataclasses import field
+from dataclasses import field, replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from rnnforecast.forecasters.neural import Job, NeuralForecaster, first_effect
 from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.forecasters.series import HybridOutput, SeriesLoss, SeriesReader, SeriesSource
 from rnnforecast.nn.esrnn import ESRNN, ESRNNSpec
-from rnnforecast.outputs import Forecast, TransformedForecast
+from rnnforecast.outputs import Forecast, Output, TransformedForecast
 from rnnforecast.training import Learner, resolve_device, seeds_of, useful_threads
 
 __all__ = ["ESRNNForecaster"]
@@ -29,7 +30,6 @@ _MODES = ("auto", "multiplicative", "additive")
 _DAYS = (24, 48, 96, 144)  # seasons of a day, whose week is the second season
 # rows and longest seasons that are read of a long series
 _MOST_ROWS, _MOST_SEASONS = 1024, 8
-_CHUNK_NUMBERS = 1 << 22  # numbers in one pass: bounds the memory of a forecast
 
 
 @estimator
@@ -116,11 +116,6 @@ class ESRNNForecaster(NeuralForecaster):
     conformal_ : ConformalErrors
         Errors on the additive scale at rolling origins over the validation rows, of the network
         trained for that (of all over training rows where there are none).
-    n_untrained_ : int
-        Series too short to train on: they are forecast like the others.
-    history_, histories_, network_, networks_, n_epochs_, output_, scale_, panel_, roles_, \
-target_names_, cutoff_, n_features_in_, feature_names_in_
-        As of :class:`~rnnforecast.DeepRNNForecaster`.
 
     Examples
     --------
@@ -210,8 +205,7 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
             )
         return self.mode == "multiplicative" or (self.mode == "auto" and lowest > 0)
 
-    def _choices(self, panel: Panel) -> tuple[tuple[int, ...], int]:
-        """Seasonal periods and rows of the input window: given, or chosen by rule."""
+    def _choose(self, panel: Panel) -> dict[str, Any]:
         longest = int(panel.lengths.max())
         if longest < self.horizon + 2:
             raise self._too_short(panel, self.horizon + 2)
@@ -220,44 +214,50 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
             first = choose_seasonality(panel)
             periods = (first, 7 * first if first in _DAYS else 1)
         periods = tuple(p for p in periods if 1 < p <= longest // 2)
-        wanted = max(max(periods, default=1), 2 * self.horizon, 24)
-        return periods, self.lookback or max(min(wanted, 336, longest // 2), 1)
+        season, cycle = (periods[0], max(periods)) if periods else (1, 1)
+        wanted = min(max(cycle, 2 * self.horizon, 24), 336, longest // 2)
+        window = self.lookback or max(wanted, 1)
+        most_rows = max(_MOST_ROWS, _MOST_SEASONS * cycle, 4 * window)
+        log = self._multiplicative(panel)
+        return {
+            "lookback_": window,
+            "stride_": self.stride or (season if periods else self.horizon),
+            "most_rows_": max(min(most_rows, longest), window),
+            "seasonality_": periods,
+            "mode_": "multiplicative" if log else "additive",
+            "scale_": Scale.of(panel, lag=season, log=log),
+        }
 
-    def _job(self, panel: Panel, goes_on: bool) -> Job:
-        lengths, horizon = panel.lengths, self.horizon
-        if goes_on:
-            periods, window, log = self.seasonality_, self.lookback_, self.scale_.log
-        else:
-            (periods, window), log = self._choices(panel), self._multiplicative(panel)
-        season = periods[0] if periods else 1
-        scale = self.scale_ if goes_on else Scale.of(panel, lag=season, log=log)
-        # of the seasonal naive forecast: the mean of |f - y|, and in logarithms nearly that of
-        # 2 |f - y| / (f + y)
-        naive = Scale.of(panel, lag=season).target_scale
-        relative = float(2 * np.tanh(scale.target_scale / 2).mean()) if log else None
-        output = self.output_ if goes_on else self._make_output()
-        if self.output is None and self.quantiles is None and not goes_on:
-            output = HybridOutput(self.loss, self.tau, relative)
+    def _make_output(self) -> Output:
+        if self.output is not None or self.quantiles is not None:
+            return super()._make_output()
+        # of the seasonal naive forecast: nearly the mean of 2 |f - y| / (f + y)
+        naive = float(2 * np.tanh(self.scale_.target_scale / 2).mean())
+        return HybridOutput(self.loss, self.tau, naive if self.scale_.log else None)
+
+    def _job(self, panel: Panel) -> Job:
+        lengths, horizon, season = panel.lengths, self.horizon, self.scale_.lag or 1
+        self.trained_ids_ = panel.ids
+        self.n_untrained_ = int((lengths < horizon + 1).sum())
+        self.output_ = output = self._make_output()
         spec = ESRNNSpec(
             n_series=panel.targets.shape[1] * panel.n_series,
             **self._shape(panel, output, self.hidden_size, n_more=1),
-            periods=periods,
-            window=window,
-            stride=self.stride or (season if season > 1 else horizon),
+            periods=self.seasonality_,
+            window=self.lookback_,
+            stride=self.stride_,
             dilations=self._given_dilations(),
         )
         device = resolve_device(type(self).__name__, self.device)
-        most_rows = max(_MOST_ROWS, _MOST_SEASONS * max(periods, default=1), 4 * window)
-        most_rows = max(min(most_rows, int(lengths.max())), window)
-        most_rows = self.most_rows_ if goes_on else most_rows
-        options = (np.arange(panel.n_series), most_rows, device, torch.float32)
-        reader = SeriesReader(panel, scale, spec, *options)
-        # where level and seasons multiply: log of truth over the seasonal naive error
-        units = scale.target_scale if log else np.ones_like(naive)
-        shifts = scale.target_loc - np.log(naive) if log else np.zeros_like(naive)
-        unit, shift = (reader.tensor(x.reshape(-1, 1, 1)) for x in (units, shifts))
+        every = np.arange(panel.n_series)
 
-        def learner(stops: np.ndarray, **parts: Any) -> Learner:
+        def learner(stops: np.ndarray, scale: Scale, measured: Panel) -> Learner:
+            reader = SeriesReader(panel, scale, spec, every, self.most_rows_, device, torch.float32)
+            units = [np.ones_like(scale.target_scale), np.zeros_like(scale.target_loc)]
+            if scale.log:  # log of truth over the seasonal naive error
+                naive = Scale.of(measured, lag=season).target_scale
+                units = [scale.target_scale, scale.target_loc - np.log(naive)]
+            unit, shift = (reader.tensor(x.reshape(-1, 1, 1)) for x in units)
             return self._learner(
                 network=lambda: ESRNN(spec),
                 source=SeriesSource(reader, stops, self.batch_size, self.n_batches),
@@ -265,34 +265,25 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
                 prime=lambda network: first_effect(network, panel, scale, stops, season),
                 threads=useful_threads(self.batch_size, self.hidden_size),
                 device=device,
-                **parts,
             )
 
-        held = np.maximum(np.ceil(self.validation_fraction * lengths).astype(np.int64), horizon)
-        spare = lengths - held >= 2 * horizon + 2 * season
-        held = panel.observed_only(np.where(spare & (self.validation_fraction > 0), held, 0))
-        some, calibrator = np.flatnonzero(held), None
-        main = learner(lengths - held if self.early_stopping else lengths)
-        if self.early_stopping and len(some):
+        held = self._held_rows(panel, 2 * horizon + 2 * season)
+        some, before = np.flatnonzero(held), lengths - held
+        main = learner(before if self.early_stopping else lengths, self.scale_, panel)
+        if not len(some):
+            first = np.maximum((lengths - horizon) // 2, 1)
+            return Job(main, WindowIndex.between(first, lengths, horizon))
+        job = Job(main, WindowIndex.between(before, lengths, horizon))
+        if self.early_stopping:
             source: Any = main.source
             main.validation = [(source.take(some, lengths[some], [0], held[some]), 1.0)]
-        elif len(some):
-            calibrator = learner(lengths - held)
-            calibrator.n_members = 1
-            calibrator.random_state = seeds_of(self.random_state, self.n_members + 1)[-1]
-        first = lengths - held if len(some) else np.maximum((lengths - horizon) // 2, 1)
-        fitted = {
-            "lookback_": window,
-            "stride_": spec.stride,
-            "most_rows_": most_rows,
-            "trained_ids_": panel.ids,
-            "seasonality_": periods,
-            "mode_": "multiplicative" if log else "additive",
-            "scale_": scale,
-            "output_": output,
-            "n_untrained_": int((lengths < horizon + 1).sum()),
-        }
-        return Job(main, fitted, WindowIndex.between(first, lengths, horizon), calibrator)
+        else:
+            rest = _without(panel, held)
+            job.calibrator_scale = Scale.of(rest, lag=season, log=self.scale_.log)
+            job.calibrator = learner(before, job.calibrator_scale, rest)
+            job.calibrator.n_members = 1
+            job.calibrator.random_state = seeds_of(self.random_state, self.n_members + 1)[-1]
+        return job
 
     def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
         scale = self.scale_.on(history) if fresh else self.scale_.following(history)
@@ -316,37 +307,26 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         )
         return TransformedForecast(forecast, location, scale, _exp if self.scale_.log else None)
 
-    def _network_says(self, member, history, series, origins, n_steps, known):
-        network, most = self.networks_[member], self.most_rows_
-        options = (self.place_, most, network.head.weight.device, network.head.weight.dtype)
-        reader = SeriesReader(history, self.scale_, network.spec, *options)
-        size = max(_CHUNK_NUMBERS // (most * 4 * network.spec.n_targets), 1)
-        parts = [
-            self._roll(network, reader, series[k], origins[k], n_steps, known[k])
-            for k in (slice(start, start + size) for start in range(0, len(series), size))
-        ]
-        return Forecast.joined(parts).widened(self.horizon)
+    def _numbers_a_forecast(self, network: Any) -> int:
+        return self.most_rows_ * 4 * network.spec.n_targets
 
-    @torch.inference_mode()
-    def _roll(self, network, reader, series, origins, n_steps, known) -> Forecast:
-        """One network's forecast: blocks of the horizon, each read as observed before the next."""
-        spec, n, horizon = network.spec, network.spec.n_targets, self.horizon
+    def _blocks(self, member, history, series, origins, known):
+        network, weight = self.networks_[member], self.networks_[member].head.weight
+        spec, options = network.spec, (self.place_, self.most_rows_, weight.device, weight.dtype)
+        reader = SeriesReader(history, self.scale_, spec, *options)
         batch, _ = reader.read(series, origins, self.most_rows_)
         plain = batch.values - network.covariates(batch.series, batch.known)
-        more = [(0, 0), (0, -n_steps % horizon), (0, 0)]
-        known = np.pad(self.scale_.known(known), more, constant_values=np.nan)
-        effect: Any = network.covariates(batch.series, reader.tensor(np.repeat(known, n, 0)))
-        blocks: list[Forecast] = []
-        for start in range(0, n_steps, horizon):
+        ahead = reader.tensor(np.repeat(self.scale_.known(known), spec.n_targets, 0))
+        for start in count(0, spec.horizon):
             terms, end = network.smooth(batch, plain), [plain.shape[1] - 1]
             raw, location = (x[0, :, -1] for x in network(batch, plain, terms, end)[:2])
-            own = effect[:, start : start + horizon] if spec.n_known else 0.0
-            blocks.append(self._said(raw, location + own, n))
-            point = self._said(raw, location, n).point.transpose(1, 2).flatten(0, 1)
+            block = ahead[:, start : start + spec.horizon]
+            steps, effect = block.shape[1], network.covariates(batch.series, block)
+            yield self._said(raw[:, :steps], location[:, :steps] + effect, spec.n_targets)
+            point = self._said(raw, location, spec.n_targets).point.transpose(1, 2).flatten(0, 1)
             plain = torch.cat([plain, point.to(plain)], 1)
-            unknown = batch.past.new_full((len(plain), horizon, spec.n_past), torch.nan)
+            unknown = batch.past.new_full((len(plain), spec.horizon, spec.n_past), torch.nan)
             batch = batch._replace(past=torch.cat([batch.past, unknown], 1))
-        return Forecast.joined(blocks, 1)[:, :n_steps]
 
     def _said(self, raw: torch.Tensor, location: torch.Tensor, n: int) -> Forecast:
         """``(n_series * n, steps, ...)`` as a forecast of ``(n_series, steps, n)``."""
@@ -359,6 +339,13 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         seasons = " and ".join(map(str, self.seasonality_)) or "none"
         chosen = f"{self.mode_}, lookback={self.lookback_}, seasons {seasons}"
         return [*super()._describe(), chosen]
+
+
+def _without(panel: Panel, held: np.ndarray) -> Panel:
+    """The panel with the last ``held[i]`` targets of each series unobserved."""
+    after = np.repeat(panel.indptr[1:], panel.lengths) - np.arange(len(panel.targets))
+    hidden = after <= np.repeat(held, panel.lengths)
+    return replace(panel, targets=np.where(hidden[:, None], np.nan, panel.targets))
 
 
 def _counts(values: Any) -> bool:

@@ -49,6 +49,20 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
         Column of time stamps, instead of an index.
     freq : str or DateOffset, optional
         Frequency of the time stamps; inferred if None.
+
+    Attributes
+    ----------
+    panel_ : Panel
+        The history: the rows of ``fit`` and ``update``.
+    roles_ : Roles
+        Columns of X by role.
+    target_names_ : list
+    cutoff_ : stamp, or Series of stamps by series where they differ
+        Of the last row of the history.
+    n_features_in_ : int
+        Columns of X.
+    feature_names_in_ : ndarray of str
+        Their names, if all are strings.
     """
 
     horizon: int = 1

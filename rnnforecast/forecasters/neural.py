@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -49,24 +50,27 @@ __all__ = ["Job", "NeuralForecaster", "first_effect"]
 
 _CALIBRATION_WINDOWS = 4096
 _EFFECT_ROWS = 100_000
+_CHUNK_NUMBERS = 1 << 22  # in one pass of a network: bounds the memory of a forecast
+_MOST_AT_ONCE = 512  # series and origins
 
 
 @dataclass
 class Job:
-    """One training: what the learner needs, and what the forecaster keeps."""
+    """One training, and the windows whose errors calibrate the intervals."""
 
     learner: Learner
-    fitted: dict[str, Any]  # attributes that are known before training
-    held: WindowIndex  # windows whose errors calibrate the intervals
-    calibrator: Learner | None = None  # of a network for that, where the others see these rows
+    held: WindowIndex
+    # of a network for these errors, where the others see these rows, and the scale without them
+    calibrator: Learner | None = None
+    calibrator_scale: Scale | None = None
 
 
 @estimator
 class NeuralForecaster(BaseForecaster):
     """Base of the forecasters that train networks.
 
-    A subclass says what to train on in :meth:`_job`, and what one network forecasts in
-    :meth:`_network_says`.
+    A subclass chooses its sizes from the rows in :meth:`_choose`, says what to train on in
+    :meth:`_job`, and what one network forecasts in :meth:`_blocks`.
 
     Parameters
     ----------
@@ -128,6 +132,30 @@ class NeuralForecaster(BaseForecaster):
         result does not depend on it.
     verbose : int, default 0
         1 shows a progress bar.
+
+    Attributes
+    ----------
+    lookback_ : int
+        Given or chosen.
+    history_ : History
+        Losses, gradient norms and learning rates by epoch; ``history_.frame()``.
+    histories_ : list of History
+        Of every member; ``history_`` is the first.
+    network_ : Module
+        The torch module, of the first member.
+    networks_ : list of Module
+        Of every member.
+    n_epochs_ : int
+        Epochs trained.
+    n_untrained_ : int
+        Series too short to train on: they are forecast like the others.
+    conformal_ : ConformalErrors
+        Errors at rolling origins over the validation rows (over the training rows where there are
+        none).
+    scale_ : Scale
+        Location and scale of every series and covariate.
+    output_ : Output
+        What the network's numbers mean.
     """
 
     lookback: int | None = None
@@ -159,32 +187,44 @@ class NeuralForecaster(BaseForecaster):
     if TYPE_CHECKING:  # fitted, and so no parameters
         networks_: list[Any] = field(init=False)
         histories_: list[History] = field(init=False)
+        history_: History = field(init=False)
         n_epochs_: int = field(init=False)
         output_: Output = field(init=False)
         conformal_: ConformalErrors = field(init=False)
+        scale_: Any = field(init=False)
 
     _losses: ClassVar[Any] = LOSSES  # names to choose from
 
     # -- hooks -------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _job(self, panel: Panel, goes_on: bool) -> Job:
-        """What to train; ``goes_on`` keeps the choices of the fit before it."""
+    def _choose(self, panel: Panel) -> dict[str, Any]:
+        """Fitted attributes chosen from the rows before training; ``partial_fit`` keeps them."""
 
     @abstractmethod
-    def _network_says(self, member, history, series, origins, n_steps, known) -> Forecast:
-        """Forecast of ``networks_[member]``, arguments as of ``_forecast``, on the CPU."""
+    def _job(self, panel: Panel) -> Job:
+        """What to train, by the choices made; may set fitted attributes that depend on the rows."""
+
+    @abstractmethod
+    def _blocks(self, member, history, series, origins, known) -> Iterator[Forecast]:
+        """Forecasts of ``networks_[member]`` on the CPU, ``horizon`` steps at a time, each as if
+        the ones before had been observed; ``known: (k, n_steps, n_known)`` has the steps ahead.
+        """
+
+    @abstractmethod
+    def _numbers_a_forecast(self, network: Any) -> int:
+        """Numbers that one forecast needs at once, roughly: bounds how many are made together."""
 
     @abstractmethod
     def _error_scale(self, series: np.ndarray) -> np.ndarray:
         """In which errors of some series are pooled, shape (k, n_targets)."""
 
     def _truth_as_forecast(self, values: np.ndarray, series: np.ndarray) -> np.ndarray:
-        """Observed values ``(k, n_steps, n_targets)`` on the scale of ``_network_says``."""
+        """Observed values ``(k, n_steps, n_targets)`` on the scale of ``_blocks``."""
         return values
 
     def _in_data_units(self, forecast: Forecast, series: np.ndarray) -> Forecast:
-        """A forecast on the scale of ``_network_says``, in the unit of the data."""
+        """A forecast on the scale of ``_blocks``, in the unit of the data."""
         return forecast
 
     def _to_go_on(self, network: Any, panel: Panel) -> Any:
@@ -228,6 +268,15 @@ class NeuralForecaster(BaseForecaster):
         if self.n_jobs == 0:
             raise DataError(f"{owner}: n_jobs must be -1, positive or None. Got 0")
 
+    def _held_rows(self, panel: Panel, least: Any) -> np.ndarray:
+        """Rows at the end of each series that no weight is trained on, see ``validation_fraction``;
+        ``least`` rows stay before them.
+        """
+        wanted = np.ceil(self.validation_fraction * panel.lengths).astype(np.int64)
+        held = np.minimum(np.maximum(wanted, self.horizon), panel.lengths - least)
+        some = (held >= self.horizon) & (self.validation_fraction > 0)
+        return panel.observed_only(np.where(some, held, 0))
+
     def _too_short(self, panel: Panel, least: int) -> DataError:
         longest = int(np.argmax(panel.lengths))
         n = int(panel.lengths[longest])
@@ -260,39 +309,37 @@ class NeuralForecaster(BaseForecaster):
     def _learner(self, **parts: Any) -> Learner:
         """A learner with this forecaster's parameters, and what it trains on."""
         owner = type(self).__name__
-        settings = {each.name: getattr(self, each.name) for each in fields(Settings)}
-        options: dict[str, Any] = {
-            "settings": Settings(**settings),
-            "patience": self.patience if self.early_stopping else None,
-            "precision": resolve_precision(owner, self.precision, parts["device"]),
-            "name": owner,
-        }
-        for name in ("n_members", "n_jobs", "random_state", "verbose"):
-            options[name] = getattr(self, name)
-        return Learner(**options, **parts)
+        names = ("n_members", "n_jobs", "random_state", "verbose")
+        return Learner(
+            settings=Settings(**{each.name: getattr(self, each.name) for each in fields(Settings)}),
+            patience=self.patience if self.early_stopping else None,
+            precision=resolve_precision(owner, self.precision, parts["device"]),
+            name=owner,
+            **{name: getattr(self, name) for name in names},
+            **parts,
+        )
 
     def _fit_panel(self, panel: Panel) -> dict[str, Any]:
         warm = self.networks_ if self.warm_start and "networks_" in vars(self) else []
-        return self._trained(panel, self._job(panel, goes_on=False), warm)
-
-    def _trained(self, panel: Panel, job: Job, warm: list[Any]) -> dict[str, Any]:
-        """Train every member; all fitted attributes."""
-        networks, histories = map(list, zip(*job.learner.fit(warm), strict=True))
-        fitted = {
-            **job.fitted,
-            "networks_": [network.eval().requires_grad_(False) for network in networks],
-            "histories_": histories,
-            "history_": histories[0],
-            "n_epochs_": len(histories[0]),
-        }
         view = copy.copy(self)
-        view.__dict__.update({"panel_": panel}, **fitted)
-        fitted.update(view._follow(panel, fresh=False))
-        view.__dict__.update(fitted)
+        view.__dict__.update({"panel_": panel}, **self._choose(panel))
+        return view._trained(warm)
+
+    def _trained(self, warm: list[Any]) -> dict[str, Any]:
+        """Train every member on ``panel_``; all fitted attributes. Called on a copy, which it
+        changes.
+        """
+        job = self._job(self.panel_)
+        networks, self.histories_ = map(list, zip(*job.learner.fit(warm), strict=True))
+        self.history_, self.n_epochs_ = self.histories_[0], len(self.histories_[0])
+        self.networks_ = [network.eval().requires_grad_(False) for network in networks]
+        self.__dict__.update(self._follow(self.panel_, fresh=False))
+        fitted = _fitted(self)
         if job.calibrator is not None:
-            view.networks_ = [member.network.eval() for member in job.calibrator.fit()]
-        fitted["conformal_"] = view._calibrate(panel, job.held)
-        fitted["networks_"] = [_for_forecasts(network) for network in networks]
+            self.networks_ = [member.network.eval() for member in job.calibrator.fit()]
+            self.scale_ = job.calibrator_scale
+        fitted["conformal_"] = self._calibrate(self.panel_, job.held)
+        fitted["networks_"] = [_for_forecasts(network) for network in fitted["networks_"]]
         return fitted
 
     def _calibrate(self, panel: Panel, windows: WindowIndex) -> ConformalErrors:
@@ -319,15 +366,14 @@ class NeuralForecaster(BaseForecaster):
         self._check_params()
         if "panel_" not in vars(self):
             first = clone(self).set_params(max_epochs=1).fit(X, y)  # keeps own parameters as set
-            self.__dict__.update({name: v for name, v in vars(first).items() if name.endswith("_")})
+            self.__dict__.update(_fitted(first))
             return self
         panel = self._extended(X, y)
-        view = copy.copy(self)
-        view.__dict__.update({"max_epochs": 1, "early_stopping": False, "panel_": panel})
-        view.__dict__.update(self._follow(panel, fresh=False))
-        warm = [self._to_go_on(network, panel) for network in self.networks_]
-        fitted = view._trained(panel, view._job(panel, goes_on=True), warm)
-        self.__dict__.update({"panel_": panel}, **fitted)
+        view = self._at(panel)
+        view.__dict__.update({"max_epochs": 1, "early_stopping": False})
+        fitted = view._trained([self._to_go_on(network, panel) for network in self.networks_])
+        # without what the training kept beside the rows
+        self.__dict__.update({**fitted, "panel_": replace(panel)})
         return self
 
     # -- forecasts ---------------------------------------------------------------------------------
@@ -339,6 +385,17 @@ class NeuralForecaster(BaseForecaster):
             for member in range(len(self.networks_))
         ]
         return Forecast.averaged(says, self.aggregate)
+
+    @torch.inference_mode()
+    def _network_says(self, member, history, series, origins, n_steps, known) -> Forecast:
+        """Forecast of ``networks_[member]``, arguments as of ``_forecast``."""
+        each = self._numbers_a_forecast(self.networks_[member])
+        size, parts = min(max(_CHUNK_NUMBERS // each, 16), _MOST_AT_ONCE), []
+        for start in range(0, max(len(series), 1), size):
+            some = slice(start, start + size)
+            blocks = self._blocks(member, history, series[some], origins[some], known[some])
+            parts.append(Forecast.joined(list(islice(blocks, -(-n_steps // self.horizon))), 1))
+        return Forecast.joined(parts).widened(self.horizon)
 
     def _forecast(self, history, series, origins, n_steps, known):
         forecast = self._average(history, series, origins, n_steps, known)
@@ -390,6 +447,10 @@ def first_effect(network: Any, panel: Panel, scale: Scale, stops: np.ndarray, la
         gram = dx[seen].T @ dx[seen] + 1e-3 * max(seen.sum(), 1) * np.eye(dx.shape[1])
         found = np.linalg.solve(gram, dx[seen].T @ change[seen])
         weight[target, : len(found)] = torch.as_tensor(found).to(weight)
+
+
+def _fitted(forecaster: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(forecaster).items() if name.endswith("_")}
 
 
 def _for_forecasts(network: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from rnnforecast._validation import check_choice
 from rnnforecast.data.panel import Panel
 from rnnforecast.forecasters.parameters import estimator
-from rnnforecast.forecasters.windows import Plan, WindowForecaster
+from rnnforecast.forecasters.windows import WindowForecaster
 from rnnforecast.nn.segment import SegmentNetwork, SegmentSpec
 
 __all__ = ["SegmentRNNForecaster", "choose_long_lookback", "choose_long_segment"]
@@ -86,14 +86,6 @@ class SegmentRNNForecaster(WindowForecaster):
         Windows of all targets.
     lr : float, default 4e-3
 
-    Attributes
-    ----------
-    lookback_, seasonality_, segment_ : int
-        Given or chosen.
-    history_, histories_, network_, networks_, n_epochs_, conformal_, panel_, \
-roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
-        As of :class:`~rnnforecast.DeepRNNForecaster`.
-
     Examples
     --------
     >>> import numpy as np, pandas as pd
@@ -123,6 +115,6 @@ roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
 
     # -- hooks -------------------------------------------------------------------------------------
 
-    def _network(self, shape: dict[str, Any], plan: Plan) -> Any:
-        pull = self.scaler == "last" and plan.season == 1
+    def _network(self, shape: dict[str, Any]) -> Any:
+        pull = self.scaler == "last" and self.seasonality_ == 1
         return SegmentNetwork(SegmentSpec(**shape, shift=_SHIFTS[self.scaler], pull=pull))

@@ -142,7 +142,7 @@ class WindowSource:
         if self.like is not None:
             self._rows = self.like._rows
         elif _fits(self.panel, self.device):
-            self._rows = _scaled_rows(self.panel, self.scale, self.device, self.lookback)
+            self._rows = _scaled_rows(self.panel, self.scale, self.device, 2 * self.lookback)
 
     def __len__(self) -> int:
         return min(-(-len(self.windows) // self.batch_size), self.max_steps)
@@ -182,7 +182,7 @@ class WindowSource:
                 yield to_inputs(windows, self.scale, static[rows], self.device, torch.float32)
             return
         # all numbers of an epoch go to the device at once: no step waits for a copy. Empty rows
-        # stand before the first one, as many as the source that scaled them looks back
+        # stand before the first one, enough for a source of longer windows too
         first = len(self._rows["targets"]) - len(self.panel.targets) - self.lookback
         starts = torch.from_numpy(self.panel.indptr[series] + origins + first).to(self.device)
         outside = torch.from_numpy(self.lookback - origins).to(self.device)
