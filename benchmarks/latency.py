@@ -86,8 +86,8 @@ def main() -> None:
             calls = {
                 "forecast": fc.forecast,
                 "predict": fc.predict,
-                "network": lambda fc=fc, known=known: fc._network_says(
-                    0, fc.panel_, np.array([0]), fc.panel_.lengths, 24, known
+                "network": lambda fc=fc, known=known: fc._average(
+                    fc.panel_, np.array([0]), fc.panel_.lengths, 24, known
                 ),
                 "recurrent_layers": recurrent_layers(fc),
             }

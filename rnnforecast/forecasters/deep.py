@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from rnnforecast._validation import check_bool, check_choice, check_int
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters.parameters import estimator
+from rnnforecast.forecasters.parameters import checked, estimator
 from rnnforecast.forecasters.windows import WindowForecaster
 from rnnforecast.nn import ForecastNetwork, NetworkSpec
 
@@ -30,15 +30,6 @@ class DeepRNNForecaster(WindowForecaster):
 
     Parameters
     ----------
-    lookback : int, optional
-        Rows that a forecast may look back on; what a series has not is masked. None: seven seasons
-        or two horizons, whichever is longer, between 24 and 336, and at most half of what the
-        typical (median) series has beside one horizon.
-    hidden_size : int, optional
-        Units of each layer and direction. None: 64 where at least 100,000 windows train, else 32.
-    segment : int, optional
-        Neighbouring steps of the look-back folded into one step of the network. None: a season,
-        where the look-back holds two at least; else 1, step by step.
     n_layers : int, default 2
     training : {"windows", "dense"}, default "windows"
         "windows": every window is encoded by itself. "dense": a stretch of neighbouring windows is
@@ -69,31 +60,22 @@ class DeepRNNForecaster(WindowForecaster):
     (Timestamp('2024-01-09 08:00:00'), (3, 1))
     """
 
-    n_layers: int = 2
-    training: str = "windows"
-    channels: str = "independent"
-    bidirectional: bool = False
-    residual: bool = False
-    calendar: bool = True
+    n_layers: int = checked(2, check_int)
+    training: str = checked("windows", check_choice, choices=("windows", "dense"))
+    channels: str = checked("independent", check_choice, choices=("independent", "joint"))
+    bidirectional: bool = checked(False, check_bool)
+    residual: bool = checked(False, check_bool)
+    calendar: bool = checked(True, check_bool)
 
-    _fixed: ClassVar[dict[str, Any]] = {}  # parameters that a named forecaster leaves no choice of
+    _fixed: ClassVar[tuple[str, ...]] = ()  # parameters that a named forecaster has no choice of
 
     # -- fit ---------------------------------------------------------------------------------------
 
     def _check_params(self) -> None:
         super()._check_params()
         owner = type(self).__name__
-        check_int(owner, "n_layers", self.n_layers)
-        for name in ("bidirectional", "residual", "calendar"):
-            check_bool(owner, name, getattr(self, name))
-        for name, choices in (
-            ("scaler", ("window", "series", None)),
-            ("training", ("windows", "dense")),
-            ("channels", ("independent", "joint")),
-        ):
-            check_choice(owner, name, getattr(self, name), choices)
-        for name, only in self._fixed.items():
-            if getattr(self, name) != only:
+        for name in self._fixed:
+            if getattr(self, name) != (only := getattr(type(self), name)):
                 raise DataError(
                     f"{owner}: {name} must be {only!r}. Got {getattr(self, name)!r}: use "
                     f"DeepRNNForecaster to choose it"
@@ -131,7 +113,7 @@ class DeepLSTMForecaster(DeepRNNForecaster):
     'lstm'
     """
 
-    _fixed = {"cell": "lstm"}
+    _fixed = ("cell",)
 
 
 @estimator
@@ -147,7 +129,7 @@ class DeepGRUForecaster(DeepRNNForecaster):
 
     cell: Any = "gru"
 
-    _fixed = {"cell": "gru"}
+    _fixed = ("cell",)
 
 
 @estimator
@@ -164,7 +146,7 @@ class BiLSTMForecaster(DeepRNNForecaster):
 
     bidirectional: bool = True
 
-    _fixed = {"cell": "lstm", "bidirectional": True}
+    _fixed = ("cell", "bidirectional")
 
 
 @estimator
@@ -182,4 +164,4 @@ class BiGRUForecaster(DeepRNNForecaster):
     cell: Any = "gru"
     bidirectional: bool = True
 
-    _fixed = {"cell": "gru", "bidirectional": True}
+    _fixed = ("cell", "bidirectional")

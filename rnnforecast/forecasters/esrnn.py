@@ -18,7 +18,7 @@ from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.neural import Job, NeuralForecaster, first_effect
-from rnnforecast.forecasters.parameters import estimator
+from rnnforecast.forecasters.parameters import checked, estimator
 from rnnforecast.forecasters.series import HybridOutput, SeriesLoss, SeriesReader, SeriesSource
 from rnnforecast.nn.esrnn import ESRNN, ESRNNSpec
 from rnnforecast.outputs import Forecast, Output, TransformedForecast
@@ -26,7 +26,6 @@ from rnnforecast.training import Learner, resolve_device, seeds_of, useful_threa
 
 __all__ = ["ESRNNForecaster"]
 
-_MODES = ("auto", "multiplicative", "additive")
 _DAYS = (24, 48, 96, 144)  # seasons of a day, whose week is the second season
 # rows and longest seasons that are read of a long series
 _MOST_ROWS, _MOST_SEASONS = 1024, 8
@@ -132,16 +131,16 @@ class ESRNNForecaster(NeuralForecaster):
     """
 
     seasonality: Any = None
-    mode: str = "auto"
-    hidden_size: int = 40
+    mode: str = checked("auto", check_choice, choices=("auto", "multiplicative", "additive"))
+    hidden_size: int = checked(40, check_int)
     dilations: Any = ((1, 2), (7, 14))
-    stride: int | None = None
-    loss: str = "balanced"
-    tau: float = 0.5
-    level_penalty: float = 0.0
+    stride: int | None = checked(None, check_int, none=True)
+    loss: str = checked("balanced", check_choice, choices=("balanced", "relative", "scaled"))
+    tau: float = checked(0.5, check_real, low=0, high=1, closed="neither")
+    level_penalty: float = checked(0.0, check_real, low=0, closed="low")
     max_epochs: int = 6
-    n_batches: int = 50
-    batch_size: int = 128
+    n_batches: int = checked(50, check_int)
+    batch_size: int = checked(128, check_int)
     ema_decay: float | None = None
     early_stopping: bool = False
     n_members: int = 3
@@ -154,19 +153,10 @@ class ESRNNForecaster(NeuralForecaster):
         trained_ids_: pd.Index = field(init=False)
         place_: np.ndarray = field(init=False)
 
-    _losses = ("balanced", "relative", "scaled")
-
     # -- parameters --------------------------------------------------------------------------------
 
     def _check_params(self) -> None:
         super()._check_params()
-        owner = type(self).__name__
-        check_int(owner, "stride", self.stride, none=True)
-        for name in ("hidden_size", "n_batches", "batch_size"):
-            check_int(owner, name, getattr(self, name))
-        check_real(owner, "tau", self.tau, 0, 1, closed="neither")
-        check_real(owner, "level_penalty", self.level_penalty, 0, closed="low")
-        check_choice(owner, "mode", self.mode, _MODES)
         self._given_periods()
         self._given_dilations()
 

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from rnnforecast.data.scale import Scale
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.base import BaseForecaster
-from rnnforecast.forecasters.parameters import estimator
+from rnnforecast.forecasters.parameters import checked, estimator
 from rnnforecast.nn.cells import cell_class
 from rnnforecast.outputs import (
     AGGREGATES,
@@ -74,8 +74,6 @@ class NeuralForecaster(BaseForecaster):
 
     Parameters
     ----------
-    lookback : int, optional
-        Rows that a forecast may look back on.
     cell : {"rnn", "lstm", "gru", "lstm_peephole"} or a subclass of Cell, default "lstm"
         Recurrent cell; see :mod:`rnnforecast.nn.cells` for registering one.
     dropout : float, default 0.0
@@ -158,30 +156,30 @@ class NeuralForecaster(BaseForecaster):
         What the network's numbers mean.
     """
 
-    lookback: int | None = None
+    lookback: int | None = checked(None, check_int, none=True)
     cell: Any = "lstm"
-    dropout: float = 0.0
-    loss: str = "mae"
+    dropout: float = checked(0.0, check_real, low=0, high=1, closed="low")
+    loss: str = checked("mae", check_choice, choices=LOSSES)
     quantiles: Any = None
     output: Any = None
-    max_epochs: int = 30
-    batch_size: int | None = None
-    lr: float = 3e-3
-    lr_schedule: str = "cosine"
-    optimizer: str = "adam"
-    weight_decay: float = 0.0
-    gradient_clip: float | None = 1.0
-    ema_decay: float | None = 0.99
-    early_stopping: bool = True
-    validation_fraction: float = 0.1
-    patience: int = 8
-    n_members: int = 1
-    aggregate: str = "median"
-    precision: str = "float32"
+    max_epochs: int = checked(30, check_int)
+    batch_size: int | None = checked(None, check_int, none=True)
+    lr: float = checked(3e-3, check_real, low=0, closed="neither")
+    lr_schedule: str = checked("cosine", check_choice, choices=SCHEDULES)
+    optimizer: str = checked("adam", check_choice, choices=OPTIMIZERS)
+    weight_decay: float = checked(0.0, check_real, low=0, closed="low")
+    gradient_clip: float | None = checked(1.0, check_real, low=0, closed="high", none=True)
+    ema_decay: float | None = checked(0.99, check_real, low=0, high=1, closed="low", none=True)
+    early_stopping: bool = checked(True, check_bool)
+    validation_fraction: float = checked(0.1, check_real, low=0, high=1, closed="low")
+    patience: int = checked(8, check_int)
+    n_members: int = checked(1, check_int)
+    aggregate: str = checked("median", check_choice, choices=AGGREGATES)
+    precision: str = checked("float32", check_choice, choices=PRECISIONS)
     device: str = "auto"
     random_state: Any = None
-    warm_start: bool = False
-    n_jobs: int | None = None
+    warm_start: bool = checked(False, check_bool)
+    n_jobs: int | None = checked(None, check_int, minimum=-1, none=True)
     verbose: int = 0
 
     if TYPE_CHECKING:  # fitted, and so no parameters
@@ -192,8 +190,6 @@ class NeuralForecaster(BaseForecaster):
         output_: Output = field(init=False)
         conformal_: ConformalErrors = field(init=False)
         scale_: Any = field(init=False)
-
-    _losses: ClassVar[Any] = LOSSES  # names to choose from
 
     # -- hooks -------------------------------------------------------------------------------------
 
@@ -236,26 +232,6 @@ class NeuralForecaster(BaseForecaster):
     def _check_params(self) -> None:
         super()._check_params()
         owner = type(self).__name__
-        for name in ("lookback", "batch_size"):
-            check_int(owner, name, getattr(self, name), none=True)
-        for name in ("early_stopping", "warm_start"):
-            check_bool(owner, name, getattr(self, name))
-        for name in ("max_epochs", "patience", "n_members"):
-            check_int(owner, name, getattr(self, name))
-        check_real(owner, "validation_fraction", self.validation_fraction, 0, 1, closed="low")
-        check_real(owner, "dropout", self.dropout, 0, 1, closed="low")
-        check_real(owner, "lr", self.lr, 0, closed="neither")
-        check_real(owner, "weight_decay", self.weight_decay, 0, closed="low")
-        check_real(owner, "gradient_clip", self.gradient_clip, 0, closed="high", none=True)
-        check_real(owner, "ema_decay", self.ema_decay, 0, 1, closed="low", none=True)
-        for name, choices in (
-            ("loss", self._losses),
-            ("optimizer", OPTIMIZERS),
-            ("lr_schedule", SCHEDULES),
-            ("aggregate", AGGREGATES),
-            ("precision", PRECISIONS),
-        ):
-            check_choice(owner, name, getattr(self, name), choices)
         cell_class(self.cell, owner)
         if self.quantiles is not None:
             check_quantiles(owner, self.quantiles)
@@ -264,7 +240,6 @@ class NeuralForecaster(BaseForecaster):
                 f"{owner}: output must be an rnnforecast.outputs.Output or None. Got "
                 f"{self.output!r}"
             )
-        check_int(owner, "n_jobs", self.n_jobs, minimum=-1, none=True)
         if self.n_jobs == 0:
             raise DataError(f"{owner}: n_jobs must be -1, positive or None. Got 0")
 
@@ -321,14 +296,11 @@ class NeuralForecaster(BaseForecaster):
 
     def _fit_panel(self, panel: Panel) -> dict[str, Any]:
         warm = self.networks_ if self.warm_start and "networks_" in vars(self) else []
-        view = copy.copy(self)
-        view.__dict__.update({"panel_": panel}, **self._choose(panel))
-        return view._trained(warm)
+        self.__dict__.update(self._choose(panel))
+        return self._trained(warm)
 
     def _trained(self, warm: list[Any]) -> dict[str, Any]:
-        """Train every member on ``panel_``; all fitted attributes. Called on a copy, which it
-        changes.
-        """
+        """Train every member on ``panel_``: all fitted attributes. It changes self, a copy."""
         job = self._job(self.panel_)
         networks, self.histories_ = map(list, zip(*job.learner.fit(warm), strict=True))
         self.history_, self.n_epochs_ = self.histories_[0], len(self.histories_[0])
@@ -378,24 +350,19 @@ class NeuralForecaster(BaseForecaster):
 
     # -- forecasts ---------------------------------------------------------------------------------
 
-    def _average(self, history, series, origins, n_steps, known) -> Forecast:
-        """The members' forecasts, averaged."""
-        says = [
-            self._network_says(member, history, series, origins, n_steps, known)
-            for member in range(len(self.networks_))
-        ]
-        return Forecast.averaged(says, self.aggregate)
-
     @torch.inference_mode()
-    def _network_says(self, member, history, series, origins, n_steps, known) -> Forecast:
-        """Forecast of ``networks_[member]``, arguments as of ``_forecast``."""
-        each = self._numbers_a_forecast(self.networks_[member])
-        size, parts = min(max(_CHUNK_NUMBERS // each, 16), _MOST_AT_ONCE), []
-        for start in range(0, max(len(series), 1), size):
-            some = slice(start, start + size)
-            blocks = self._blocks(member, history, series[some], origins[some], known[some])
-            parts.append(Forecast.joined(list(islice(blocks, -(-n_steps // self.horizon))), 1))
-        return Forecast.joined(parts).widened(self.horizon)
+    def _average(self, history, series, origins, n_steps, known) -> Forecast:
+        """The members' forecasts averaged, arguments as of ``_forecast``."""
+        members = []
+        for member, network in enumerate(self.networks_):
+            each = self._numbers_a_forecast(network)
+            size, parts = min(max(_CHUNK_NUMBERS // each, 16), _MOST_AT_ONCE), []
+            for start in range(0, max(len(series), 1), size):
+                some = slice(start, start + size)
+                blocks = self._blocks(member, history, series[some], origins[some], known[some])
+                parts.append(Forecast.joined(list(islice(blocks, -(-n_steps // self.horizon))), 1))
+            members.append(Forecast.joined(parts).widened(self.horizon))
+        return Forecast.averaged(members, self.aggregate)
 
     def _forecast(self, history, series, origins, n_steps, known):
         forecast = self._average(history, series, origins, n_steps, known)
@@ -406,8 +373,6 @@ class NeuralForecaster(BaseForecaster):
     @property
     def network_(self) -> Any:
         """The trained torch module of the first member."""
-        if "networks_" not in vars(self):
-            raise AttributeError(f"{type(self).__name__} has no network_ before fit")
         return self.networks_[0]
 
     def _describe(self) -> list[str]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import partial
 from itertools import pairwise
 from typing import Any, dataclass_transform
 
-__all__ = ["estimator"]
+__all__ = ["checked", "estimator"]
 
 _SECTION = re.compile(r"^(\w[\w ]*)\n-{3,}\n", re.MULTILINE)
 _ENTRY = re.compile(r"^(\w+(?:, \w+)*) : ", re.MULTILINE)
@@ -33,6 +35,8 @@ def estimator(cls: Any) -> Any:
     own = _entries(sections.pop("Attributes", ""))
     parameters = {**parameters, **_entries(sections.pop("Parameters", ""))}
     cls._texts = parameters, {**own, **attributes, **own}
+    checks = {f.name: f.metadata["check"] for f in fields(cls) if "check" in f.metadata}
+    cls._checks = {**getattr(cls, "_checks", {}), **checks}
     listed = {
         "Parameters": [parameters[f.name] for f in fields(cls) if f.name in parameters],
         "Attributes": cls._texts[1].values(),
@@ -41,6 +45,13 @@ def estimator(cls: Any) -> Any:
     shown = [f"{title}\n{'-' * len(title)}\n{body}" for title, body in sections.items() if body]
     cls.__doc__ = "\n\n".join(part.rstrip() for part in (summary, *shown)) + "\n"
     return cls
+
+
+def checked(default: Any, check: Callable[..., None], **options: Any) -> Any:
+    """A parameter whose values are looked at by ``check(owner, name, value, **options)``; classes
+    below that give it another default keep the check.
+    """
+    return field(default=default, metadata={"check": partial(check, **options)})
 
 
 def _entries(section: str) -> dict[str, str]:

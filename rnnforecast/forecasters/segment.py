@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-import numpy as np
-
-from rnnforecast._validation import check_choice
-from rnnforecast.data.panel import Panel
-from rnnforecast.forecasters.parameters import estimator
+from rnnforecast._validation import check_choice, check_int
+from rnnforecast.data.seasonality import choose_lookback
+from rnnforecast.forecasters.parameters import checked, estimator
 from rnnforecast.forecasters.windows import WindowForecaster
 from rnnforecast.nn.segment import SegmentNetwork, SegmentSpec
 
@@ -16,19 +15,9 @@ __all__ = ["SegmentRNNForecaster", "choose_long_lookback", "choose_long_segment"
 
 # name -> what is taken off a window
 _SHIFTS = {"last": "last", "window": "mean", "series": "none", None: "none"}
-_SEASONS = 30
-_LEAST_LOOKBACK, _MOST_LOOKBACK = 24, 720
 _MOST_SEGMENT = 48  # Lin et al. 2023, section 4.1
 _LEAST_SEGMENTS = 4
-
-
-def choose_long_lookback(panel: Panel, horizon: int, season: int) -> int:
-    """Thirty seasons or two horizons, whichever is longer, between 24 and 720 steps, and never more
-    than half of what the typical (median) series has left beside one horizon.
-    """
-    typical = int(np.median(panel.lengths))
-    wanted = max(_SEASONS * season if season > 1 else 0, 2 * horizon, _LEAST_LOOKBACK)
-    return max(min(wanted, _MOST_LOOKBACK, (typical - horizon) // 2), 1)
+choose_long_lookback = partial(choose_lookback, seasons=30, most=720)
 
 
 def choose_long_segment(season: int, lookback: int) -> int:
@@ -100,18 +89,14 @@ class SegmentRNNForecaster(WindowForecaster):
     """
 
     cell: Any = "gru"
-    hidden_size: int | None = 64
+    hidden_size: int | None = checked(64, check_int)
     dropout: float = 0.15
-    scaler: str | None = "last"
+    scaler: str | None = checked("last", check_choice, choices=_SHIFTS)
     batch_size: int | None = 32
     lr: float = 4e-3
 
     _lookback_rule = staticmethod(choose_long_lookback)
     _segment_rule = staticmethod(choose_long_segment)
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        check_choice(type(self).__name__, "scaler", self.scaler, _SHIFTS)
 
     # -- hooks -------------------------------------------------------------------------------------
 

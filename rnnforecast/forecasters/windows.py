@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnforecast._validation import check_int
+from rnnforecast._validation import check_choice, check_int
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.phases import CalendarPhases, choose_phases
 from rnnforecast.data.scale import Scale
@@ -20,7 +20,7 @@ from rnnforecast.data.seasonality import choose_lookback, choose_seasonality, ch
 from rnnforecast.data.windows import WindowIndex, gather
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.neural import Job, NeuralForecaster, first_effect
-from rnnforecast.forecasters.parameters import estimator
+from rnnforecast.forecasters.parameters import checked, estimator
 from rnnforecast.nn import Inputs, unfold
 from rnnforecast.outputs import Output
 from rnnforecast.training import resolve_device, useful_threads
@@ -47,10 +47,15 @@ class WindowForecaster(NeuralForecaster):
     seasonality : int, optional
         Seasonal period in steps; 1 for none. None: from the calendar, else from the
         autocorrelation.
+    lookback : int, optional
+        Rows that a forecast may look back on; what a series has not is masked. None: seven seasons
+        or two horizons, whichever is longer, between 24 and 336, and at most half of what the
+        typical (median) series has beside one horizon.
     hidden_size : int, optional
-        Units of each recurrent layer and direction.
+        Units of each layer and direction. None: 64 where at least 100,000 windows train, else 32.
     segment : int, optional
-        Neighbouring steps of the look-back folded into one step of the network.
+        Neighbouring steps of the look-back folded into one step of the network. None: a season,
+        where the look-back holds two at least; else 1, step by step.
     scaler : {"window", "series", None}, default "window"
         "series": each series by its mean and deviation over the rows of fit. "window": besides,
         each window by its own. None: values as they are.
@@ -63,10 +68,10 @@ class WindowForecaster(NeuralForecaster):
         Cycles of the calendar that the network is told.
     """
 
-    seasonality: int | None = None
-    hidden_size: int | None = None
-    segment: int | None = None
-    scaler: str | None = "window"
+    seasonality: int | None = checked(None, check_int, none=True)
+    hidden_size: int | None = checked(None, check_int, none=True)
+    segment: int | None = checked(None, check_int, none=True)
+    scaler: str | None = checked("window", check_choice, choices=("window", "series", None))
 
     if TYPE_CHECKING:  # fitted, and so no parameters
         lookback_: int = field(init=False)
@@ -87,14 +92,6 @@ class WindowForecaster(NeuralForecaster):
     @abstractmethod
     def _network(self, shape: dict[str, Any]) -> Any:
         """A network of this shape; its parameters are filled afterwards."""
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        owner = type(self).__name__
-        for name in ("seasonality", "segment"):
-            check_int(owner, name, getattr(self, name), none=True)
-        # chosen by the number of windows where that is the default
-        check_int(owner, "hidden_size", self.hidden_size, none=type(self).hidden_size is None)
 
     # -- fit ---------------------------------------------------------------------------------------
 
