@@ -249,8 +249,10 @@ class NeuralForecaster(BaseForecaster):
         """
         wanted = np.ceil(self.validation_fraction * panel.lengths).astype(np.int64)
         held = np.minimum(np.maximum(wanted, self.horizon), panel.lengths - least)
-        some = (held >= self.horizon) & (self.validation_fraction > 0)
-        return panel.observed_only(np.where(some, held, 0))
+        held = np.where((held >= self.horizon) & (self.validation_fraction > 0), held, 0)
+        # without an observed row their loss would be zero, the best there is
+        seen = panel.observed(panel.lengths - held, panel.lengths).any(1)
+        return np.where(seen, held, 0)
 
     def _too_short(self, panel: Panel, least: int) -> DataError:
         longest = int(np.argmax(panel.lengths))

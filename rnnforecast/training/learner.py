@@ -27,18 +27,16 @@ PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bflo
 
 def resolve_device(owner: str, device: str) -> torch.device:
     """The device named, or for "auto" the first of CUDA, MPS and CPU that is there."""
-    mps = torch.backends.mps.is_available
+    mps = torch.backends.mps.is_available()
+    there = {"cuda": torch.cuda.is_available(), "mps": mps, "cpu": True}
     if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if mps() else "cpu")
+        return torch.device(next(kind for kind, is_there in there.items() if is_there))
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise DataError(
             f"{owner}: device must be 'auto', 'cpu', 'cuda' or 'mps'. Got {device!r}"
         ) from error
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": mps()}
     if not there.get(chosen.type, False):
         raise DataError(f"{owner}: device {device!r} is not available here: use device='auto'")
     return chosen

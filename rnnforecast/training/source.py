@@ -78,25 +78,20 @@ def _scaled_rows(
     panel: Panel, scale: Scale, device: torch.device, before: int
 ) -> dict[str, Tensor]:
     """All rows scaled, float32 on the device, behind ``before`` rows without a value."""
-
-    def targets(values: np.ndarray, start: int) -> np.ndarray:
-        rows = np.arange(start, start + len(values))
-        own = np.searchsorted(panel.indptr[1:], rows, side="right")
-        return scale.targets(values[:, None], own)[:, 0]
-
-    kinds = {
-        "targets": targets,
-        "past": lambda values, _: scale.past(values),
-        "known": lambda values, _: scale.known(values),
-    }
     found = {}
-    for name, scaled in kinds.items():
+    for name in ("targets", "past", "known"):
         values = getattr(panel, name)
         n, width = values.shape
         out = torch.full((before + n, width), torch.nan, dtype=torch.float32, device=device)
         for start in range(0, n if width else 0, _CHUNK):
-            part = scaled(values[start : start + _CHUNK], start).astype(np.float32)
-            out[before + start : before + start + len(part)] = torch.from_numpy(part)
+            part = values[start : start + _CHUNK]
+            stop = start + len(part)
+            if name == "targets":
+                own = np.searchsorted(panel.indptr[1:], np.arange(start, stop), side="right")
+                part = scale.targets(part[:, None], own)[:, 0]
+            else:
+                part = getattr(scale, name)(part)
+            out[before + start : before + stop] = torch.from_numpy(part.astype(np.float32))
         found[name] = out
     return found
 
