@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from rnnforecast._validation import check_choice, check_int, check_real
 from rnnforecast.data.panel import Panel
@@ -21,7 +22,7 @@ from rnnforecast.forecasters.neural import Job, NeuralForecaster, first_effect
 from rnnforecast.forecasters.parameters import checked, estimator
 from rnnforecast.forecasters.series import HybridOutput, SeriesLoss, SeriesReader, SeriesSource
 from rnnforecast.nn.esrnn import ESRNN, ESRNNSpec
-from rnnforecast.outputs import Forecast, Output, TransformedForecast
+from rnnforecast.outputs import Forecast, Output
 from rnnforecast.training import Learner, resolve_device, seeds_of, useful_threads
 
 __all__ = ["ESRNNForecaster"]
@@ -276,26 +277,13 @@ class ESRNNForecaster(NeuralForecaster):
         return job
 
     def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
-        scale = self.scale_.on(history) if fresh else self.scale_.following(history)
-        return {"scale_": scale, "place_": self.trained_ids_.get_indexer(history.ids)}
+        place = self.trained_ids_.get_indexer(history.ids)
+        return {**super()._follow(history, fresh), "place_": place}
 
     def _to_go_on(self, network: ESRNN, panel: Panel) -> ESRNN:
         return network.grown(panel.n_series * panel.targets.shape[1])
 
     # -- forecasts ---------------------------------------------------------------------------------
-
-    def _error_scale(self, series: np.ndarray) -> np.ndarray:
-        return np.ones_like(self.scale_.target_scale[series])
-
-    def _truth_as_forecast(self, values: np.ndarray, series: np.ndarray) -> np.ndarray:
-        return self.scale_.targets(values, series)
-
-    def _in_data_units(self, forecast: Forecast, series: np.ndarray) -> Forecast:
-        location, scale = (
-            torch.as_tensor(part[series])[:, None].expand(forecast.median.shape)
-            for part in (self.scale_.target_loc, self.scale_.target_scale)
-        )
-        return TransformedForecast(forecast, location, scale, _exp if self.scale_.log else None)
 
     def _numbers_a_forecast(self, network: Any) -> int:
         return self.most_rows_ * 4 * network.spec.n_targets
@@ -307,23 +295,28 @@ class ESRNNForecaster(NeuralForecaster):
         batch, _ = reader.read(series, origins, self.most_rows_)
         plain = batch.values - network.covariates(batch.series, batch.known)
         ahead = reader.tensor(np.repeat(self.scale_.known(known), spec.n_targets, 0))
+        units = self._units(series)
+        one = torch.ones_like(units[1])
         for start in count(0, spec.horizon):
             terms, end = network.smooth(batch, plain), [plain.shape[1] - 1]
             raw, location = (x[0, :, -1] for x in network(batch, plain, terms, end)[:2])
             block = ahead[:, start : start + spec.horizon]
             steps, effect = block.shape[1], network.covariates(batch.series, block)
-            yield self._said(raw[:, :steps], location[:, :steps] + effect, spec.n_targets)
-            point = self._said(raw, location, spec.n_targets).point.transpose(1, 2).flatten(0, 1)
+            yield self._said(raw[:, :steps], location[:, :steps] + effect, *units)
+            point = self._said(raw, location, 0.0, one).point.transpose(1, 2).flatten(0, 1)
             plain = torch.cat([plain, point.to(plain)], 1)
             unknown = batch.past.new_full((len(plain), spec.horizon, spec.n_past), torch.nan)
             batch = batch._replace(past=torch.cat([batch.past, unknown], 1))
 
-    def _said(self, raw: torch.Tensor, location: torch.Tensor, n: int) -> Forecast:
-        """``(n_series * n, steps, ...)`` as a forecast of ``(n_series, steps, n)``."""
+    def _said(self, raw: Tensor, location: Tensor, loc: Any, scale: Tensor) -> Forecast:
+        """``(n_series * n_targets, steps, ...)`` as a forecast of ``(n_series, steps, n_targets)``
+        on another scale.
+        """
         raw, location = (
-            part.unflatten(0, (-1, n)).transpose(1, 2).cpu().double() for part in (raw, location)
+            part.unflatten(0, (-1, scale.shape[-1])).transpose(1, 2).cpu().double()
+            for part in (raw, location)
         )
-        return self.output_.forecast(raw, location, torch.ones_like(location))
+        return self.output_.forecast(raw, loc + scale * location, scale)
 
     def _describe(self) -> list[str]:
         seasons = " and ".join(map(str, self.seasonality_)) or "none"
@@ -342,7 +335,3 @@ def _counts(values: Any) -> bool:
     """Whether there are values, all of them whole numbers from 1 on."""
     whole = [isinstance(v, numbers.Integral) and not isinstance(v, bool) for v in values]
     return bool(whole) and all(whole) and min(values) >= 1
-
-
-def _exp(z: torch.Tensor) -> torch.Tensor:
-    return torch.exp(z.clamp(max=700.0))  # e^700 is the last before infinity

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from sklearn.base import clone
+from torch import Tensor
 
 from rnnforecast._validation import (
     check_bool,
@@ -35,6 +36,7 @@ from rnnforecast.outputs import (
     Output,
     PointOutput,
     QuantileOutput,
+    TransformedForecast,
 )
 from rnnforecast.training import (
     OPTIMIZERS,
@@ -204,24 +206,13 @@ class NeuralForecaster(BaseForecaster):
     @abstractmethod
     def _blocks(self, member, history, series, origins, known) -> Iterator[Forecast]:
         """Forecasts of ``networks_[member]`` on the CPU, ``horizon`` steps at a time, each as if
-        the ones before had been observed; ``known: (k, n_steps, n_known)`` has the steps ahead.
+        the ones before had been observed; ``known: (k, n_steps, n_known)`` has the steps ahead. Of
+        logarithms where ``scale_`` has those.
         """
 
     @abstractmethod
     def _numbers_a_forecast(self, network: Any) -> int:
         """Numbers that one forecast needs at once, roughly: bounds how many are made together."""
-
-    @abstractmethod
-    def _error_scale(self, series: np.ndarray) -> np.ndarray:
-        """In which errors of some series are pooled, shape (k, n_targets)."""
-
-    def _truth_as_forecast(self, values: np.ndarray, series: np.ndarray) -> np.ndarray:
-        """Observed values ``(k, n_steps, n_targets)`` on the scale of ``_blocks``."""
-        return values
-
-    def _in_data_units(self, forecast: Forecast, series: np.ndarray) -> Forecast:
-        """A forecast on the scale of ``_blocks``, in the unit of the data."""
-        return forecast
 
     def _to_go_on(self, network: Any, panel: Panel) -> Any:
         """A trained network, ready to train further on a panel that may have more series."""
@@ -283,6 +274,14 @@ class NeuralForecaster(BaseForecaster):
             "dropout": self.dropout,
         }
 
+    def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
+        return {"scale_": self.scale_.on(history) if fresh else self.scale_.following(history)}
+
+    def _units(self, series: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Location and scale of the targets of some series, (k, 1, n_targets) each."""
+        loc, scale = self.scale_.target_loc[series], self.scale_.target_scale[series]
+        return torch.as_tensor(loc)[:, None], torch.as_tensor(scale)[:, None]
+
     def _learner(self, **parts: Any) -> Learner:
         """A learner with this forecaster's parameters, and what it trains on."""
         owner = type(self).__name__
@@ -313,7 +312,11 @@ class NeuralForecaster(BaseForecaster):
             self.networks_ = [member.network.eval() for member in job.calibrator.fit()]
             self.scale_ = job.calibrator_scale
         fitted["conformal_"] = self._calibrate(self.panel_, job.held)
-        fitted["networks_"] = [_for_forecasts(network) for network in fitted["networks_"]]
+        if job.learner.device.type == "cpu":
+            # a row's forecast is then the same to 1e-12 whatever rows stand beside it in a batch,
+            # which float32 matrix products do not give
+            for network in fitted["networks_"]:
+                network.double()
         return fitted
 
     def _calibrate(self, panel: Panel, windows: WindowIndex) -> ConformalErrors:
@@ -321,9 +324,9 @@ class NeuralForecaster(BaseForecaster):
         series, origins = windows[windows.spread(_CALIBRATION_WINDOWS)]
         rows = (panel.indptr[series] + origins)[:, None] + np.arange(self.horizon)
         forecast = self._average(panel, series, origins, self.horizon, panel.known[rows])
-        truth = self._truth_as_forecast(panel.targets[rows], series)
-        errors = truth - forecast.point.numpy()
-        return ConformalErrors((errors / self._error_scale(series)[:, None]).astype(np.float64))
+        loc, scale = self._units(series)
+        truth = self.scale_.targets(panel.targets[rows], series)
+        return ConformalErrors(truth - ((forecast.point - loc) / scale).numpy())
 
     def partial_fit(self, X: Any, y: Any = None) -> NeuralForecaster:
         """Append new rows to the history and train one epoch further on all of it.
@@ -368,9 +371,11 @@ class NeuralForecaster(BaseForecaster):
 
     def _forecast(self, history, series, origins, n_steps, known):
         forecast = self._average(history, series, origins, n_steps, known)
-        scale = torch.as_tensor(self._error_scale(series))[:, None]
-        forecast = self.output_.calibrated(forecast, self.conformal_, scale)
-        return self._in_data_units(forecast, series)
+        forecast = self.output_.calibrated(forecast, self.conformal_, self._units(series)[1])
+        if not self.scale_.log:
+            return forecast
+        one = torch.ones_like(forecast.median)
+        return TransformedForecast(forecast, 0 * one, one, _exp)
 
     @property
     def network_(self) -> Any:
@@ -420,11 +425,8 @@ def _fitted(forecaster: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(forecaster).items() if name.endswith("_")}
 
 
-def _for_forecasts(network: Any) -> Any:
-    """On a CPU a network forecasts in float64: then a row's forecast is the same to 1e-12 whatever
-    rows stand beside it in a batch, which float32 matrix products do not give.
-    """
-    return network.double() if next(network.parameters()).device.type == "cpu" else network
+def _exp(z: Tensor) -> Tensor:
+    return torch.exp(z.clamp(max=700.0))  # e^700 is the last before infinity
 
 
 def _on_cpu(network: Any) -> Any:

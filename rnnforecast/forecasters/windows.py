@@ -190,13 +190,7 @@ class WindowForecaster(NeuralForecaster):
         )
         return Job(learner, validation if len(validation) else train)
 
-    def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
-        return {"scale_": self.scale_.on(history) if fresh else self.scale_.following(history)}
-
     # -- forecasts ---------------------------------------------------------------------------------
-
-    def _error_scale(self, series: np.ndarray) -> np.ndarray:
-        return self.scale_.target_scale[series]
 
     def _numbers_a_forecast(self, network: Any) -> int:
         return network.spec.lookback * network.spec.hidden_size
@@ -219,10 +213,7 @@ class WindowForecaster(NeuralForecaster):
         def tensor(values: Any) -> Tensor:
             return torch.as_tensor(values).to(device=weight.device, dtype=weight.dtype)
 
-        series_loc, series_scale = (
-            torch.as_tensor(part[series])[:, None]
-            for part in (self.scale_.target_loc, self.scale_.target_scale)
-        )
+        series_loc, series_scale = self._units(series)
         horizon, lookback = network.spec.horizon, network.spec.lookback
         ahead = tensor(self.scale_.known(known))
         inputs = self._inputs(network, history, series, origins)
