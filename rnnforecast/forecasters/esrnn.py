@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numbers
+import operator
 from dataclasses import field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -148,7 +148,6 @@ class ESRNNForecaster(NeuralForecaster):
     aggregate: str = "mean"
 
     if TYPE_CHECKING:  # fitted, and so no parameters
-        scale_: Scale = field(init=False)
         seasonality_: tuple[int, ...] = field(init=False)
         most_rows_: int = field(init=False)
         trained_ids_: pd.Index = field(init=False)
@@ -165,25 +164,28 @@ class ESRNNForecaster(NeuralForecaster):
         """``seasonality`` as periods above 1, shortest first; None if it is to be chosen."""
         if self.seasonality is None:
             return None
-        periods = np.atleast_1d(np.asarray(self.seasonality, dtype=object)).ravel().tolist()
-        if not (len(periods) <= 2 and _counts(periods)):
+        try:
+            periods = set(map(operator.index, np.ravel(np.array(self.seasonality, dtype=object))))
+        except TypeError:
+            periods = set()
+        if not 1 <= len(periods) <= 2 or min(periods) < 1:
             raise DataError(
                 f"{type(self).__name__}: seasonality must be one or two integers >= 1, or None. "
                 f"Got {self.seasonality!r}"
             )
-        return tuple(sorted({int(p) for p in periods if p > 1}))
+        return tuple(sorted(periods - {1}))
 
     def _given_dilations(self) -> tuple[tuple[int, ...], ...]:
         try:
-            blocks = tuple(tuple(block) for block in self.dilations)
+            blocks = tuple(tuple(map(operator.index, block)) for block in self.dilations)
         except TypeError:
             blocks = ()
-        if not blocks or not all(map(_counts, blocks)):
+        if not blocks or not all(block and min(block) >= 1 for block in blocks):
             raise DataError(
                 f"{type(self).__name__}: dilations must be blocks of integers >= 1, such as "
                 f"((1, 2), (7, 14)). Got {self.dilations!r}"
             )
-        return tuple(tuple(map(int, block)) for block in blocks)
+        return blocks
 
     # -- fit ---------------------------------------------------------------------------------------
 
@@ -329,9 +331,3 @@ def _without(panel: Panel, held: np.ndarray) -> Panel:
     after = np.repeat(panel.indptr[1:], panel.lengths) - np.arange(len(panel.targets))
     hidden = after <= np.repeat(held, panel.lengths)
     return replace(panel, targets=np.where(hidden[:, None], np.nan, panel.targets))
-
-
-def _counts(values: Any) -> bool:
-    """Whether there are values, all of them whole numbers from 1 on."""
-    whole = [isinstance(v, numbers.Integral) and not isinstance(v, bool) for v in values]
-    return bool(whole) and all(whole) and min(values) >= 1

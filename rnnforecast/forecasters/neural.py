@@ -64,7 +64,7 @@ class Job:
     held: WindowIndex
     # of a network for these errors, where the others see these rows, and the scale without them
     calibrator: Learner | None = None
-    calibrator_scale: Scale | None = None
+    calibrator_scale: Any = None
 
 
 @estimator
@@ -191,7 +191,7 @@ class NeuralForecaster(BaseForecaster):
         n_epochs_: int = field(init=False)
         output_: Output = field(init=False)
         conformal_: ConformalErrors = field(init=False)
-        scale_: Any = field(init=False)
+        scale_: Scale = field(init=False)
 
     # -- hooks -------------------------------------------------------------------------------------
 

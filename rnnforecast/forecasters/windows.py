@@ -79,7 +79,6 @@ class WindowForecaster(NeuralForecaster):
         hidden_size_: int = field(init=False)
         segment_: int = field(init=False)
         phases_: CalendarPhases | None = field(init=False)
-        scale_: Scale = field(init=False)
     # of the end of the history, one array a network, where a stream keeps them
     _encodings = None
     # parameters that not every subclass has
