@@ -92,8 +92,8 @@ class ESRNNForecaster(NeuralForecaster):
     validation_fraction : float, default 0.1
         Share of the rows of each series, its last ones (at least one horizon; none where a series
         is too short for that), on which intervals are calibrated. Without early stopping one more
-        network is trained for that, on the rows before them. 0 saves it, and calibrates on rows
-        that were trained on.
+        network is trained for that, on the rows before them and in their scale. 0 saves it, and
+        calibrates on rows that were trained on.
     n_members : int, default 3
         Networks trained from different starts, whose forecasts are averaged (in logarithms where
         level and seasons multiply).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -176,8 +177,8 @@ class Learner:
         """
         seeds = seeds_of(self.random_state, self.n_members)
         generators = [torch.Generator(device="cpu").manual_seed(seed) for seed in seeds]
-        olds = [*warm[: self.n_members], *[None] * (self.n_members - len(warm))]
-        networks = [self._start(g, old) for g, old in zip(generators, olds, strict=True)]
+        olds = warm[: self.n_members]
+        networks = [self._start(own, old) for own, old in zip_longest(generators, olds)]
         if self.n_members == 1:
             return [Member(networks[0], self._train(networks[0], generators[0]))]
         stop = _Stop()
