@@ -171,7 +171,7 @@ class WindowForecaster(NeuralForecaster):
             first_effect(network, panel, scale, train.stops(self.horizon), self.seasonality_)
             network.prime(
                 (Inputs(*(part.cpu() for part in batch.inputs)), batch.truth.cpu())
-                for _, batch in windows.evenly(512, windows.batch_size)
+                for batch in windows.evenly(512, windows.batch_size)
             )
 
         learner = self._learner(
@@ -180,7 +180,7 @@ class WindowForecaster(NeuralForecaster):
             loss=loss,
             validation=[
                 (batch, float(len(batch.truth)))
-                for _, batch in held.evenly(_VALIDATION_WINDOWS, batches.batch_size)
+                for batch in held.evenly(_VALIDATION_WINDOWS, batches.batch_size)
             ],
             validation_loss=partial(_window_loss, output),
             prime=prime,

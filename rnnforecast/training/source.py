@@ -154,12 +154,9 @@ class WindowSource:
         """The windows of the given numbers as one batch."""
         return next(self._batches(numbers, len(numbers)))
 
-    def evenly(self, most: int, batch_size: int) -> Iterator[tuple[np.ndarray, Batch]]:
-        """At most ``most`` windows spread evenly, in batches with their numbers."""
-        numbers = self.windows.spread(most)
-        for start in range(0, len(numbers), batch_size):
-            part = numbers[start : start + batch_size]
-            yield part, self.take(part)
+    def evenly(self, most: int, batch_size: int) -> Iterator[Batch]:
+        """At most ``most`` windows spread evenly, in batches."""
+        return self._batches(self.windows.spread(most), batch_size)
 
     def _batches(self, numbers: np.ndarray, size: int) -> Iterator[Batch]:
         """Windows in the order of their numbers, ``size`` at a time."""
