@@ -300,7 +300,7 @@ class LocalForecaster(BaseForecaster):
 
     def _check_covariates(self, panel: Panel) -> None:
         """Raise where a target is observed and a covariate is not."""
-        bad = np.isnan(panel.known) & panel.mask.any(axis=1)[:, None]
+        bad = np.isnan(panel.known) & panel.mask.any(axis=1, keepdims=True)
         if self._uses_known and bad.any():
             row, column = (int(place) for place in np.argwhere(bad)[0])
             i = int(np.searchsorted(panel.indptr, row, side="right")) - 1

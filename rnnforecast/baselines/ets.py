@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,141 +70,9 @@ class Form(NamedTuple):
         return f"ETS({'A' if self.error == 'add' else 'M'},{trend},{seasonal}"
 
 
-class Estimate(NamedTuple):
-    """Smoothing parameters, state before the first row (level, slope, season) and likelihood."""
-
-    smoothing: np.ndarray
-    start: np.ndarray
-    log_likelihood: float
-    sigma: float
-    converged: bool = True
-
-
-# -- additive forms --------------------------------------------------------------------------------
-
-
-class Errors(NamedTuple):
-    """One-step errors from a start of zero with missing values of zero, ``(n_rows,)``, and what
-    they lose by a unit of each missing value and of each term of the start, ``(n_rows, n)``.
-    """
-
-    errors: np.ndarray
-    missing: np.ndarray
-    terms: np.ndarray
-
-    def start(self, form: Form) -> np.ndarray:
-        """The likeliest level, slope and season before the first row.
-
-        The errors are linear in them, and so least squares finds them (Hyndman, Koehler, Ord &
-        Snyder 2008, section 5.1), with the missing values as further unknowns.
-        """
-        design = np.hstack([self.missing, self.terms])
-        found = np.linalg.lstsq(design, self.errors, rcond=1e-10)[0][self.missing.shape[1] :]
-        n, start = form.n_states - form.m, np.zeros(form.n_states)
-        start[:n] = found[:n]
-        if len(found) > n:
-            start[n:] = (_season_terms(form.m) @ found[n:])[::-1]  # backwards, as statsmodels'
-        return start
-
-    def likelihood(self) -> tuple[float, float]:
-        """Log-likelihood from the likeliest start, and the variance: that of the Kalman filter.
-
-        The missing values are integrated out (Gómez, Maravall & Peña 1999, Journal of Econometrics
-        88(2), section 3), which brings in the determinant of their effects.
-        """
-        k, n = self.missing.shape[1], len(self.errors) - self.missing.shape[1]
-        joined = np.column_stack([self.missing, self.terms, self.errors])
-        size = np.abs(np.diag(np.linalg.qr(joined, mode="r")))
-        variance = max(size[-1] ** 2, 1e-30) / n
-        return -n / 2 * (np.log(2 * np.pi * variance) + 1) - np.log(size[:k]).sum(), variance
-
-
-@cache
-def _season_terms(m: int) -> np.ndarray:
-    """Seasons that sum to zero, ``(m, n_terms)``."""
-    if m <= _SMOOTH:
-        return np.vstack([np.eye(m - 1), -np.ones(m - 1)])
-    angle = np.outer(np.arange(m), np.arange(1, _SMOOTH // 2 + 1)) * 2 * np.pi / m
-    return np.hstack([np.cos(angle), np.sin(angle)])
-
-
-def _later(response: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """Columns: the response to something that comes ``by`` rows later."""
-    rows = np.arange(len(response))[:, None] - by
-    return np.where(rows >= 0, response[rows], 0.0)
-
-
-def _errors(y: np.ndarray, form: Form, smoothing: np.ndarray, season: Any = None) -> Errors:
-    """Errors of an additive form with a given ``season`` before the first row, or with any.
-
-    The equations of Hyndman et al. 2008, table 2.2, solved for the errors, are a rational filter:
-    ``errors = lfilter(turn * fade, numerator, y)``.
-    """
-    given = dict(zip(form.names, smoothing, strict=True))
-    alpha, beta, gamma = (given.get(name, 0.0) for name in _NAMES[:3])
-    phi, m = given.get("damping_trend", 1.0), form.m
-    fade = np.array([1.0, -phi]) if form.trend else np.ones(1)
-    cycle = np.ones(max(m, 1))  # 1 + B + ... + B^(m-1)
-    turn = np.convolve([1.0, -1.0], cycle)
-    numerator = np.convolve(fade, turn)
-    numerator[1:] += alpha * np.convolve(fade, cycle)
-    if form.trend:
-        numerator[1:-1] += beta * phi * cycle
-    if m:
-        numerator[m:] += gamma * fade
-    n, seen = len(y), ~np.isnan(y)
-    rows, z = np.arange(n), np.where(seen, y, 0.0)
-    if season is not None:
-        z = z - np.resize(season[::-1], n) * seen
-    # a season, an impulse, a level and a slope
-    unit = [
-        (rows % max(m, 1) == 0) * 1.0,
-        (rows == 0) * 1.0,
-        np.ones(n),
-        np.cumsum(phi ** (rows + 1)),
-    ]
-    plain, whole, impulse, *states = lfilter(np.convolve(fade, turn), numerator, [z, *unit])
-    terms = np.stack(states[: form.n_states - m], axis=1)
-    if m and season is None:
-        terms = np.hstack([terms, _later(whole, np.arange(m)) @ _season_terms(m)])
-    return Errors(plain, _later(impulse, rows[~seen]), terms)
-
-
-def _fit_linear(y: np.ndarray, form: Form, maxiter: int) -> Estimate:
-    """Maximum likelihood."""
-    bounds = dict.fromkeys(_NAMES[:3], (0.0001, 1 - 0.0001)) | {"damping_trend": (0.8, 0.98)}
-
-    def smoothing(free: np.ndarray) -> np.ndarray:  # in the usual region: beta < alpha < 1 - gamma
-        share = {"smoothing_trend": free[0], "smoothing_seasonal": 1 - free[0]}
-        return np.array(
-            [v * share.get(name, 1.0) for name, v in zip(form.names, free, strict=True)]
-        )
-
-    def loss(free: np.ndarray) -> float:
-        return -_errors(y, form, smoothing(free)).likelihood()[0] / len(y)
-
-    grid = []
-    for alpha, share in product((0.5, 0.1, 0.9), (0.1, 0.9) if form.trend else (0.0,)):
-        usual = dict(zip(_NAMES, (alpha, share, 0.05, 0.95), strict=True))
-        grid.append(np.array([usual[name] for name in form.names]))
-    found = minimize(
-        loss,
-        min(grid, key=loss),
-        method="L-BFGS-B",
-        bounds=[bounds[name] for name in form.names],
-        options={"maxiter": maxiter, "ftol": 1e-8},
-    )
-    best = smoothing(found.x)
-    errors = _errors(y, form, best)
-    likelihood, variance = errors.likelihood()
-    return Estimate(
-        best, errors.start(form), likelihood, float(np.sqrt(variance)), found.status != 1
-    )
-
-
 def smoother(values: np.ndarray, form: Form, smoothing: Any, start: Any) -> Any:
-    """Statsmodels' model with innovations of variance 1; the season in ``start`` is ordered from
-    the last row backwards.
+    """Statsmodels' linear model with innovations of variance 1; the season in ``start`` is ordered
+    from the last row backwards.
     """
     from statsmodels.tsa.statespace.exponential_smoothing import ExponentialSmoothing
 
@@ -224,31 +91,157 @@ def smoother(values: np.ndarray, form: Form, smoothing: Any, start: Any) -> Any:
     return model
 
 
+# -- additive forms --------------------------------------------------------------------------------
+
+
+def _regression(
+    y: np.ndarray, form: Form, smoothing: np.ndarray, season: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the one-step errors lose by a unit of each missing value and of each term of the start,
+    ``(n_rows, n)``, and the errors without either, ``(n_rows,)``; with a ``season`` before the
+    first row the start has a level and a slope only.
+
+    The equations of Hyndman et al. 2008, table 2.2, solved for the errors, are a rational filter.
+    """
+    given = dict(zip(form.names, smoothing, strict=True))
+    alpha, beta, gamma = (given.get(name, 0.0) for name in _NAMES[:3])
+    phi, m, n = given.get("damping_trend", 1.0), form.m, len(y)
+    fade = np.array([1.0, -phi]) if form.trend else np.ones(1)
+    cycle = np.ones(max(m, 1))  # 1 + B + ... + B^(m-1)
+    turn = np.convolve(np.convolve([1.0, -1.0], cycle), fade)
+    denominator = turn.copy()
+    denominator[1:] += alpha * np.convolve(fade, cycle)
+    if form.trend:
+        denominator[1:-1] += beta * phi * cycle
+    if m:
+        denominator[m:] += gamma * fade
+    rows, seen = np.arange(n), ~np.isnan(y)
+    plain = np.where(seen, y, 0.0)
+    if season is not None:
+        plain = plain - np.resize(season[::-1], n) * seen
+    once, level, slope = rows == 0, np.ones(n), np.cumsum(phi ** (rows + 1))
+    signals = np.array([plain, once, rows % len(cycle) == 0, level, slope])
+    errors, once, whole, *states = lfilter(turn, denominator, signals)
+    design = [_later(once, rows[~seen]), *np.array(states)[: form.n_states - m, :, None]]
+    if m and season is None:
+        design.append(_later(whole, np.arange(m)) @ _season_terms(m))
+    return np.hstack(design), errors
+
+
+def _later(response: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Columns: the response to something that comes ``by`` rows later."""
+    rows = np.arange(len(response))[:, None] - by
+    return np.where(rows >= 0, response[rows], 0.0)
+
+
+@cache
+def _season_terms(m: int) -> np.ndarray:
+    """Seasons that sum to zero, ``(m, n_terms)``."""
+    if m <= _SMOOTH:
+        return np.vstack([np.eye(m - 1), -np.ones(m - 1)])
+    angle = np.outer(np.arange(m), np.arange(1, _SMOOTH // 2 + 1)) * 2 * np.pi / m
+    return np.hstack([np.cos(angle), np.sin(angle)])
+
+
+def _likelihood(y: np.ndarray, form: Form, smoothing: np.ndarray) -> tuple[float, float]:
+    """Log-likelihood from the likeliest start, that of the Kalman filter, and the variance.
+
+    The missing values are integrated out (Gómez, Maravall & Peña 1999, Journal of Econometrics
+    88(2), section 3), which brings in the determinant of their effects.
+    """
+    missing = np.isnan(y).sum()
+    n = len(y) - missing
+    joined = np.column_stack(_regression(y, form, smoothing))
+    size = np.abs(np.diag(np.linalg.qr(joined, mode="r")))
+    variance = max(size[-1] ** 2, 1e-30) / n
+    return -n / 2 * (np.log(2 * np.pi * variance) + 1) - np.log(size[:missing]).sum(), variance
+
+
+def _likeliest_start(
+    y: np.ndarray, form: Form, smoothing: np.ndarray, season: Any = None
+) -> np.ndarray:
+    """Level, slope and season (the given one, if any) before the first row.
+
+    The errors are linear in them, and so least squares finds them (Hyndman, Koehler, Ord & Snyder
+    2008, section 5.1), with the missing values as further unknowns.
+    """
+    found = np.linalg.lstsq(*_regression(y, form, smoothing, season), rcond=1e-10)[0]
+    found, n = found[np.isnan(y).sum() :], form.n_states - form.m
+    if form.m and season is None:
+        season = (_season_terms(form.m) @ found[n:])[::-1]  # backwards, as statsmodels has it
+    return np.append(found[:n], [] if season is None else season)
+
+
 @dataclass(frozen=True, kw_only=True)
-class LinearModel(FilterModel):
-    """A fitted additive form."""
+class EtsModel(LocalModel):
+    """A fitted form, and its log-likelihood in units of the values' standard deviation."""
 
     form: Form
     smoothing: np.ndarray
-    start: np.ndarray  # level, slope and season (from the last row backwards), as filtered
+    start: np.ndarray  # level, slope and season before row ``first``
+    log_likelihood: float = 0.0
+
+    def estimates(self, known):
+        names = [*self.form.names, "sigma"]
+        return dict(zip(names, [*self.smoothing, self.sigma], strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearModel(EtsModel, FilterModel):
+    """An additive form; its start is that of ``(y - centre) / unit``, its season backwards."""
 
     def space(self, values):
         return smoother(values, self.form, self.smoothing, self.start)
 
+    def started(self, y: np.ndarray, first: int, season: Any = None) -> Any:
+        """The same at the start that the rows from ``first`` on tell."""
+        early = (y[first:][: max(_RECENT, 2 * self.form.m)] - self.centre) / self.unit
+        start = _likeliest_start(early, self.form, self.smoothing, season)
+        return self.restarted(first=first, start=start)
+
     def moved(self, y, x, shift):
-        first, m = leading_missing(y), self.form.m
-        season = None
+        first, m, season = leading_missing(y), self.form.m, None
         if m:  # the latest season, turned to the first row
             assert self.state is not None
             season = self.state[-m:][(self.row - shift - first + 1 + np.arange(m)) % m]
-        inner = (y[first:][:_RECENT] - self.centre) / self.unit
-        start = _errors(inner, self.form, self.smoothing, season).start(self.form)
-        if season is not None:
-            start[-m:] = season
-        return self.restarted(first=first, start=start)
+        return self.started(y, first, season)
 
-    def estimates(self, known):
-        return _named(self)
+
+def _fit_linear(y: np.ndarray, form: Form, maxiter: int) -> EtsModel:
+    """Maximum likelihood."""
+    centre, unit = float(np.nanmean(y)), spread(y)
+    z = (y - centre) / unit
+
+    def smoothing(free: np.ndarray) -> np.ndarray:  # beta < alpha < 1 - gamma
+        share = dict(zip(_NAMES, (1.0, free[0], 1 - free[0], 1.0), strict=True))
+        return free * np.array([share[name] for name in form.names])
+
+    def loss(free: np.ndarray) -> float:
+        return -_likelihood(z, form, smoothing(free))[0] / len(z)
+
+    grid = []
+    for alpha in (0.5, 0.1, 0.9):
+        usual = dict(zip(_NAMES, (alpha, 0.1, 0.05, 0.95), strict=True))
+        grid.append(np.array([usual[name] for name in form.names]))
+    found = minimize(
+        loss,
+        min(grid, key=loss),
+        method="L-BFGS-B",
+        bounds=[(0.8, 0.98) if "damp" in name else (1e-4, 1 - 1e-4) for name in form.names],
+        options={"maxiter": maxiter, "ftol": 1e-8},
+    )
+    best = smoothing(found.x)
+    likelihood, variance = _likelihood(z, form, best)
+    return LinearModel(
+        form=form,
+        smoothing=best,
+        start=_likeliest_start(z, form, best),
+        log_likelihood=likelihood,
+        sigma=float(np.sqrt(variance)) * unit,
+        converged=found.status != 1,  # 1: the limit of iterations
+        unit=unit,
+        centre=centre,
+    )
 
 
 # -- forms with a multiplicative component ---------------------------------------------------------
@@ -268,21 +261,9 @@ def _ets_model(y: np.ndarray, form: Form, **start: Any) -> Any:
     )
 
 
-def _fit_multiplicative(y: np.ndarray, form: Form, maxiter: int) -> Estimate:
-    found = _ets_model(y, form).fit(maxiter=maxiter, disp=False)
-    smoothing, state = np.array([getattr(found, name) for name in form.names]), found.initial_state
-    start = np.append(state[: form.n_states - form.m], state[len(state) - form.m :])
-    converged = bool(found.mle_retvals["converged"])
-    return Estimate(smoothing, start, float(found.llf), float(np.sqrt(found.scale)), converged)
-
-
 @dataclass(frozen=True, kw_only=True)
-class MultiplicativeModel(LocalModel):
-    """A fitted form with a multiplicative component; sigma is relative where its errors are."""
-
-    form: Form
-    smoothing: np.ndarray
-    start: np.ndarray  # level, slope and season (by row) before row ``first``
+class MultiplicativeModel(EtsModel):
+    """A form with a multiplicative component; sigma is relative where its errors are."""
 
     def _smoothed(self, y: np.ndarray) -> Any:
         """Statsmodels' result for rows from ``first`` on; a missing row counts as without error."""
@@ -328,12 +309,20 @@ class MultiplicativeModel(LocalModel):
         start[0] = np.nanmean(part / season if self.form.seasonal == "mul" else part - season)
         return replace(self, start=start, first=first)
 
-    def estimates(self, known):
-        return _named(self)
 
-
-def _named(model: LinearModel | MultiplicativeModel) -> dict[str, float]:
-    return dict(zip([*model.form.names, "sigma"], [*model.smoothing, model.sigma], strict=True))
+def _fit_multiplicative(y: np.ndarray, form: Form, maxiter: int) -> EtsModel:
+    unit, n = spread(y), form.n_states - form.m
+    found = _ets_model(y / unit, form).fit(maxiter=maxiter, disp=False)
+    state, factors = found.initial_state, form.seasonal == "mul"
+    season = state[len(state) - form.m :] * (1.0 if factors else unit)
+    return MultiplicativeModel(
+        form=form,
+        smoothing=np.array([getattr(found, name) for name in form.names]),
+        start=np.append(state[:n] * unit, season),
+        log_likelihood=float(found.llf),
+        sigma=float(np.sqrt(found.scale)) * (unit if form.error == "add" else 1.0),
+        converged=bool(found.mle_retvals["converged"]),
+    )
 
 
 # -- choice ----------------------------------------------------------------------------------------
@@ -343,25 +332,19 @@ def fit_ets(y: np.ndarray, x: np.ndarray, forms: list[Form], maxiter: int) -> Lo
     """Fit the form of the least corrected AIC to a series with two observed values at least."""
     first, plain = leading_missing(y), Form()
     inner = y[first : len(y) - leading_missing(y[::-1])]
-    lowest = float(np.nanmin(inner))
-    kept = [f for f in forms if f.linear or (lowest > 0 and not np.isnan(inner).any())]
+    lowest, gaps = float(np.nanmin(inner)), int(np.isnan(inner).sum())
+    kept = [form for form in forms if form.linear or (lowest > 0 and not gaps)]
     if not kept:
         name = "seasonal" if forms[0].seasonal == "mul" else "error"
-        if lowest <= 0:
-            raise DataError(
-                f"{name}='mul' needs values above 0: use {name}='add' or 'auto'. "
-                f"Got a value of {lowest:g}"
-            )
         raise DataError(
-            f"{name}='mul' cannot be estimated with missing values (NaN) between observed ones: "
-            f"use error='add' with seasonal='add' or None, or fill them yourself before fit"
+            f"{name}='mul' needs values above 0 and none missing (NaN) between observed ones: use "
+            f"error='add' with seasonal='add' or None. Got a value of {lowest:g}, {gaps} missing"
         )
-    centre, unit = float(np.nanmean(inner)), spread(inner)
-    if not unit:  # a series that never changed; half of a change is taken up
-        return LinearModel(
-            form=plain, smoothing=np.array([0.5]), start=np.zeros(1), sigma=0.0,
-            unit=1.0, centre=float(inner[0]), first=first, row=first,
-        )  # fmt: skip
+    if not spread(inner):  # a series that never changed; half of a change is taken up
+        start = {"smoothing": np.array([0.5]), "start": np.zeros(1), "sigma": 0.0}
+        return LinearModel(form=plain, **start, unit=1.0, centre=float(inner[0])).restarted(
+            first=first
+        )
     longest = max(form.m for form in kept)
     # without a season ten times as many rows cost no more
     recent = inner[-(max(_RECENT, 20 * longest) if longest else 10 * _RECENT) :]
@@ -370,12 +353,9 @@ def fit_ets(y: np.ndarray, x: np.ndarray, forms: list[Form], maxiter: int) -> Lo
         recent = recent[missing[-_MISSING] :]
 
     @cache
-    def estimated(form: Form, whole: bool = False) -> Estimate | None:
+    def fitted(form: Form) -> EtsModel | None:
         try:
-            if form.linear:
-                found = _fit_linear((recent - centre) / unit, form, maxiter)
-            else:
-                found = _fit_multiplicative((inner if whole else recent) / unit, form, maxiter)
+            found = (_fit_linear if form.linear else _fit_multiplicative)(recent, form, maxiter)
         except (ValueError, np.linalg.LinAlgError, IndexError, ArithmeticError):
             return None
         numbers = [*found.smoothing, *found.start, found.sigma, found.log_likelihood]
@@ -385,40 +365,29 @@ def fit_ets(y: np.ndarray, x: np.ndarray, forms: list[Form], maxiter: int) -> Lo
 
     def score(form: Form) -> float:
         # Hyndman et al. 2008, section 7.1
-        k, found = form.n_parameters, estimated(form)
-        return np.inf if found is None else 2 * (k - found[2] + k * (k + 1) / max(n - k - 1, 1))
+        k, found = form.n_parameters, fitted(form)
+        penalty = k + k * (k + 1) / max(n - k - 1, 1)
+        return np.inf if found is None else 2 * (penalty - found.log_likelihood)
 
     able = [f for f in kept if n > f.n_parameters + 1 and len(recent) >= 2 * f.m] or [plain]
     # the season with the simplest trend first
     form = min((f for f in able if f[1:3] == able[0][1:3]), key=score)
     same = [f for f in able if (f.error, f.seasonal) == (form.error, form.seasonal)]
     form = min(same, key=score)
-    found = estimated(form, whole=not form.linear)
-    if found is None and form != plain:
-        form, found = plain, estimated(plain)
+    found = fitted(form) or fitted(plain)
     if found is None:
         raise DataError(
             "exponential smoothing could not be fitted: use another forecaster, or drop this series"
         )
     # alternatives left out under "auto" are the rule; a form that was asked for is not
-    lost = form == plain and plain not in forms
-    common: dict[str, Any] = {
-        "form": form,
-        "smoothing": found.smoothing,
-        "first": first,
-        "converged": found.converged,
-        "note": f"{forms[0]} needs more rows or could not be fitted; fitted as {form}" * lost,
-    }
-    if form.linear:
-        start = found.start
+    lost = found.form == plain and plain not in forms
+    note = f"too few rows for {forms[0]}, or they say too little; fitted as {plain}" * lost
+    if not isinstance(found, LinearModel):
         if len(recent) < len(inner):
-            early = (inner[: max(_RECENT, 2 * form.m)] - centre) / unit
-            start = _errors(early, form, found.smoothing).start(form)
-        scale = {"sigma": found.sigma * unit, "unit": unit, "centre": centre}
-        return LinearModel(**common, **scale, start=start, row=first)
-    start, sigma = found.start.copy(), found.sigma * (unit if form.error == "add" else 1.0)
-    start[: len(start) - (form.m if form.seasonal == "mul" else 0)] *= unit
-    return MultiplicativeModel(**common, start=start, sigma=sigma)
+            found = _fit_multiplicative(inner, form, maxiter)
+        return replace(found, first=first, note=note)
+    found = replace(found, note=note)
+    return found.started(y, first) if len(recent) < len(inner) else found.restarted(first=first)
 
 
 def forms_of(

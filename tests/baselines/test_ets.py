@@ -237,7 +237,7 @@ def test_multiplicative_forms_refuse_what_they_cannot_take():
     with pytest.raises(DataError, match="the series: seasonal='mul' needs values above 0"):
         ETSForecaster(seasonal="mul").fit(y - 100)
     y.iloc[20] = np.nan
-    with pytest.raises(DataError, match=r"error='mul' cannot be estimated with missing values"):
+    with pytest.raises(DataError, match=r"error='mul' needs values above 0 and none missing"):
         ETSForecaster(error="mul").fit(y)
     with pytest.raises(DataError, match="needs a season of 2 or more"):
         ETSForecaster(seasonal="add").fit(pd.Series(np.arange(30.0)))
