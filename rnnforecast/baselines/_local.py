@@ -46,13 +46,30 @@ class LocalModel(ABC):
     converged: bool = True
     note: str = ""  # what the user should know about this fit
 
-    @abstractmethod
     def ahead(
         self, y: np.ndarray, x: np.ndarray, origins: np.ndarray, n_steps: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mean, less the effect of the covariates ahead, and standard deviation ``(k, n_steps)``
         after the first ``origins: (k,)`` rows of a history ``y: (n_rows,)``, ``x: (n_rows, n)``.
         """
+        mean, deviation = np.empty((2, len(origins), n_steps))
+        inside, origins = (origins < len(y)) & (n_steps == 1), np.maximum(origins, self.first)
+        if inside.any():
+            at = origins[inside] - self.first
+            mean[inside, 0], deviation[inside, 0] = (part[at] for part in self.one_step(y, x))
+        model = self
+        for origin in np.unique(origins[~inside]):
+            model, chosen = model.after(origin, y, x), ~inside & (origins == origin)
+            mean[chosen], deviation[chosen] = model.steps(y[: max(origin, self.first + 1)], n_steps)
+        return mean, deviation
+
+    @abstractmethod
+    def one_step(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of every row from ``first`` on, by the rows before it."""
+
+    @abstractmethod
+    def steps(self, y: np.ndarray, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the steps after a history that the state is of."""
 
     @abstractmethod
     def moved(self, y: np.ndarray, x: np.ndarray, shift: int) -> LocalModel:
@@ -125,25 +142,20 @@ class FilterModel(LocalModel):
         read = slice(start.row, row)
         return start if row == start.row else start.run(y[read], x[read], end_only=True)[2]
 
-    def ahead(self, y, x, origins, n_steps):
-        mean, variance = np.empty((2, len(origins), n_steps))
-        inside = (origins < self.row) & (n_steps == 1)
-        origins = np.maximum(origins, self.first)
-        if inside.any():  # one pass for all rows of the history
-            model, parts = self.restarted(), []
-            while model.row < self.row:  # statsmodels keeps the covariance of every row's state
-                read = slice(model.row, min(model.row + _BLOCK, self.row))
-                *part, model = model.run(y[read], x[read])
-                parts.append(part)
-            means, variances = np.hstack(parts)
-            # where the level is not known yet, the last value, or the mean before the first one
-            last = pd.Series(y[self.first : self.row]).ffill().shift().fillna(np.nanmean(y))
-            means, at = np.where(variances > _UNKNOWN, last, means), origins[inside] - self.first
-            mean[inside, 0], variance[inside, 0] = means[at], variances[at]
-        unknown, model = (np.full(n_steps, np.nan), np.zeros((n_steps, x.shape[1]))), self
-        for origin in np.unique(origins[~inside]):
-            model, chosen = model.after(origin, y, x), ~inside & (origins == origin)
-            mean[chosen], variance[chosen], _ = model.run(*unknown)
+    def one_step(self, y, x):
+        model, parts = self.restarted(), []
+        while model.row < len(y):  # statsmodels keeps the covariance of every row's state
+            read = slice(model.row, model.row + _BLOCK)
+            *part, model = model.run(y[read], x[read])
+            parts.append(part)
+        mean, variance = np.hstack(parts)
+        # where the level is not known yet, the last value, or the mean before the first one
+        last = pd.Series(y[self.first :]).ffill().shift().fillna(np.nanmean(y))
+        return np.where(variance > _UNKNOWN, last, mean), self.sigma * np.sqrt(variance)
+
+    def steps(self, y, n_steps):
+        unknown = np.full(n_steps, np.nan), np.zeros((n_steps, len(self.beta)))
+        mean, variance, _ = self.run(*unknown)
         return mean, self.sigma * np.sqrt(variance)
 
 

@@ -94,7 +94,7 @@ def fit_arima(y: np.ndarray, x: np.ndarray, orders: Orders, maxiter: int) -> Loc
     first, n_observed, lost = leading_missing(y), int((~np.isnan(y)).sum()), orders.n_lost
     time = np.arange(float(len(y)))[:, None] ** np.array(orders.trend, dtype=int)
     columns, values = np.hstack([time, np.nan_to_num(x)])[first:], y[first:]
-    if n_observed - lost <= orders.n_arma + columns.shape[1] + 1:
+    if n_observed - lost <= orders.n_arma + columns.shape[1] + 1 or not spread(values):
         return _plain(y, x, orders)
     centre = values[0] if lost else np.nanmean(values) if 0 in orders.trend else 0.0
     values, columns = values - centre, columns - columns[0] * bool(lost)
@@ -274,20 +274,18 @@ class ARIMAForecaster(ArimaBase):
         return int(given) or super()._season(panel)
 
     def _fitter(self, seasonality: int) -> Callable[[np.ndarray, np.ndarray], LocalModel]:
-        p, d, q = (int(value) for value in self.order)
-        seasonal = tuple(int(value) for value in self.seasonal_order[:3])
-        if any(seasonal) and seasonality < 2:
+        p, d, q, seasonal_p, seasonal_d, seasonal_q = map(
+            int, (*self.order, *self.seasonal_order[:3])
+        )
+        m = seasonality if seasonal_p + seasonal_d + seasonal_q else 0
+        if m == 1:
             raise DataError(
                 f"{type(self).__name__}: seasonal_order={tuple(self.seasonal_order)} needs a "
                 f"season of 2 or more steps, and none was found: pass seasonality=, e.g. "
                 f"seasonality=12. Got {seasonality}"
             )
-        trend = "n" if d + seasonal[1] else "c"
-        orders = Orders(
-            (p, d, q),
-            (*seasonal, seasonality if any(seasonal) else 0),
-            _TRENDS[self.trend or trend],
-        )
+        trend = _TRENDS[self.trend or ("n" if d + seasonal_d else "c")]
+        orders = Orders((p, d, q), (seasonal_p, seasonal_d, seasonal_q, m), trend)
         return partial(fit_arima, orders=orders, maxiter=int(self.maxiter))
 
 

@@ -32,7 +32,7 @@ def fit_auto_arima(y: np.ndarray, x: np.ndarray, m: int, settings: dict[str, Any
     rows = max(np.split(seen, np.flatnonzero(np.diff(seen) > 1) + 1), key=len)
     plain = Orders(trend=(0,))
     if len(rows) < _TOO_SHORT or np.ptp(y[rows]) == 0:
-        return fit_arima(y, x[:, :0], plain, 100)
+        return fit_arima(y, x, plain, 100)
     known, step = x[rows] if x.shape[1] else None, float(np.median(np.abs(np.diff(y[rows]))))
     # a level far from 0, in its own steps, would swamp statsforecast's diffuse start
     level = float(y[rows].mean()) if np.abs(y[rows]).max() > _FAR * step else 0.0
@@ -135,20 +135,11 @@ class AutoARIMAForecaster(ArimaBase):
         for name in ("max_p", "max_q", "max_P", "max_Q"):
             check_int(owner, name, getattr(self, name), minimum=0)
         check_choice(owner, "criterion", self.criterion, ("aicc", "aic", "bic"))
-        check_choice(owner, "stepwise", self.stepwise, (True, False))
-        check_choice(owner, "approximation", self.approximation, (True, False))
+        for name in ("stepwise", "approximation"):
+            check_choice(owner, name, getattr(self, name), (True, False))
 
     def _fitter(self, seasonality: int) -> Callable[[np.ndarray, np.ndarray], LocalModel]:
         optional_import("statsforecast.models", "auto", type(self).__name__)
-        settings = {
-            "d": self.d,
-            "D": self.D,
-            "max_p": self.max_p,
-            "max_q": self.max_q,
-            "max_P": self.max_P,
-            "max_Q": self.max_Q,
-            "ic": self.criterion,
-            "stepwise": bool(self.stepwise),
-            "approximation": bool(self.approximation),
-        }
+        names = ("d", "D", "max_p", "max_q", "max_P", "max_Q", "stepwise", "approximation")
+        settings = {name: getattr(self, name) for name in names} | {"ic": self.criterion}
         return partial(fit_auto_arima, m=seasonality, settings=settings)

@@ -268,8 +268,7 @@ class MultiplicativeModel(EtsModel):
     def _smoothed(self, y: np.ndarray) -> Any:
         """Statsmodels' result for rows from ``first`` on; a missing row counts as without error."""
         y, m = y.copy(), self.form.m
-        while np.isnan(y).any():
-            row = int(np.argmax(np.isnan(y)))
+        for row in np.flatnonzero(np.isnan(y)):
             y[row] = self._smoothed(y[:row]).forecast(1)[0]
         return _ets_model(
             y,
@@ -280,25 +279,20 @@ class MultiplicativeModel(EtsModel):
             initial_seasonal=self.start[-m:] if m else None,
         ).smooth(self.smoothing)
 
-    def ahead(self, y, x, origins, n_steps):
-        mean, deviation = np.empty((2, len(origins), n_steps))
-        inside, origins = (origins < len(y)) & (n_steps == 1), origins - self.first
-        if inside.any():
-            fitted = self._smoothed(y[self.first :]).fittedvalues
-            mean[inside, 0] = fitted[np.maximum(origins[inside], 0)]
-        for origin in np.unique(origins[~inside]):
-            found, chosen = self._smoothed(y[self.first :][: max(origin, 1)]), origins == origin
-            # the same draws for every origin
-            errors = self.sigma * np.random.default_rng(0).standard_normal((n_steps, _N_PATHS))
-            paths = found.simulate(
-                n_steps, anchor="end", repetitions=_N_PATHS, random_errors=errors
-            )
-            mean[chosen & ~inside] = found.forecast(n_steps)
-            deviation[chosen & ~inside] = paths.std(axis=1)
-        # one step ahead nothing has to be simulated
-        size = np.abs(mean[:, 0]) if self.form.error == "mul" else 1.0
-        deviation[:, 0] = self.sigma * size
-        return mean, deviation
+    def one_step(self, y, x):
+        return self._with_deviation(self._smoothed(y[self.first :]).fittedvalues)
+
+    def steps(self, y, n_steps):
+        found = self._smoothed(y[self.first :])
+        # the same draws for every origin
+        errors = self.sigma * np.random.default_rng(0).standard_normal((n_steps, _N_PATHS))
+        paths = found.simulate(n_steps, anchor="end", repetitions=_N_PATHS, random_errors=errors)
+        mean, deviation = self._with_deviation(found.forecast(n_steps))
+        return mean, np.append(deviation[:1], paths[1:].std(axis=1))
+
+    def _with_deviation(self, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        size = np.abs(mean) if self.form.error == "mul" else np.ones_like(mean)
+        return mean, self.sigma * size
 
     def moved(self, y, x, shift):
         first, start, m = leading_missing(y), self.start.copy(), self.form.m
@@ -341,10 +335,11 @@ def fit_ets(y: np.ndarray, x: np.ndarray, forms: list[Form], maxiter: int) -> Lo
             f"error='add' with seasonal='add' or None. Got a value of {lowest:g}, {gaps} missing"
         )
     if not spread(inner):  # a series that never changed; half of a change is taken up
-        start = {"smoothing": np.array([0.5]), "start": np.zeros(1), "sigma": 0.0}
-        return LinearModel(form=plain, **start, unit=1.0, centre=float(inner[0])).restarted(
-            first=first
+        level, alpha, start = float(inner[0]), np.array([0.5]), np.zeros(1)
+        still = LinearModel(
+            form=plain, smoothing=alpha, start=start, centre=level, unit=1.0, sigma=0.0
         )
+        return still.restarted(first=first)
     longest = max(form.m for form in kept)
     # without a season ten times as many rows cost no more
     recent = inner[-(max(_RECENT, 20 * longest) if longest else 10 * _RECENT) :]
@@ -374,11 +369,7 @@ def fit_ets(y: np.ndarray, x: np.ndarray, forms: list[Form], maxiter: int) -> Lo
     form = min((f for f in able if f[1:3] == able[0][1:3]), key=score)
     same = [f for f in able if (f.error, f.seasonal) == (form.error, form.seasonal)]
     form = min(same, key=score)
-    found = fitted(form) or fitted(plain)
-    if found is None:
-        raise DataError(
-            "exponential smoothing could not be fitted: use another forecaster, or drop this series"
-        )
+    found = fitted(form) or _fit_linear(recent, plain, maxiter)
     # alternatives left out under "auto" are the rule; a form that was asked for is not
     lost = found.form == plain and plain not in forms
     note = f"too few rows for {forms[0]}, or they say too little; fitted as {plain}" * lost

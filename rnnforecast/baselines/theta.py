@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -61,13 +62,7 @@ class ThetaModel(FilterModel):
 
 
 def fit_theta(
-    y: np.ndarray,
-    x: np.ndarray,
-    theta: float,
-    m: int,
-    deseasonalize: bool,
-    use_test: bool,
-    method: str,
+    y: np.ndarray, x: np.ndarray, theta: float, m: int, options: dict[str, Any]
 ) -> LocalModel:
     """Fit to one series without missing values between its first and last observed ones."""
     first = leading_missing(y)
@@ -79,21 +74,20 @@ def fit_theta(
             f"{row} has one: fill them yourself before fit, or use ETSForecaster or "
             f"ARIMAForecaster, which skip them"
         )
-    if method == "mul" and inner.min() <= 0:
+    if options["method"] == "mul" and inner.min() <= 0:
         raise DataError(
             f"method='mul' needs values above 0: use method='add' or 'auto'. Got {inner.min():g}"
         )
     alpha, b0, season, multiplicative = 0.5, 0.0, np.zeros(1), False  # of a constant series
-    unit, seasonal = spread(inner), deseasonalize and m > 1 and len(inner) >= 2 * m
+    unit, seasonal = spread(inner), options["deseasonalize"] and m > 1 and len(inner) >= 2 * m
     if unit and len(inner) < 3:
         alpha, b0 = 1.0, float(inner[1] - inner[0])
     elif unit:
         from statsmodels.tsa.forecasting.theta import ThetaModel as Estimator
 
         period = m if seasonal else 1
-        estimator = Estimator(
-            inner / unit, period=period, deseasonalize=seasonal, use_test=use_test, method=method
-        )
+        options = {**options, "deseasonalize": seasonal}
+        estimator = Estimator(inner / unit, period=period, **options)
         found = estimator.fit(use_mle=False)
         alpha = min(max(float(found.params["alpha"]), 1e-4), 1.0)
         b0 = float(found.params["b0"]) * unit
@@ -189,11 +183,6 @@ class ThetaForecaster(LocalForecaster):
         check_choice(owner, "method", self.method, ("auto", "add", "mul"))
 
     def _fitter(self, seasonality: int) -> Callable[[np.ndarray, np.ndarray], LocalModel]:
-        return partial(
-            fit_theta,
-            theta=float(self.theta),
-            m=seasonality,
-            deseasonalize=bool(self.deseasonalize),
-            use_test=bool(self.use_test),
-            method=self.method,
-        )
+        names = ("deseasonalize", "use_test", "method")
+        options = {name: getattr(self, name) for name in names}
+        return partial(fit_theta, theta=float(self.theta), m=seasonality, options=options)
