@@ -332,12 +332,8 @@ class LocalForecaster(BaseForecaster):
 
     def _describe(self) -> list[str]:
         forms = Counter(str(model.form) for models in self.models_ for model in models)
-        shown = ", ".join(f"{form} x {count}" for form, count in forms.most_common(3))
-        if len(forms) == 1:
-            shown = next(iter(forms))
-        elif len(forms) > 3:
-            shown += f", {len(forms) - 3} other forms"
-        return [shown, *super()._describe()]
+        shown = [f"{form} x {n}" if len(forms) > 1 else form for form, n in forms.most_common(3)]
+        return [", ".join(shown + ["..."] * (len(forms) > 3)), *super()._describe()]
 
     def _per_series(self, value: Callable[[Any], Any], name: str) -> Any:
         """A fitted value of every model: itself for one, a frame (series × target) for more."""

@@ -130,7 +130,7 @@ def fit_arima(y: np.ndarray, x: np.ndarray, orders: Orders, maxiter: int) -> Loc
     return ArimaModel(
         form=orders,
         sigma=sigma,
-        unit=sigma,
+        unit=max(sigma, 1e-9 * unit),
         converged=bool(converged),
         slopes=slopes,
         beta=coefficients[n_trend:],
@@ -143,14 +143,12 @@ def _plain(y: np.ndarray, x: np.ndarray, asked: Orders) -> LocalModel:
     seen, walk = y[~np.isnan(y)], min(asked.n_lost, 1)
     orders = Orders((0, walk, 0), trend=() if walk else (0,))
     sigma = float(np.sqrt(np.mean(np.diff(seen) ** 2))) if walk else spread(seen)
-    same = str(orders) == str(asked)
+    note = f"too few rows, or too little in them, for {asked}; fitted as {orders}"
     return ArimaModel(
         form=orders,
         sigma=sigma,
         unit=sigma or 1.0,
-        note=""
-        if same
-        else f"too few rows, or too little in them, for {asked}; fitted as {orders}",
+        note="" if orders == asked else note,
         slopes={} if walk else {0: float(seen.mean())},
         beta=np.zeros(x.shape[1]),
         arma=np.zeros(0),
@@ -231,8 +229,8 @@ class ARIMAForecaster(ArimaBase):
     that of the differenced series, or of the levels where differencing would take more than 5% of
     the observed rows along. Intervals are normal, with the parameters taken as known.
 
-    A series with too few rows for its parameters is fitted without the season, then without the
-    ARMA terms, then without differences; a warning names it and ``order_`` shows what was used.
+    A series with too few rows for its parameters is fitted as a random walk, or as a mean where it
+    is not differenced, without covariates; a warning names it and ``order_`` shows what was used.
     ``update`` runs the filter on and keeps the parameters. In-sample rows whose level is not
     identified yet (the first ``d + D m``) get the last value, the very first one the mean.
 

@@ -29,7 +29,7 @@ from rnnforecast.forecasters.parameters import estimator
 
 __all__ = ["ETSForecaster"]
 
-_RECENT = 1000  # rows at the end of a series that its form and smoothing are estimated from
+_RECENT = 2000  # rows at the end of a series that its form and smoothing are estimated from
 _MISSING = 300  # missing values among them, beyond which fewer rows are taken
 _SMOOTH = 24  # a longer season starts as a smooth curve: so many of its Fourier terms
 _N_PATHS = 5000
@@ -147,7 +147,7 @@ def _likelihood(y: np.ndarray, form: Form, smoothing: np.ndarray) -> tuple[float
     """Log-likelihood from the likeliest start, that of the Kalman filter, and the variance.
 
     The missing values are integrated out (Gómez, Maravall & Peña 1999, Journal of Econometrics
-    88(2), section 3), which brings in the determinant of their effects.
+    88(2)), which brings in the determinant of their effects.
     """
     missing = np.isnan(y).sum()
     n = len(y) - missing
@@ -194,7 +194,7 @@ class LinearModel(EtsModel, FilterModel):
         return smoother(values, self.form, self.smoothing, self.start)
 
     def started(self, y: np.ndarray, first: int, season: Any = None) -> Any:
-        """The same at the start that the rows from ``first`` on tell."""
+        """The same at the likeliest start for the rows from ``first`` on."""
         early = (y[first:][: max(_RECENT, 2 * self.form.m)] - self.centre) / self.unit
         start = _likeliest_start(early, self.form, self.smoothing, season)
         return self.restarted(first=first, start=start)
@@ -341,8 +341,8 @@ def fit_ets(y: np.ndarray, x: np.ndarray, forms: list[Form], maxiter: int) -> Lo
         )
         return still.restarted(first=first)
     longest = max(form.m for form in kept)
-    # without a season ten times as many rows cost no more
-    recent = inner[-(max(_RECENT, 20 * longest) if longest else 10 * _RECENT) :]
+    # without a season five times as many rows cost no more
+    recent = inner[-(max(_RECENT, 20 * longest) if longest else 5 * _RECENT) :]
     missing = np.flatnonzero(np.isnan(recent))
     if len(missing) > _MISSING:
         recent = recent[missing[-_MISSING] :]
@@ -437,7 +437,7 @@ class ETSForecaster(LocalForecaster):
     "auto" compares forms by the corrected AIC (Hyndman, Koehler, Ord & Snyder 2008, section 7.1):
     first the season (none, additive, and multiplicative with multiplicative errors where all values
     are positive and none is missing), then the trend (none, additive, damped). Form, smoothing
-    parameters and sigma of a long series come from its last 1000 rows (10000 without a season; 20
+    parameters and sigma of a long series come from its last 2000 rows (10000 without a season; 20
     seasons, if that is more; fewer where more than 300 of them are missing). A season of more than
     24 steps starts as a smooth curve, of 12 waves. A series with too few rows for the form that was
     asked for is fitted as ETS(A,N,N), and a warning tells.
