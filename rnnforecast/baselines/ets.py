@@ -1,8 +1,5 @@
-"""Exponential smoothing.
-
-Forms whose components are all additive are linear: their one-step errors are a filter of the rows,
-and their states after any row come from statsmodels' ``statespace.ExponentialSmoothing``, missing
-values or not. The others run through its ``ETSModel``, whose recursion takes none.
+"""Exponential smoothing: additive forms by a Kalman filter, missing values or not; the others by
+statsmodels' ``ETSModel``, whose recursion takes none.
 """
 
 from __future__ import annotations
@@ -10,11 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.signal import lfilter
 
 from rnnforecast._validation import check_choice, check_int
 from rnnforecast.baselines._local import (
@@ -24,6 +20,7 @@ from rnnforecast.baselines._local import (
     leading_missing,
     spread,
 )
+from rnnforecast.baselines._smoothing import NAMES, Form, likeliest_start, likelihood, smoother
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.parameters import estimator
 
@@ -31,145 +28,7 @@ __all__ = ["ETSForecaster"]
 
 _RECENT = 2000  # rows at the end of a series that its form and smoothing are estimated from
 _MISSING = 300  # missing values among them, beyond which fewer rows are taken
-_SMOOTH = 24  # a longer season starts as a smooth curve: so many of its Fourier terms
 _N_PATHS = 5000
-_NAMES = "smoothing_level", "smoothing_trend", "smoothing_seasonal", "damping_trend"
-
-
-class Form(NamedTuple):
-    """Components of the model; m steps in a season, 0 without one."""
-
-    error: str = "add"
-    trend: str | None = None
-    damped: bool = False
-    seasonal: str | None = None
-    m: int = 0
-
-    @property
-    def linear(self) -> bool:
-        return self.error == "add" and self.seasonal != "mul"
-
-    @property
-    def names(self) -> list[str]:
-        """Smoothing parameters in the order of statsmodels."""
-        given = True, self.trend, self.seasonal, self.damped
-        return [name for name, use in zip(_NAMES, given, strict=True) if use]
-
-    @property
-    def n_states(self) -> int:
-        return 1 + bool(self.trend) + self.m
-
-    @property
-    def n_parameters(self) -> int:
-        """Smoothing parameters, states at the start (seasons sum to a constant) and variance."""
-        return len(self.names) + self.n_states - bool(self.seasonal) + 1
-
-    def __str__(self) -> str:
-        trend = "N" if self.trend is None else "Ad" if self.damped else "A"
-        seasonal = {None: "N)", "add": f"A)[{self.m}]", "mul": f"M)[{self.m}]"}[self.seasonal]
-        return f"ETS({'A' if self.error == 'add' else 'M'},{trend},{seasonal}"
-
-
-def smoother(values: np.ndarray, form: Form, smoothing: Any, start: Any) -> Any:
-    """Statsmodels' linear model with innovations of variance 1; the season in ``start`` is ordered
-    from the last row backwards.
-    """
-    from statsmodels.tsa.statespace.exponential_smoothing import ExponentialSmoothing
-
-    model = ExponentialSmoothing(
-        values,
-        trend=form.trend is not None,
-        damped_trend=form.damped,
-        seasonal=form.m or None,
-        initialization_method="known",
-        initial_level=start[0],
-        initial_trend=start[1] if form.trend else None,
-        initial_seasonal=start[-form.m :] if form.seasonal else None,
-        concentrate_scale=False,
-    )
-    model.update(np.append(smoothing, 1.0))
-    return model
-
-
-# -- additive forms --------------------------------------------------------------------------------
-
-
-def _regression(
-    y: np.ndarray, form: Form, smoothing: np.ndarray, season: Any = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """What the one-step errors lose by a unit of each missing value and of each term of the start,
-    ``(n_rows, n)``, and the errors without either, ``(n_rows,)``; with a ``season`` before the
-    first row the start has a level and a slope only.
-
-    The equations of Hyndman et al. 2008, table 2.2, solved for the errors, are a rational filter.
-    """
-    given = dict(zip(form.names, smoothing, strict=True))
-    alpha, beta, gamma = (given.get(name, 0.0) for name in _NAMES[:3])
-    phi, m, n = given.get("damping_trend", 1.0), form.m, len(y)
-    fade = np.array([1.0, -phi]) if form.trend else np.ones(1)
-    cycle = np.ones(max(m, 1))  # 1 + B + ... + B^(m-1)
-    turn = np.convolve(np.convolve([1.0, -1.0], cycle), fade)
-    denominator = turn.copy()
-    denominator[1:] += alpha * np.convolve(fade, cycle)
-    if form.trend:
-        denominator[1:-1] += beta * phi * cycle
-    if m:
-        denominator[m:] += gamma * fade
-    rows, seen = np.arange(n), ~np.isnan(y)
-    plain = np.where(seen, y, 0.0)
-    if season is not None:
-        plain = plain - np.resize(season[::-1], n) * seen
-    once, level, slope = rows == 0, np.ones(n), np.cumsum(phi ** (rows + 1))
-    signals = np.array([plain, once, rows % len(cycle) == 0, level, slope])
-    errors, once, whole, *states = lfilter(turn, denominator, signals)
-    design = [_later(once, rows[~seen]), *np.array(states)[: form.n_states - m, :, None]]
-    if m and season is None:
-        design.append(_later(whole, np.arange(m)) @ _season_terms(m))
-    return np.hstack(design), errors
-
-
-def _later(response: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """Columns: the response to something that comes ``by`` rows later."""
-    rows = np.arange(len(response))[:, None] - by
-    return np.where(rows >= 0, response[rows], 0.0)
-
-
-@cache
-def _season_terms(m: int) -> np.ndarray:
-    """Seasons that sum to zero, ``(m, n_terms)``."""
-    if m <= _SMOOTH:
-        return np.vstack([np.eye(m - 1), -np.ones(m - 1)])
-    angle = np.outer(np.arange(m), np.arange(1, _SMOOTH // 2 + 1)) * 2 * np.pi / m
-    return np.hstack([np.cos(angle), np.sin(angle)])
-
-
-def _likelihood(y: np.ndarray, form: Form, smoothing: np.ndarray) -> tuple[float, float]:
-    """Log-likelihood from the likeliest start, that of the Kalman filter, and the variance.
-
-    The missing values are integrated out (Gómez, Maravall & Peña 1999, Journal of Econometrics
-    88(2)), which brings in the determinant of their effects.
-    """
-    missing = np.isnan(y).sum()
-    n = len(y) - missing
-    joined = np.column_stack(_regression(y, form, smoothing))
-    size = np.abs(np.diag(np.linalg.qr(joined, mode="r")))
-    variance = max(size[-1] ** 2, 1e-30) / n
-    return -n / 2 * (np.log(2 * np.pi * variance) + 1) - np.log(size[:missing]).sum(), variance
-
-
-def _likeliest_start(
-    y: np.ndarray, form: Form, smoothing: np.ndarray, season: Any = None
-) -> np.ndarray:
-    """Level, slope and season (the given one, if any) before the first row.
-
-    The errors are linear in them, and so least squares finds them (Hyndman, Koehler, Ord & Snyder
-    2008, section 5.1), with the missing values as further unknowns.
-    """
-    found = np.linalg.lstsq(*_regression(y, form, smoothing, season), rcond=1e-10)[0]
-    found, n = found[np.isnan(y).sum() :], form.n_states - form.m
-    if form.m and season is None:
-        season = (_season_terms(form.m) @ found[n:])[::-1]  # backwards, as statsmodels has it
-    return np.append(found[:n], [] if season is None else season)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +55,7 @@ class LinearModel(EtsModel, FilterModel):
     def started(self, y: np.ndarray, first: int, season: Any = None) -> Any:
         """The same at the likeliest start for the rows from ``first`` on."""
         early = (y[first:][: max(_RECENT, 2 * self.form.m)] - self.centre) / self.unit
-        start = _likeliest_start(early, self.form, self.smoothing, season)
+        start = likeliest_start(early, self.form, self.smoothing, season)
         return self.restarted(first=first, start=start)
 
     def moved(self, y, x, shift):
@@ -213,15 +72,15 @@ def _fit_linear(y: np.ndarray, form: Form, maxiter: int) -> EtsModel:
     z = (y - centre) / unit
 
     def smoothing(free: np.ndarray) -> np.ndarray:  # beta < alpha < 1 - gamma
-        share = dict(zip(_NAMES, (1.0, free[0], 1 - free[0], 1.0), strict=True))
+        share = dict(zip(NAMES, (1.0, free[0], 1 - free[0], 1.0), strict=True))
         return free * np.array([share[name] for name in form.names])
 
     def loss(free: np.ndarray) -> float:
-        return -_likelihood(z, form, smoothing(free))[0] / len(z)
+        return -likelihood(z, form, smoothing(free))[0] / len(z)
 
     grid = []
     for alpha in (0.5, 0.1, 0.9):
-        usual = dict(zip(_NAMES, (alpha, 0.1, 0.05, 0.95), strict=True))
+        usual = dict(zip(NAMES, (alpha, 0.1, 0.05, 0.95), strict=True))
         grid.append(np.array([usual[name] for name in form.names]))
     found = minimize(
         loss,
@@ -231,12 +90,12 @@ def _fit_linear(y: np.ndarray, form: Form, maxiter: int) -> EtsModel:
         options={"maxiter": maxiter, "ftol": 1e-8},
     )
     best = smoothing(found.x)
-    likelihood, variance = _likelihood(z, form, best)
+    value, variance = likelihood(z, form, best)
     return LinearModel(
         form=form,
         smoothing=best,
-        start=_likeliest_start(z, form, best),
-        log_likelihood=likelihood,
+        start=likeliest_start(z, form, best),
+        log_likelihood=value,
         sigma=float(np.sqrt(variance)) * unit,
         converged=found.status != 1,  # 1: the limit of iterations
         unit=unit,

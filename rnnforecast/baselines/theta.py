@@ -17,7 +17,7 @@ from rnnforecast.baselines._local import (
     leading_missing,
     spread,
 )
-from rnnforecast.baselines.ets import Form, smoother
+from rnnforecast.baselines._smoothing import Form, smoother
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.parameters import estimator
 
