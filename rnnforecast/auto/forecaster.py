@@ -86,8 +86,6 @@ class AutoForecaster(BaseForecaster):
         intervals.
     error_scale_ : ndarray, shape (n_series, n_targets)
         Mean error of the seasonal naive forecast in each series.
-    panel_, roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
-        As of every forecaster.
 
     Notes
     -----

@@ -104,12 +104,6 @@ class Panel:
         seen = np.logical_or.reduceat(np.concatenate([self.mask, none]), edges)[::2]
         return seen & (edges[::2] < edges[1::2])[:, None]  # of no rows reduceat gives the next
 
-    def observed_only(self, held: np.ndarray) -> np.ndarray:
-        """Rows held out at the end of each series; 0 where none of them was observed, whose loss
-        would be zero, the best there is.
-        """
-        return np.where(self.observed(self.lengths - held, self.lengths).any(1), held, 0)
-
     def owned(self) -> Panel:
         """The same with arrays of its own, in row order, safe from the caller's later writes."""
         names = ("targets", "past", "known", "static")

@@ -150,7 +150,7 @@ class BaseForecaster(HistoryEstimator):
         """Forecast of future rows, ``(n_rows, n_targets)``."""
         panel, n_steps = self.panel_, int(rows.steps.max())
         series, place = np.unique(rows.series, return_inverse=True)
-        known = _rows.laid_out(panel, place, rows, (len(series), n_steps))
+        known, _ = _rows.laid_out(panel, place, rows, (len(series), n_steps))
         forecast = self._forecast(panel, series, panel.lengths[series], n_steps, known)
         return forecast[place, rows.steps - 1]
 
@@ -392,15 +392,7 @@ def _origin_index(
     panel: Panel, series: np.ndarray, origins: np.ndarray, ahead: np.ndarray
 ) -> pd.MultiIndex:
     """(series, origin, time) of forecasts of rows ``ahead: (n, horizon)``."""
-    steps = ahead.shape[1]
-    row = np.repeat(series, steps)
-    levels = [
-        panel.stamps_at(row, np.repeat(origins - 1, steps)),
-        panel.stamps_at(row, ahead.ravel()),
-    ]
-    names = ["origin", panel.names[-1]]
-    if panel.is_panel:
-        ids = panel.ids[row]
-        levels = [*(ids.get_level_values(k) for k in range(ids.nlevels)), *levels]
-        names = [*panel.names[:-1], *names]
-    return pd.MultiIndex.from_arrays(levels, names=names)
+    row, last = (np.repeat(part, ahead.shape[1]) for part in (series, origins - 1))
+    index = panel.index_at(row, ahead.ravel())
+    *ids, times = (index.get_level_values(k) for k in range(index.nlevels))
+    return pd.MultiIndex.from_arrays([*ids, panel.stamps_at(row, last).rename("origin"), times])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from rnnforecast.data.panel import Panel
 from rnnforecast.data.roles import Roles
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.sharing import of_rows
-from rnnforecast.parameters import estimator
+from rnnforecast.parameters import checked, estimator
 
 __all__ = ["HistoryEstimator"]
 
@@ -49,9 +49,23 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
         Column of time stamps, instead of an index.
     freq : str or DateOffset, optional
         Frequency of the time stamps; inferred if None.
+
+    Attributes
+    ----------
+    panel_ : Panel
+        The history: the rows of ``fit`` and ``update``.
+    roles_ : Roles
+        Columns of X by role.
+    target_names_ : list
+    cutoff_ : stamp, or Series of stamps by series where they differ
+        Of the last row of the history.
+    n_features_in_ : int
+        Columns of X.
+    feature_names_in_ : ndarray of str
+        Their names, if all are strings.
     """
 
-    horizon: int = 1
+    horizon: int = checked(1, check_int)
     target: Any = None
     known: Any = None
     static: Any = None
@@ -59,11 +73,15 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
     time: Any = None
     freq: Any = None
 
+    _checks: ClassVar[dict[str, Any]]  # of values of parameters, as they were declared
+
     # -- hooks ------------------------------------------------------------------------------------
 
     @abstractmethod
     def _fit_panel(self, panel: Panel) -> dict[str, Any]:
-        """Train on ``panel``; return the fitted attributes (names ending in ``_``)."""
+        """Train on ``panel``; return the fitted attributes (names ending in ``_``). Self is a copy
+        that already has those of the columns, and may be changed.
+        """
 
     def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
         """Fitted attributes that depend on the rows of the history; weights stay.
@@ -78,7 +96,8 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
 
     def _check_params(self) -> None:
         """Raise DataError for unusable parameters; extended by subclasses."""
-        check_int(type(self).__name__, "horizon", self.horizon)
+        for name, check in self._checks.items():
+            check(type(self).__name__, name, getattr(self, name))
 
     # -- fit ---------------------------------------------------------------------------------------
 

@@ -359,7 +359,7 @@ def as_dilations(owner: str, dilations: Any) -> tuple[tuple[int, ...], ...]:
         blocks = tuple(tuple(block) for block in dilations)
     except TypeError:
         blocks = ()
-    whole = [isinstance(d, Integral) and d >= 1 for block in blocks for d in block]
+    whole = [isinstance(d, Integral) and int(d) >= 1 for block in blocks for d in block]
     if not whole or not all(whole) or not all(blocks):
         raise DataError(
             f"{owner}: dilations must be blocks of integers >= 1, such as ((1, 2), (7, 14)). Got "

@@ -166,7 +166,7 @@ class SequenceEstimator(TrainedEstimator):
         return self
 
     def _check_params(self) -> None:
-        self._check_training()
+        super()._check_params()
         owner = type(self).__name__
         check_int(owner, "n_tokens", self.n_tokens, minimum=2, none=True)
         for name in ("n_channels", "embedding_size", "hidden_size", "n_layers", "batch_size"):
