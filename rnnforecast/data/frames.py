@@ -12,11 +12,11 @@ from sklearn.utils.validation import check_array
 from rnnforecast.data._stamps import check_kind, numbers
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Keys", "Table", "numeric", "read_table", "read_targets", "to_pandas"]
+__all__ = ["Keys", "Table", "numeric", "read_table", "read_targets", "rows_where", "to_pandas"]
 
 # kinds of objects that count as numbers, as pandas names them
 _NUMBERS = ("integer", "floating", "mixed-integer-float", "boolean", "decimal", "empty")
-_PIECE = 1 << 18  # codes at once: as an index they are widened to 64 bits
+_PIECE = 1 << 18  # rows at once: a mask of them all would be a quarter of float32 data
 
 
 @dataclass(frozen=True)
@@ -183,24 +183,31 @@ def is_default(index: pd.Index | None) -> bool:
 
 
 def _multiindex_keys(index: pd.MultiIndex) -> Keys:
-    if any((codes < 0).any() for codes in index.codes):
+    if any(codes.min() < 0 for codes in index.codes):
         raise DataError("the MultiIndex (series, time) has missing values (NaN or NaT)")
     levels = index.levels[-1]
     check_kind(levels, "the last level of the MultiIndex")
     names = tuple(index.names)
     if index.nlevels == 2:
         series, ids = index.codes[0], index.levels[0]
-        present = np.zeros(len(ids), dtype=bool)
-        for start in range(0, len(series), _PIECE):
-            present[series[start : start + _PIECE]] = True
-        if not present.all():
-            series, ids = (np.cumsum(present) - 1)[series], ids[present]
+        present = np.unique(series[np.append(0, rows_where(np.not_equal, series))])
+        if len(present) < len(ids):
+            series, ids = np.searchsorted(present, series), ids[present]
     else:
         shape = [len(level) for level in index.levels[:-1]]
         series, unique = _factorize(np.ravel_multi_index(index.codes[:-1], shape))
         codes = np.unravel_index(unique, shape)
         ids = pd.MultiIndex(index.levels[:-1], codes, names=names[:-1])
     return Keys(np.asarray(series), ids, np.asarray(index.codes[-1]), levels, names, len(index))
+
+
+def rows_where(test: np.ufunc, values: np.ndarray) -> np.ndarray:
+    """Rows whose value and the one before it pass ``test``."""
+    parts = [np.zeros(0, dtype=np.int64)]
+    for start in range(1, len(values), _PIECE):
+        some = values[start - 1 : start + _PIECE]
+        parts.append(np.flatnonzero(test(some[1:], some[:-1])) + start)
+    return np.concatenate(parts)
 
 
 def _parse_time(owner: str, column: pd.Series, name: Any) -> pd.Index:
@@ -220,8 +227,8 @@ def _parse_time(owner: str, column: pd.Series, name: Any) -> pd.Index:
 
 
 def numeric(owner: str, frame: pd.DataFrame, columns: list) -> np.ndarray:
-    """Columns as floats, shape (n_rows, n_columns), NaN kept; a view where pandas can give one, and
-    float32 if all are. Text, dates, complex numbers and infinite values are refused.
+    """Columns as floats, shape (n_rows, n_columns), NaN kept; float32 if all are, and a view, which
+    is read-only, where pandas can give one. Text, dates, complex and infinite numbers are refused.
     """
     if not columns:
         return np.empty((len(frame), 0), dtype=np.float32)
@@ -236,13 +243,16 @@ def numeric(owner: str, frame: pd.DataFrame, columns: list) -> np.ndarray:
             )
     small = all(dtype == np.float32 for dtype in part.dtypes)
     values = part.to_numpy(dtype=np.float32 if small else np.float64, na_value=np.nan)
-    infinite = np.isinf(values)
-    if infinite.any():
-        row, column = np.argwhere(infinite)[0]
+    if np.isinf([np.fmax.reduce(values, axis=None), np.fmin.reduce(values, axis=None)]).any():
+        row, column = np.argwhere(np.isinf(values))[0]
         raise DataError(
             f"Input X contains infinity or a value too large for dtype('float64'): {owner}, column "
             f"{columns[column]!r}, row {row}: replace it by NaN (unobserved) or by a number"
         )
+    first = frame[columns[0]]
+    if first.dtype == values.dtype and np.may_share_memory(values, first.to_numpy()):
+        values = values.view()
+        values.flags.writeable = False
     return values
 
 

@@ -70,11 +70,6 @@ def _panel(
     names = [column.name for column in columns if column.role == "target"]
     if targets is None:
         targets = read_columns(owner, table.frame, columns, "target")
-    empty = np.isnan(targets).all(axis=0)
-    if empty.any():
-        raise DataError(
-            f"{owner}: target {names[int(np.argmax(empty))]!r} has no observed value (all NaN)"
-        )
     past, known, static = (
         read_columns(owner, table.frame, columns, role) for role in ("past", "known", "static")
     )
@@ -82,9 +77,11 @@ def _panel(
     unseen = ~panel.observed(np.zeros_like(panel.lengths), panel.lengths)
     if unseen.any():
         i, k = np.argwhere(unseen)[0]
+        everywhere = unseen[:, k].all()
+        where = "" if everywhere else f"{panel.label(int(i))}: "
         raise DataError(
-            f"{owner}: {panel.label(int(i))}: target {names[k]!r} has no observed value (all NaN): "
-            f"leave this series out"
+            f"{owner}: {where}target {names[k]!r} has no observed value (all NaN)"
+            + ("" if everywhere else ": leave this series out")
         )
     return panel
 

@@ -11,7 +11,7 @@ from rnnforecast.data.panel import Panel
 
 __all__ = ["Scale"]
 
-_ROWS = 1 << 18  # measured at once
+_ROWS = 1 << 16  # measured at once
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _moments(values: np.ndarray, indptr: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     n = len(indptr) - 1
     means, spreads = np.zeros((n, values.shape[1])), np.ones((n, values.shape[1]))
-    # about a million rows at a time
+    # about so many rows at a time
     begins = np.searchsorted(indptr, np.arange(int(indptr[0]), int(indptr[-1]), _ROWS))
     for start, stop in pairwise(np.unique(np.append(begins, n))):
         edges = indptr[start : stop + 1]

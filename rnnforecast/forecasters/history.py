@@ -112,7 +112,7 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
         named = not is_array and all(isinstance(name, str) for name in columns)
         self._adopt(panel, roles, len(columns), columns if named else None)
         if vars(self)["panel_"] is panel:  # the rows must be safe from the caller's later writes
-            self.panel_ = panel.owned()
+            self.panel_ = panel.owned(X)
         return self
 
     def update(self, X: Any, y: Any = None) -> HistoryEstimator:
