@@ -101,7 +101,8 @@ def _offsets(counts: np.ndarray) -> np.ndarray:
 def _check_sorted(who: Who, keys: Keys, indptr: np.ndarray) -> None:
     """Raise unless stamps rise within each series."""
     ranks = keys.ranks()
-    bad = np.setdiff1d(rows_where(np.less_equal, ranks), indptr)  # within a series
+    bad = rows_where(np.less_equal, ranks)
+    bad = bad[indptr[np.searchsorted(indptr, bad)] != bad]  # within a series
     if not len(bad):
         return
     i = int(np.searchsorted(indptr, bad[0], side="right")) - 1

@@ -190,9 +190,10 @@ def _multiindex_keys(index: pd.MultiIndex) -> Keys:
     names = tuple(index.names)
     if index.nlevels == 2:
         series, ids = index.codes[0], index.levels[0]
-        present = np.unique(series[np.append(0, rows_where(np.not_equal, series))])
-        if len(present) < len(ids):
-            series, ids = np.searchsorted(present, series), ids[present]
+        present = np.zeros(len(ids), dtype=bool)
+        present[series[np.append(0, rows_where(np.not_equal, series))]] = True
+        if not present.all():
+            series, ids = (np.cumsum(present) - 1)[series], ids[present]
     else:
         shape = [len(level) for level in index.levels[:-1]]
         series, unique = _factorize(np.ravel_multi_index(index.codes[:-1], shape))
