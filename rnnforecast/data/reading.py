@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn.utils.validation import _check_feature_names
 
 from rnnforecast.data.frames import Keys, Table, is_default, numeric, read_table, read_targets
 from rnnforecast.data.panel import Panel
@@ -123,38 +123,30 @@ def _aligned(owner: str, table: Table, y_index: pd.Index | None) -> Keys:
 # -- rows after fit --------------------------------------------------------------------------------
 
 
-def read_rows(
-    owner: str,
-    X: Any,
-    roles: Roles,
-    names: Any,
-    n_features: int,
-    check_names: Callable[[Any], None],
-    *,
-    needs: tuple[str, ...] = ("known",),
-    target: Any = None,
-    series_id: Any = None,
-    time: Any = None,
-) -> Table:
-    """Read rows that come after fit, and check their columns against those of fit.
+def read_rows(forecaster: Any, X: Any, needs: tuple[str, ...] = ("known",)) -> Table:
+    """Read rows that come after the fit of a forecaster, and check their columns against it.
 
-    ``names`` are the ``n_features`` columns of X in fit, None for an array; ``check_names`` is
-    scikit-learn's check of them, where y came beside X; where X holds the targets, it must have
-    the columns of the roles ``needs``, and none that fit did not see.
+    Where X holds the targets, it must have the columns of the roles ``needs``, and none that fit
+    did not see; where y came beside it, the check of its columns is scikit-learn's.
     """
+    owner, roles = type(forecaster).__name__, forecaster.roles_
+    names = getattr(forecaster, "feature_names_in_", None)
     index_only = needs == ("known",) and not roles.known  # time stamps say all there is to say
-    table = read_table(owner, X, series_id, time, index_only)
+    table = read_table(owner, X, forecaster.series_id, forecaster.time, index_only)
     # where y came beside X, targets in it are left out before anything else
-    targets = {*roles.targets, *as_list(target)} if roles.separate_y and not table.is_array else {}
+    targets = set()
+    if roles.separate_y and not table.is_array:
+        targets = {*roles.targets, *as_list(forecaster.target)}
     columns = [name for name in table.columns if name not in targets]
     fitted = [] if names is None else list(names)
     expected = [name for name in fitted if name not in targets]
-    n, m = len(columns), len(expected) if fitted else n_features
+    n, m = len(columns), len(expected) if fitted else forecaster.n_features_in_
     if (roles.separate_y or table.is_array) and n != m:  # as scikit-learn says it
         raise DataError(f"X has {n} features, but {owner} is expecting {m} features as input")
     if roles.separate_y:
         if expected == fitted:
-            check_names(np.empty((1, 1)) if table.is_array else pd.DataFrame(columns=columns))
+            frame = np.empty((1, 1)) if table.is_array else pd.DataFrame(columns=columns)
+            _check_feature_names(forecaster, frame, reset=False)
         if is_default(table.keys.levels) and table.keys.codes is None:
             # a frame without an index of its own must give what its array gives; a fold's
             # RangeIndex that starts later, or an integer index, is a time axis

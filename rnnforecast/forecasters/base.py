@@ -379,7 +379,7 @@ class BaseForecaster(HistoryEstimator):
             steps = np.tile(np.arange(1, self.horizon + 1), panel.n_series)
             series = np.repeat(np.arange(panel.n_series), self.horizon)
             return Rows(series, steps, np.empty((len(series), 0)))
-        table = self._read_rows(X)
+        table = reading.read_rows(self, X)
         series, steps = panel.locate(owner, table.keys)
         return Rows(series, steps, read_columns(owner, table.frame, panel.columns, "known"))
 
