@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 
 from rnnforecast.data.panel import Panel
 
-__all__ = ["Scale"]
+__all__ = ["Scale", "mean_changes"]
 
 _ROWS = 1 << 16  # measured at once
 
@@ -111,26 +112,24 @@ def _of_targets(
         values = np.log(np.where(values <= 0, floor, values), dtype=np.float64)
     loc, scale = _moments(values, indptr)
     if lag is not None:
-        size = _differences(values, indptr, lag)
+        size = mean_changes(values, indptr, lag)
         # at least a thousandth of the deviation; a constant has a scale of 1
         scale = np.where(size > 0, np.maximum(size, 1e-3 * scale), scale)
     return loc, scale, least
 
 
-def _differences(values: np.ndarray, indptr: np.ndarray, lag: int) -> np.ndarray:
-    """Mean absolute difference over ``lag`` rows (one in groups with no more), 0 without any."""
+def mean_changes(values: np.ndarray, indptr: np.ndarray, lag: int, power: int = 1) -> np.ndarray:
+    """Mean ``|change| ** power`` over ``lag`` rows (over one in groups with no more) of groups of
+    rows ``indptr[i]:indptr[i + 1]``, NaN left out: (n_groups, n_columns); 0 where there is none.
+    """
     lengths = np.diff(indptr)
-    group = np.repeat(np.arange(len(lengths)), lengths)
-    rows, step = np.arange(indptr[0], indptr[-1]), np.where(lengths > lag, lag, 1)[group]
-    inside = rows - step >= indptr[group]
-    rows, step, group = rows[inside], step[inside], group[inside]
-    out = np.zeros((len(lengths), values.shape[1]))
-    for j in range(values.shape[1]):
-        found = np.abs(values[rows, j] - values[rows - step, j]).astype(np.float64)
-        seen = ~np.isnan(found)
-        total = np.bincount(group[seen], found[seen], minlength=len(lengths))
-        out[:, j] = total / np.maximum(np.bincount(group[seen], minlength=len(lengths)), 1)
-    return out
+    rows = np.arange(indptr[0], indptr[-1])
+    before = rows - np.repeat(np.where(lengths > lag, lag, 1), lengths)
+    inside = before >= np.repeat(indptr[:-1], lengths)
+    change = np.abs(values[rows[inside]] - values[before[inside]]).astype(np.float64) ** power
+    group = np.repeat(np.arange(len(lengths)), lengths)[inside]
+    mean = pd.DataFrame(change).groupby(group).mean()
+    return mean.reindex(range(len(lengths))).fillna(0.0).to_numpy()
 
 
 def _of_covariates(panel: Panel, role: str) -> tuple[np.ndarray, np.ndarray]:
