@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rnnforecast.data.panel import Panel
-from rnnforecast.data.scale import mean_changes
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.metrics.terms import POINT_ERRORS, observed_mean
 
@@ -64,8 +63,15 @@ def first_rows(panel: Panel, series: np.ndarray, lengths: np.ndarray) -> Panel:
 
 def series_scales(panel: Panel, season: int, power: int = 1) -> np.ndarray:
     """What MASE divides by, (n_series, n_targets); of one step for series within one season."""
-    scales = mean_changes(panel.targets, panel.indptr, season, power)
-    return np.where(scales > 0, scales, np.nan)
+    series = np.repeat(np.arange(panel.n_series), panel.lengths)
+    lag = np.where(panel.lengths > season, season, 1)[series]
+    rows = np.flatnonzero(np.arange(len(series)) - panel.indptr[series] >= lag)
+    change = np.full(panel.targets.shape, np.nan)
+    change[rows] = np.abs(panel.targets[rows] - panel.targets[rows - lag[rows]]) ** power
+    seen = ~np.isnan(change)
+    starts = panel.indptr[:-1]
+    total = np.add.reduceat(np.where(seen, change, 0.0), starts)
+    return np.where(total > 0, total, np.nan) / np.maximum(np.add.reduceat(seen * 1, starts), 1)
 
 
 @dataclass(eq=False)

@@ -12,7 +12,16 @@ from sklearn.utils.validation import check_array
 from rnnforecast.data._stamps import check_kind, numbers
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Keys", "Table", "numeric", "read_table", "read_targets", "rows_where", "to_pandas"]
+__all__ = [
+    "Keys",
+    "Table",
+    "copies_on_write",
+    "numeric",
+    "read_table",
+    "read_targets",
+    "rows_where",
+    "to_pandas",
+]
 
 # kinds of objects that count as numbers, as pandas names them
 _NUMBERS = ("integer", "floating", "mixed-integer-float", "boolean", "decimal", "empty")
@@ -255,6 +264,11 @@ def numeric(owner: str, frame: pd.DataFrame, columns: list) -> np.ndarray:
         values = values.view()
         values.flags.writeable = False
     return values
+
+
+def copies_on_write() -> bool:
+    """Whether a write to a frame leaves others alone that share its rows: from pandas 3 on."""
+    return int(pd.__version__.split(".")[0]) > 2 or pd.options.mode.copy_on_write is True
 
 
 def holds_numbers(column: pd.Series) -> bool:

@@ -14,11 +14,11 @@ import pandas as pd
 from rnnforecast.data import building
 from rnnforecast.data._stamps import nanoseconds
 from rnnforecast.data.calendar import Calendar
-from rnnforecast.data.frames import Keys
+from rnnforecast.data.frames import Keys, copies_on_write
 from rnnforecast.data.roles import Column
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Panel", "copies_on_write", "group_rows"]
+__all__ = ["Panel", "group_rows"]
 
 
 @dataclass(frozen=True)
@@ -344,11 +344,6 @@ class Panel:
             f"{owner}: {self.label(i)}: row {keys.stamps([row])[0]} lies {why}. In "
             f"cross-validation use TimeSeriesSplit (or PanelTimeSeriesSplit), not KFold"
         )
-
-
-def copies_on_write() -> bool:
-    """Whether a write to a frame leaves others alone that share its rows: from pandas 3 on."""
-    return int(pd.__version__.split(".")[0]) > 2 or pd.options.mode.copy_on_write is True
 
 
 def group_rows(series: np.ndarray) -> list[tuple[int, np.ndarray]]:

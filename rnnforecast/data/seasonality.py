@@ -11,7 +11,9 @@ __all__ = ["autocorrelation", "choose_lookback", "choose_seasonality", "choose_s
 # periods that counted data usually have: quarters, business days, days, months, hours, weeks
 _CANDIDATES = (4, 5, 7, 12, 24, 48, 52, 96, 144, 168)
 _MOST_SERIES = 50
+_MOST_LOOKBACK = 336
 _LEAST_LOOKBACK = 24
+_SEASONS = 7  # of days: a week; measured best on hourly data (benchmarks/RESULTS.md)
 
 
 def autocorrelation(values: np.ndarray, lag: int) -> float:
@@ -61,16 +63,13 @@ def _typical(panel: Panel) -> int:
     return int(np.median(panel.lengths))
 
 
-def choose_lookback(
-    panel: Panel, horizon: int, season: int, *, seasons: int = 7, most: int = 336
-) -> int:
-    """Rows that a window looks back on: so many seasons or two horizons, whichever is longer, at
-    least 24 and at most ``most`` steps, and never more than half of what one horizon leaves of the
-    typical series, the one of median length. Seven days, a week, were best on hourly data
-    (benchmarks/RESULTS.md).
+def choose_lookback(panel: Panel, horizon: int, season: int) -> int:
+    """Rows that a window looks back on: seven seasons or two horizons, whichever is longer, at
+    least 24 and at most 336 steps, and never more than half of what one horizon leaves of the
+    typical series, the one of median length.
     """
-    wanted = max(seasons * season if season > 1 else 0, 2 * horizon, _LEAST_LOOKBACK)
-    return max(min(wanted, most, (_typical(panel) - horizon) // 2), 1)
+    wanted = max(_SEASONS * season if season > 1 else 0, 2 * horizon, _LEAST_LOOKBACK)
+    return max(min(wanted, _MOST_LOOKBACK, (_typical(panel) - horizon) // 2), 1)
 
 
 def choose_segment(season: int, lookback: int) -> int:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
+import numpy as np
+
 from rnnforecast._validation import check_choice
-from rnnforecast.data.seasonality import choose_lookback
+from rnnforecast.data.panel import Panel
 from rnnforecast.forecasters.parameters import estimator
 from rnnforecast.forecasters.windows import Plan, WindowForecaster
 from rnnforecast.nn.segment import SegmentNetwork, SegmentSpec
 
-__all__ = ["SegmentRNNForecaster", "choose_long_segment"]
+__all__ = ["SegmentRNNForecaster", "choose_long_lookback", "choose_long_segment"]
 
 # name -> what is taken off a window
 _SHIFTS = {"last": "last", "window": "mean", "series": "none", None: "none"}
+_SEASONS = 30
+_LEAST_LOOKBACK, _MOST_LOOKBACK = 24, 720
 _MOST_SEGMENT = 48  # Lin et al. 2023, section 4.1
 _LEAST_SEGMENTS = 4
+
+
+def choose_long_lookback(panel: Panel, horizon: int, season: int) -> int:
+    """Thirty seasons or two horizons, whichever is longer, between 24 and 720 steps, and never more
+    than half of what the typical (median) series has left beside one horizon.
+    """
+    typical = int(np.median(panel.lengths))
+    wanted = max(_SEASONS * season if season > 1 else 0, 2 * horizon, _LEAST_LOOKBACK)
+    return max(min(wanted, _MOST_LOOKBACK, (typical - horizon) // 2), 1)
 
 
 def choose_long_segment(season: int, lookback: int) -> int:
@@ -102,7 +114,7 @@ roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
     batch_size: int | None = 32
     lr: float = 4e-3
 
-    _lookback_rule = staticmethod(partial(choose_lookback, seasons=30, most=720))
+    _lookback_rule = staticmethod(choose_long_lookback)
     _segment_rule = staticmethod(choose_long_segment)
 
     def _check_params(self) -> None:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from rnnforecast import NaiveForecaster
-from rnnforecast.data.frames import numeric, read_table, read_targets
-from rnnforecast.data.panel import Panel, copies_on_write
+from rnnforecast.data.frames import copies_on_write, numeric, read_table, read_targets
+from rnnforecast.data.panel import Panel
 from rnnforecast.data.reading import read_fit, read_history
 from rnnforecast.data.roles import resolve_roles
 from rnnforecast.exceptions import DataError

@@ -12,7 +12,7 @@ from sklearn.base import clone
 
 from rnnforecast import SegmentRNNForecaster
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters.segment import choose_long_segment
+from rnnforecast.forecasters.segment import choose_long_lookback, choose_long_segment
 
 TINY = {
     "horizon": 5,
@@ -49,7 +49,7 @@ def weights(fc):
 @pytest.mark.parametrize("horizon", [1, 13, 96])
 def test_rules_against_their_description(season, typical, horizon):
     panel = SimpleNamespace(lengths=np.array([1, typical, 10 * typical]))
-    lookback = SegmentRNNForecaster._lookback_rule(panel, horizon, season)
+    lookback = choose_long_lookback(panel, horizon, season)
     seasons = 30 * season if season > 1 else 0
     wanted = min(max(seasons, 2 * horizon, 24), 720)
     assert lookback == max(min(wanted, (typical - horizon) // 2), 1)
