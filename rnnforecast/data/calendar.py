@@ -24,6 +24,7 @@ from rnnforecast.data._stamps import (
     localize,
     mode,
     nanoseconds,
+    numbers,
     out_of_bounds,
     season_of_interval,
     season_of_offset,
@@ -265,7 +266,7 @@ def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
     frequency; what pandas infers; months, quarters or years with gaps; a weekly pattern (some times
     of the week never occur over two weeks or more), whose own rows are the grid; the most frequent
     interval, if the others are its multiples and half of the steps or more are present; else
-    irregular, the rows being the grid.
+    irregular, the rows being the grid. Integers have their greatest common step.
     """
     check_kind(stamps)
     if isinstance(stamps, pd.PeriodIndex):
@@ -275,17 +276,10 @@ def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
         return _infer_datetime(stamps) if freq is None else _from_offset(freq, stamps.tz)
     if freq is not None:
         check_int("an integer index", "freq", freq)
-    return IntegerCalendar(_integer_step(stamps) if freq is None else int(freq))
-
-
-def _integer_step(stamps: pd.Index) -> int:
-    if isinstance(stamps, pd.RangeIndex):
-        return max(abs(stamps.step), 1)
-    values = np.asarray(stamps, dtype=np.int64)
-    if len(values) < 2:
-        return 1
-    step = mode(np.diff(values))
-    return step if (np.diff(values) % step == 0).all() else 1
+        return IntegerCalendar(freq)
+    is_range = isinstance(stamps, pd.RangeIndex)
+    step = stamps.step if is_range else np.gcd.reduce(np.diff(numbers(stamps)))
+    return IntegerCalendar(max(abs(step), 1))
 
 
 def _infer_datetime(stamps: pd.DatetimeIndex) -> Calendar:

@@ -282,12 +282,9 @@ def holds_numbers(column: pd.Series) -> bool:
 def read_targets(owner: str, y: Any, n_rows: int) -> tuple[np.ndarray, list, pd.Index | None]:
     """Read ``y``: values of shape (n_rows, n_targets), names, and the index if it has one."""
     index = y.index if isinstance(y, (pd.Series, pd.DataFrame)) else None
-    if not isinstance(y, (pd.DataFrame, pd.Series, np.ndarray, list, tuple)):
-        native = _from_narwhals(y)  # no index: the rows of polars and the like go with those of X
-        y = y if native is None else native
-    if isinstance(y, (pd.Series, pd.DataFrame)):
-        frame, _ = to_pandas(owner, y)
-    else:
+    # polars and the like have no index: their rows go with those of X
+    frame = _from_narwhals(y) if index is None else to_pandas(owner, y)[0]
+    if frame is None:
         array = np.asarray(y)
         if array.ndim not in (1, 2):
             raise DataError(f"{owner}: y must be 1-D or 2-D. Got shape {array.shape}")

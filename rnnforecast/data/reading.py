@@ -14,7 +14,17 @@ from rnnforecast.data.panel import Panel
 from rnnforecast.data.roles import Roles, as_list, columns_of, read_columns, resolve_roles
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Reading", "read_fit", "read_history", "read_rows", "read_truth", "targets_of"]
+__all__ = [
+    "Reading",
+    "Rows",
+    "future_known",
+    "laid_out",
+    "read_fit",
+    "read_history",
+    "read_rows",
+    "read_truth",
+    "targets_of",
+]
 
 
 class Reading(NamedTuple):
@@ -195,3 +205,54 @@ def read_truth(
     else:
         values, _, _ = read_targets(owner, y, len(table))
     return values[:, 0] if values.shape[1] == 1 else values
+
+
+# -- rows to forecast ------------------------------------------------------------------------------
+
+
+class Rows(NamedTuple):
+    """The rows that a prediction was asked for."""
+
+    series: np.ndarray  # (n,)
+    steps: np.ndarray  # (n,); 1 is the first after the series' history, 0 and below lie in it
+    known: np.ndarray  # (n, n_known)
+
+
+def laid_out(panel: Panel, place: np.ndarray, rows: Rows, shape: tuple[int, int]) -> np.ndarray:
+    """Covariates of future rows by place and step, (*shape, n_known); NaN without a row."""
+    own_grid = panel.calendar is not None and panel.calendar.own_grid
+    # on a grid of its own, rows between two steps may be the same step
+    if not own_grid and len(np.unique(place * shape[1] + rows.steps)) < len(place):
+        raise DataError(
+            "X has two rows for the same time stamp of a series: drop the repeated rows"
+        )
+    known = np.full((*shape, rows.known.shape[1]), np.nan)
+    known[place, rows.steps - 1] = rows.known
+    return known
+
+
+def future_known(
+    owner: str, panel: Panel, names: list, rows: Rows | None, n_steps: int
+) -> np.ndarray:
+    """Future covariates of every series for steps 1..n_steps, (n_series, n_steps, n_known)."""
+    if rows is None:
+        raise DataError(
+            f"{owner}: X must hold the future rows of the known covariates {names}. Got None"
+        )
+    use = (rows.steps > 0) & (rows.steps <= n_steps)
+    rows = Rows(*(part[use] for part in rows))
+    known = laid_out(panel, rows.series, rows, (panel.n_series, n_steps))
+    given = np.zeros(known.shape[:2], dtype=bool)
+    given[rows.series, rows.steps - 1] = True
+    if panel.calendar is not None and panel.calendar.own_grid:
+        # a trading calendar's future holds holidays that have no row: only the end must be there
+        given = np.maximum.accumulate(given[:, ::-1], axis=1)[:, ::-1]
+    if not given.all():
+        series, step = np.argwhere(~given)[0]
+        stamp = panel.future_index(int(series), int(step) + 1)[-1]
+        raise DataError(
+            f"{owner}: {panel.label(int(series))}: the known covariates {names} have no row for "
+            f"{stamp} (step {step + 1} of {n_steps}): pass X with {n_steps} future rows, or a "
+            f"smaller horizon="
+        )
+    return known
