@@ -218,17 +218,20 @@ class Rows(NamedTuple):
     known: np.ndarray  # (n, n_known)
 
 
-def laid_out(panel: Panel, place: np.ndarray, rows: Rows, shape: tuple[int, int]) -> np.ndarray:
-    """Covariates of future rows by place and step, (*shape, n_known); NaN without a row."""
+def laid_out(
+    panel: Panel, place: np.ndarray, rows: Rows, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Covariates of future rows by place and step, (*shape, n_known), and where there is a row."""
+    known = np.full((*shape, rows.known.shape[1]), np.nan)
+    given = np.zeros(shape, dtype=bool)
+    known[place, rows.steps - 1], given[place, rows.steps - 1] = rows.known, True
     own_grid = panel.calendar is not None and panel.calendar.own_grid
     # on a grid of its own, rows between two steps may be the same step
-    if not own_grid and len(np.unique(place * shape[1] + rows.steps)) < len(place):
+    if not own_grid and given.sum() < len(place):
         raise DataError(
             "X has two rows for the same time stamp of a series: drop the repeated rows"
         )
-    known = np.full((*shape, rows.known.shape[1]), np.nan)
-    known[place, rows.steps - 1] = rows.known
-    return known
+    return known, given
 
 
 def future_known(
@@ -241,9 +244,7 @@ def future_known(
         )
     use = (rows.steps > 0) & (rows.steps <= n_steps)
     rows = Rows(*(part[use] for part in rows))
-    known = laid_out(panel, rows.series, rows, (panel.n_series, n_steps))
-    given = np.zeros(known.shape[:2], dtype=bool)
-    given[rows.series, rows.steps - 1] = True
+    known, given = laid_out(panel, rows.series, rows, (panel.n_series, n_steps))
     if panel.calendar is not None and panel.calendar.own_grid:
         # a trading calendar's future holds holidays that have no row: only the end must be there
         given = np.maximum.accumulate(given[:, ::-1], axis=1)[:, ::-1]

@@ -149,7 +149,7 @@ class BaseForecaster(HistoryEstimator):
         """Forecast of future rows, ``(n_rows, n_targets)``."""
         panel, n_steps = self.panel_, int(rows.steps.max())
         series, place = np.unique(rows.series, return_inverse=True)
-        known = reading.laid_out(panel, place, rows, (len(series), n_steps))
+        known, _ = reading.laid_out(panel, place, rows, (len(series), n_steps))
         forecast = self._forecast(panel, series, panel.lengths[series], n_steps, known)
         return forecast[place, rows.steps - 1]
 
