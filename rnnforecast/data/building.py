@@ -11,7 +11,7 @@ import pandas as pd
 
 from rnnforecast.data._stamps import numbers
 from rnnforecast.data.calendar import Calendar, OffGridError, infer_calendar
-from rnnforecast.data.frames import Keys, Table
+from rnnforecast.data.frames import Keys, Table, rows_where
 from rnnforecast.data.roles import Column, read_columns
 from rnnforecast.exceptions import DataError
 
@@ -41,16 +41,16 @@ def build(
     an earlier fit. ``static_rows`` must be constant within each series. Arrays are not copied
     where no row moves. Stamps that are unsorted, repeated or off the grid are refused.
     """
-    order = _order(keys)
-    if order is not None:
-        keys, static_rows = keys.take(order), static_rows[order]
-        targets, past, known = targets[order], past[order], known[order]
-    if keys.series is None:
-        series, indptr = np.zeros(1, dtype=np.int64), np.array([0, keys.n_rows])
-    else:
-        cuts = np.flatnonzero(keys.series[1:] != keys.series[:-1]) + 1
+    series, indptr = keys.series, np.array([0, keys.n_rows])
+    if series is not None:
+        cuts = rows_where(np.not_equal, series)
+        if len(cuts) >= len(keys.ids):  # a series stands in several pieces
+            order = np.argsort(np.argsort(pd.unique(series))[series], kind="stable")
+            keys, series, static_rows = keys.take(order), series[order], static_rows[order]
+            targets, past, known = targets[order], past[order], known[order]
+            cuts = rows_where(np.not_equal, series)
         indptr = np.concatenate([[0], cuts, [keys.n_rows]])
-        series = keys.series[indptr[:-1]].astype(np.int64)
+    series = np.zeros(1, dtype=np.int64) if series is None else series[indptr[:-1]].astype(np.int64)
     counts, grid = np.diff(indptr), indptr
 
     def who(i: int) -> str:
@@ -100,21 +100,14 @@ def _offsets(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _order(keys: Keys) -> np.ndarray | None:
-    """Rows with each series in one piece, in order of appearance; None if they stand so."""
-    if keys.series is None or np.count_nonzero(np.diff(keys.series)) + 1 == len(keys.ids):
-        return None
-    return np.argsort(np.argsort(pd.unique(keys.series))[keys.series], kind="stable")
-
-
 def _check_sorted(who: Who, keys: Keys, indptr: np.ndarray) -> None:
     """Raise unless stamps rise within each series."""
     ranks = keys.ranks()
-    bad = ranks[1:] <= ranks[:-1]
-    bad[indptr[1:-1] - 1] = False  # from one series to the next
-    if not bad.any():
+    bad = rows_where(np.less_equal, ranks)
+    bad = bad[indptr[np.searchsorted(indptr, bad)] != bad]  # within a series
+    if not len(bad):
         return
-    i = int(np.searchsorted(indptr, np.argmax(bad), side="right")) - 1
+    i = int(np.searchsorted(indptr, bad[0], side="right")) - 1
     own = ranks[indptr[i] : indptr[i + 1]]
     repeated = pd.Series(own).duplicated()
     if repeated.any():

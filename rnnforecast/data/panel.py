@@ -14,7 +14,7 @@ import pandas as pd
 from rnnforecast.data import building
 from rnnforecast.data._stamps import nanoseconds
 from rnnforecast.data.calendar import Calendar
-from rnnforecast.data.frames import Keys
+from rnnforecast.data.frames import Keys, copies_on_write
 from rnnforecast.data.roles import Column
 from rnnforecast.exceptions import DataError
 
@@ -100,15 +100,32 @@ class Panel:
     def observed(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Whether each target has a value at positions low[i] <= p < high[i] of series i."""
         edges = (self.indptr[:-1, None] + np.stack([low, np.maximum(low, high)], axis=1)).ravel()
-        none = np.zeros((1, self.targets.shape[1]), dtype=bool)  # where the last series ends
-        seen = np.logical_or.reduceat(np.concatenate([self.mask, none]), edges)[::2]
-        return seen & (edges[::2] < edges[1::2])[:, None]  # of no rows reduceat gives the next
+        inside = edges < len(self.targets)  # all but the last ones
+        largest = np.full((len(edges), self.targets.shape[1]), np.nan)  # NaN where all are
+        largest[inside] = np.fmax.reduceat(self.targets, edges[inside])
+        # of no rows reduceat gives the next
+        return ~np.isnan(largest[::2]) & (edges[::2] < edges[1::2])[:, None]
 
-    def owned(self) -> Panel:
-        """The same with arrays of its own, in row order, safe from the caller's later writes."""
+    def owned(self, given: Any = None) -> Panel:
+        """The same in row order, and safe from the caller's later writes to the data ``given``:
+        what reading did not copy is copied now, unless pandas copies it at such a write.
+        """
+        kept = None
+        if isinstance(given, pd.DataFrame | pd.Series) and given.size == len(given):
+            # shares its rows with the caller's, until one of both is written to
+            kept = given.reset_index(drop=True) if copies_on_write() else None
+
+        def own(values: np.ndarray) -> np.ndarray:
+            lent = not values.flags.writeable
+            if lent and kept is not None:
+                lent = not np.may_share_memory(values, kept.to_numpy())
+            return np.array(values, order="C") if lent else np.ascontiguousarray(values)
+
         names = ("targets", "past", "known", "static")
-        own: dict[str, Any] = {name: np.array(getattr(self, name), order="C") for name in names}
-        return replace(self, **own)
+        arrays: dict[str, Any] = {name: own(getattr(self, name)) for name in names}
+        panel = replace(self, **arrays)
+        panel.cached("kept", lambda: kept)
+        return panel
 
     # -- a memo --------------------------------------------------------------------------------
 

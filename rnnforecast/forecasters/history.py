@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import _check_feature_names, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from rnnforecast._validation import check_int
 from rnnforecast.data import reading
-from rnnforecast.data.frames import Table, read_table
+from rnnforecast.data.frames import read_table
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.roles import Roles
 from rnnforecast.exceptions import DataError
@@ -131,7 +131,7 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
         named = not is_array and all(isinstance(name, str) for name in columns)
         self._adopt(panel, roles, len(columns), columns if named else None)
         if vars(self)["panel_"] is panel:  # the rows must be safe from the caller's later writes
-            self.panel_ = panel.owned()
+            self.panel_ = panel.owned(X)
         return self
 
     def update(self, X: Any, y: Any = None) -> HistoryEstimator:
@@ -160,7 +160,7 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
     def _extended(self, X: Any, y: Any) -> Panel:
         """The history with the rows of X (and y) appended."""
         check_is_fitted(self, "panel_")
-        owner, table = type(self).__name__, self._read_rows(X, ("known", "targets", "past"))
+        owner, table = type(self).__name__, reading.read_rows(self, X, ("known", "targets", "past"))
         targets = reading.targets_of(owner, table, y, self.roles_)
         panel = self.panel_.append(owner, table, targets)
         self._admit(panel)
@@ -207,21 +207,6 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
 
     # -- reading X after fit -----------------------------------------------------------------------
 
-    def _read_rows(self, X: Any, needs: tuple[str, ...] = ("known",)) -> Table:
-        """Read X and check its columns against those of fit."""
-        return reading.read_rows(
-            type(self).__name__,
-            X,
-            self.roles_,
-            getattr(self, "feature_names_in_", None),
-            self.n_features_in_,
-            lambda frame: _check_feature_names(self, frame, reset=False),
-            needs=needs,
-            target=self.target,
-            series_id=self.series_id,
-            time=self.time,
-        )
-
     def _on(self, rows: Any) -> Any:
         """The same estimator with other rows as its history; all else is shared."""
         owner, roles, y = type(self).__name__, self.roles_, None
@@ -235,7 +220,7 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
                 )
             y = table.frame[roles.targets]
         else:
-            table = self._read_rows(rows, ("targets", "past", "known", "static"))
+            table = reading.read_rows(self, rows, ("targets", "past", "known", "static"))
         panel = reading.read_history(owner, table, y, roles, self.panel_)
         self._admit(panel)
         return self._at(panel, fresh=True)

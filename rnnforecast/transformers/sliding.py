@@ -11,6 +11,7 @@ import pandas as pd
 from rnnforecast._validation import check_choice, check_int
 from rnnforecast.data.frames import Table, numeric, read_table
 from rnnforecast.data.panel import Panel
+from rnnforecast.data.reading import Rows, future_known
 from rnnforecast.data.roles import resolve_roles
 from rnnforecast.data.seasonality import choose_lookback, choose_seasonality
 from rnnforecast.data.windows import WindowIndex, gather
@@ -306,28 +307,19 @@ class SlidingWindows(SteppedTransformer):
     def _known_ahead(self, X: Any) -> Panel:
         """The rows of fit, and behind them the known columns of the steps to forecast."""
         panel, names, horizon = self.panel_, self.known_names_, self.horizon
-        if X is None:
-            raise DataError(
-                f"{self._owner}: future needs X, the {horizon} rows that follow with the known "
-                f"columns {names}"
-            )
-        table = read_table(self._owner, X, self.series_id, self.time)
-        lacking = [name for name in names if name not in table.frame.columns]
-        if lacking:
-            raise DataError(f"{self._owner}: known column {lacking[0]!r} is missing from X")
-        values = np.full((len(table), len(self.columns_)), np.nan, panel.targets.dtype)
-        values[:, self._at(names)] = numeric(self._owner, table.frame[names], names)
-        grown, series, positions = self._extend(table, values)
-        steps = positions - panel.lengths[series]
-        given = (series * horizon + steps)[(steps >= 0) & (steps < horizon)]
-        missing = np.setdiff1d(np.arange(panel.n_series * horizon), given)
-        if len(missing):
-            i, step = divmod(int(missing[0]), horizon)
-            raise DataError(
-                f"{self._owner}: {panel.label(i)}: X has no row for step {step + 1} of {horizon} "
-                f"({panel.future_index(i, step + 1)[-1]}), which the known columns {names} need"
-            )
-        return grown
+        rows = None
+        if X is not None:
+            table = read_table(self._owner, X, self.series_id, self.time)
+            lacking = [name for name in names if name not in table.frame.columns]
+            if lacking:
+                raise DataError(f"{self._owner}: known column {lacking[0]!r} is missing from X")
+            values = numeric(self._owner, table.frame[names], names)
+            rows = Rows(*panel.locate(self._owner, table.keys), values)
+        known = future_known(self._owner, panel, names, rows, horizon)
+        shape = (horizon, panel.n_series, len(self.columns_))
+        ahead = np.full(shape, np.nan, panel.targets.dtype)
+        ahead[..., self._at(names)] = known.transpose(1, 0, 2)
+        return panel.grown(ahead, ahead[..., :0], ahead[..., :0])
 
 
 def _flat(windows: np.ndarray) -> np.ndarray:
