@@ -267,7 +267,7 @@ class RecurrentStack(nn.Module):
             for name in cell.recurrent_weights if self.depth.orthogonal else ():
                 weight = cell.get_parameter(name)
                 for block in weight.reshape(-1, weight.shape[-1], weight.shape[-1]):
-                    drawn = torch.randn(block.shape, generator=generator)
+                    drawn = torch.randn(block.shape, generator=generator, dtype=block.dtype)
                     q, r = torch.linalg.qr(drawn)
                     block.copy_(q * r.diagonal().sign())
             if self.depth.forget_bias is not None and cell.forget_gate is not None:
