@@ -171,9 +171,20 @@ def test_what_cannot_be_joined_is_said():
 
 def network_of(seed=0, **options):
     spec = {
-        **{"n_targets": 2, "lookback": 12, "horizon": 3, "season": 4, "n_params": 1},
-        **{"cell": "gru", "hidden_size": 6, "n_layers": 2, "dropout": 0.0},
-        **{"bidirectional": False, "residual": False, "past": (), "known": (), "static": ()},
+        "n_targets": 2,
+        "lookback": 12,
+        "horizon": 3,
+        "season": 4,
+        "n_params": 1,
+        "cell": "gru",
+        "hidden_size": 6,
+        "n_layers": 2,
+        "dropout": 0.0,
+        "bidirectional": False,
+        "residual": False,
+        "past": (),
+        "known": (),
+        "static": (),
     }
     made = ForecastNetwork(NetworkSpec(**{**spec, **options})).double()
     initialise(made, torch.Generator().manual_seed(seed))
