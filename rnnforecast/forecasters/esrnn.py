@@ -307,7 +307,7 @@ class ESRNNForecaster(NeuralForecaster):
             yield self._said(raw[:, :steps], location[:, :steps] + effect, *units)
             point = self._said(raw, location, 0.0, one).point.transpose(1, 2).flatten(0, 1)
             plain = torch.cat([plain, point.to(plain)], 1)
-            unknown = batch.past.new_full((len(plain), spec.horizon, spec.n_past), torch.nan)
+            unknown = batch.past.new_full((len(plain), spec.horizon, len(spec.past)), torch.nan)
             batch = batch._replace(past=torch.cat([batch.past, unknown], 1))
 
     def _said(self, raw: Tensor, location: Tensor, loc: Any, scale: Tensor) -> Forecast:
