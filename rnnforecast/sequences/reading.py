@@ -19,6 +19,8 @@ def as_sequences(owner: str, X: Any) -> list[np.ndarray] | None:
     """The rows of X, each (time, features), where it is a 3-D array or holds sequences of several
     lengths; None for a 2-D array or table, each row of which has as many numbers.
     """
+    if hasattr(X, "iloc") and X.ndim == 2 and X.shape[1] == 1 and X.dtypes.iloc[0] == object:
+        X = X.iloc[:, 0]  # a table of sequences
     if getattr(X, "ndim", 1) == 2 or hasattr(X, "columns"):
         return None
     if getattr(X, "ndim", 1) == 1 and not isinstance(X, (list, tuple)):
