@@ -39,7 +39,9 @@ def random_attention(kind, query_size, size, seed=0):
     return attention, {k: v.detach().numpy() for k, v in attention.named_parameters()}
 
 
-@pytest.mark.parametrize(("kind", "literal"), [("additive", weights_additive), ("dot", weights_dot)])
+@pytest.mark.parametrize(
+    ("kind", "literal"), [("additive", weights_additive), ("dot", weights_dot)]
+)
 @pytest.mark.parametrize("masked", [False, True])
 def test_against_the_equations(kind, literal, masked):
     attention, p = random_attention(kind, 3, 6)
@@ -85,7 +87,9 @@ def test_what_is_after_the_end_has_no_influence(kind):
     other = states.clone()
     other[torch.arange(6) >= lengths[:, None]] = 1e6
     queries = torch.randn(3, 1, 4).double()
-    for found, wanted in zip(attention(queries, states, lengths), attention(queries, other, lengths)):
+    for found, wanted in zip(
+        attention(queries, states, lengths), attention(queries, other, lengths)
+    ):
         assert torch.equal(found, wanted)
     taken, weights = attention(queries, states, lengths)
     alone, its = attention(queries[:1], states[:1, :2])
