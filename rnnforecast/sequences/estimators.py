@@ -140,13 +140,17 @@ class SequenceEstimator(TrainedEstimator):
             seen = x if of_columns else x[np.arange(x.shape[1]) < lengths[:, None]]
             view.location_, view.scale_ = _location_and_scale(seen)
         device = resolve_device(owner, self.device)
+        steps, n_steps = view._tensors(x, lengths, torch.float32)
         source = SequenceSource(
-            *(part.to(device) for part in view._tensors(x, lengths, torch.float32)),
+            steps.to(device),
+            n_steps.to(device),
             torch.from_numpy(truth).to(device),
             min(self.batch_size, len(x)),
         )
         source, held = self._split(source)
-        sizes = {"n_features": self.embedding_size if self.n_tokens else source.x.shape[2]}
+        sizes: dict[str, Any] = {
+            "n_features": self.embedding_size if self.n_tokens else source.x.shape[2]
+        }
         for name in ("cell", "hidden_size", "n_layers", "bidirectional", "residual", "dropout"):
             sizes[name] = getattr(self, name)
         spec = SequenceSpec(
@@ -399,8 +403,8 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.integers(1, 5, size=(200, 8))  # is there a token 4?
     >>> y = np.where((X == 4).any(axis=1), "yes", "no")
-    >>> fc = SequenceClassifier(n_tokens=5, random_state=0).fit(X, y)
-    >>> fc.predict([[1, 2, 4, 1], [3, 3, 1, 2]]).tolist()
+    >>> model = SequenceClassifier(n_tokens=5, random_state=0).fit(X, y)
+    >>> model.predict([[1, 2, 4, 1], [3, 3, 1, 2]]).tolist()
     ['yes', 'no']
     """
 

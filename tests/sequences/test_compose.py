@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.ensemble import StackingRegressor, VotingClassifier
@@ -21,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rnnforecast import SequenceClassifier, SequenceRegressor, SlidingWindows
-from rnnforecast.nn import CELLS
+from rnnforecast.nn import CELLS, Cell
 
 TINY = {"hidden_size": 6, "max_epochs": 2, "random_state": 0}
 LEARNS = {"cell": "gru", "hidden_size": 12, "max_epochs": 30, "random_state": 0}
@@ -33,16 +34,29 @@ def data():
     return X, X @ np.linspace(0, 1, 8)
 
 
+class Leaky(Cell):
+    """A user's own."""
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self.read = torch.nn.Linear(input_size + hidden_size, hidden_size)
+
+    def step(self, x, state):
+        (h,) = state
+        h = 0.8 * h + 0.2 * torch.tanh(self.read(torch.cat([x, h], -1)))
+        return h, (h,)
+
+
 def test_one_search_over_all_cells_attention_and_depth(data):
     X, y = data
     grid = {
-        "cell": sorted(CELLS),
+        "cell": [*sorted(CELLS), Leaky],
         "attention": [None, "additive", "dot", "multihead"],
         "n_layers": np.arange(1, 3),
     }
     model = SequenceRegressor(hidden_size=4, max_epochs=1, batch_size=64, random_state=0)
     search = GridSearchCV(model, grid, cv=2, error_score="raise").fit(X, y)
-    assert len(search.cv_results_["params"]) == len(CELLS) * 8
+    assert len(search.cv_results_["params"]) == (len(CELLS) + 1) * 8
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert search.predict(X).shape == y.shape
 
