@@ -25,7 +25,7 @@ FLOORS = [
     {"metrics", "transformers"},
     {"outputs"},
     {"training"},
-    {"forecasters"},
+    {"forecasters", "sequences"},
     {"baselines"},  # on the base class of forecasters
     {"auto"},  # tries both
     {"model_selection", "inspection", "persistence", "export", "plotting", "_versions"},
