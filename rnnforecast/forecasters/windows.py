@@ -92,6 +92,10 @@ class WindowForecaster(NeuralForecaster):
     def _network(self, shape: dict[str, Any]) -> Any:
         """A network of this shape; its parameters are filled afterwards."""
 
+    def _losses(self, output: Output) -> tuple[Any, Any]:
+        """Of a network and a batch: what trains, and what validates."""
+        return (partial(_window_loss, output),) * 2
+
     # -- fit ---------------------------------------------------------------------------------------
 
     def _choose(self, panel: Panel) -> dict[str, Any]:
@@ -154,7 +158,7 @@ class WindowForecaster(NeuralForecaster):
             lambda: source(train, lookback=lookback),
         )
         held = source(validation, lookback=lookback, like=windows)
-        batches, loss = windows, partial(_window_loss, output)
+        batches, (loss, validation_loss) = windows, self._losses(output)
         if self.training == "dense":
             extra = _stretch(train, lookback, self.segment_)
             batches = source(
@@ -182,7 +186,7 @@ class WindowForecaster(NeuralForecaster):
                 (batch, float(len(batch.truth)))
                 for batch in held.evenly(_VALIDATION_WINDOWS, batches.batch_size)
             ],
-            validation_loss=partial(_window_loss, output),
+            validation_loss=validation_loss,
             prime=prime,
             threads=useful_threads(self.batch_size_, self.hidden_size_),
             device=device,
