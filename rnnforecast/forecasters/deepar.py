@@ -97,7 +97,7 @@ class DeepARForecaster(WindowForecaster):
         except DataError as error:
             raise DataError(
                 f"{owner}: output must have a whole distribution to sample from, such as "
-                f"NormalOutput(). Got {output!r}: {error}"
+                f"NormalOutput(). Got {type(output).__name__}"
             ) from error
 
     def _choose(self, panel):
@@ -107,9 +107,14 @@ class DeepARForecaster(WindowForecaster):
         return StudentTOutput() if self.output is None else super()._make_output()
 
     def _network(self, shape: dict[str, Any]) -> Any:
-        shift = "mean" if self.scaler == "window" else "none"
-        own = {"season": self.seasonality_, "n_layers": self.n_layers, "shift": shift}
-        return AutoregressiveNetwork(AutoregressiveSpec(**shape, **own))
+        return AutoregressiveNetwork(
+            AutoregressiveSpec(
+                **shape,
+                shift="mean" if self.scaler == "window" else "none",
+                season=self.seasonality_,
+                n_layers=self.n_layers,
+            )
+        )
 
     def _losses(self, output: Output) -> tuple[Any, Any]:
         # what a window was scaled by knows the values in it: none of them is trained on then

@@ -180,8 +180,8 @@ class AutoregressiveNetwork(WindowNetwork):
             x = x.unflatten(0, (-1, 1, self.spec.n_targets))
             return x.expand(-1, n_paths, *x.shape[2:]).flatten(0, 2)
 
-        *parts, states = context
-        return Reading(*map(repeated, parts), [tuple(map(repeated, each)) for each in states])
+        states = [tuple(map(repeated, each)) for each in context.states]
+        return Reading(*map(repeated, context[:-1]), states=states)
 
     def read(self, context: Reading, values: Tensor) -> Reading:
         """One observed value of every row, ``(rows,)``, further."""
