@@ -181,7 +181,8 @@ class AutoregressiveNetwork(WindowNetwork):
             return x.expand(-1, n_paths, *x.shape[2:]).flatten(0, 2)
 
         states = [tuple(map(repeated, each)) for each in context.states]
-        return Reading(*map(repeated, context[:-1]), states=states)
+        raw, start, recent, fixed = map(repeated, context[:-1])
+        return Reading(raw, start, recent, fixed, states)
 
     def read(self, context: Reading, values: Tensor) -> Reading:
         """One observed value of every row, ``(rows,)``, further."""
