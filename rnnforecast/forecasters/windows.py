@@ -166,23 +166,7 @@ class WindowForecaster(NeuralForecaster):
         held = source(validation, lookback=lookback + memory, **shared)
         batches, (loss, validation_loss) = windows, self._losses(output)
         if self.training == "dense":
-            extra = _stretch(train, lookback, self.segment_)
-            stretches = train.later(np.minimum(extra, np.maximum(train.counts - 1, 0)))
-            lead = 0
-            if self.stateful:
-                stretches = stretches.every(extra + self.segment_)
-                lead = self.seasonality_ * (self.seasonality_ > 1)
-                if self.batch_size is None:
-                    self.batch_size_ = min(max(len(stretches) // _STRETCHES, 1), 32)
-            batches = source(
-                stretches,
-                lookback=lead + lookback + extra,
-                offsets=np.arange(-extra, 1, self.segment_),
-                batch_size=self.batch_size_,
-                lanes=self.stateful,
-                **shared,
-            )
-            loss = partial(_stretch_loss, output, lead + lookback, self.segment_)
+            batches, loss = self._dense(train, output, partial(source, **shared))
         shape = self._shape(panel, output, self.hidden_size_, phases.size if phases else 0)
         shape.update(lookback=lookback, segment=self.segment_)
 
@@ -207,6 +191,25 @@ class WindowForecaster(NeuralForecaster):
             device=device,
         )
         return Job(learner, validation if len(validation) else train)
+
+    def _dense(self, train: WindowIndex, output: Output, source: Any) -> tuple[WindowSource, Any]:
+        """Stretches of windows, and their loss."""
+        lookback, segment, lead, lanes = self.lookback_, self.segment_, 0, bool(self.stateful)
+        extra = _stretch(train, lookback, segment)
+        stretches = train.later(np.minimum(extra, np.maximum(train.counts - 1, 0)))
+        if lanes:
+            stretches = stretches.every(extra + segment)
+            lead = self.seasonality_ if self.seasonality_ > 1 else 0  # for differences
+            if self.batch_size is None:
+                self.batch_size_ = min(max(len(stretches) // _STRETCHES, 1), 32)
+        batches = source(
+            stretches,
+            lookback=lead + lookback + extra,
+            offsets=np.arange(-extra, 1, segment),
+            batch_size=self.batch_size_,
+            lanes=lanes,
+        )
+        return batches, partial(_stretch_loss, output, lead + lookback, segment)
 
     # -- forecasts ---------------------------------------------------------------------------------
 

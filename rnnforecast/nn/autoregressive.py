@@ -70,8 +70,8 @@ class AutoregressiveNetwork(WindowNetwork):
         gram, moment = 1e-3 * torch.eye(2).double(), torch.zeros(2).double()
         for inputs, truth in batches:
             window = self.normalise(self.take_effect(inputs))
-            unit = by_target(window.scale)[:, 0]
-            x = unit * self._regressors(by_target(window.values), by_target(window.observed))[:, -1]
+            unit, x = by_target(window.scale)[:, 0], self._with_gaps(window)
+            x = unit * self._regressors(*self._lags(by_target(x)[..., 0]))[:, -1]
             y = truth[:, :1] - self.known_effect(inputs.future_known[:, :1]) - window.centre
             y = by_target(y)[:, 0].double()
             x = torch.where(torch.isnan(y), 0.0, x.double())
@@ -88,55 +88,57 @@ class AutoregressiveNetwork(WindowNetwork):
         all steps of the look-back after its first one too.
         """
         window = self.normalise(self.take_effect(inputs))
-        values, observed, known = window.values, window.observed, inputs.future_known
+        x, known = self._with_gaps(window), inputs.future_known
         if truth is None:
             known = known[:, :1]
         else:
-            before = truth[:, :-1] - self.known_effect(known[:, :-1])
-            seen = ~torch.isnan(before)
-            before = torch.where(seen, before - window.centre, 0.0) / window.scale
-            values, observed = torch.cat([values, before], 1), torch.cat([observed, seen], 1)
+            ahead = truth[:, :-1] - self.known_effect(known[:, :-1])
+            seen = ~torch.isnan(ahead)
+            ahead = torch.where(seen, ahead - window.centre, 0.0) / window.scale
+            x = torch.cat([x, torch.where(seen, ahead, torch.nan)], 1)
         if whole:
             known = torch.cat([inputs.known[:, 1:], known], 1)
-        outputs, start, _ = self._encode(values, observed, window, inputs)
+        outputs, start, _ = self._encode(x, window, inputs)
         n, shape = known.shape[1], (-1, self.spec.n_targets)
         raw = self.head(outputs[:, -n:]).unflatten(0, shape).transpose(1, 2)
         start = start[:, -n:].unflatten(0, shape).transpose(1, 2)
         location = window.centre + window.scale * start + self.known_effect(known)
         return raw, location, window.scale
 
-    def _encode(
-        self, values: Tensor, observed: Tensor, window: Window, inputs: Inputs
-    ) -> tuple[Any, ...]:
-        """Outputs (rows, steps, size) after every value, where each next value is expected from
-        (rows, steps), and the states at the end.
+    def _with_gaps(self, window: Window) -> Tensor:
+        """Values of a window, NaN where unobserved; no gradient passes there."""
+        return torch.where(window.observed, window.values, torch.nan)
+
+    def _encode(self, x: Tensor, window: Window, inputs: Inputs) -> tuple[Tensor, Tensor, Any]:
+        """Outputs (rows, steps, size) after every value of ``x: (batch, steps, n_targets)``, where
+        each next value is expected from (rows, steps), and the states at the end.
         """
-        past = functional.pad(
-            inputs.past, (0, 0, 0, values.shape[1] - inputs.past.shape[1]), value=torch.nan
-        )
-        values, observed = by_target(values), by_target(observed)
-        regressors = self._regressors(values, observed)
-        earlier = self._earlier(observed)
-        step = torch.where(observed & earlier, regressors[..., 1:] - values, 0.0)
+        missing = x.shape[1] - inputs.past.shape[1]
+        past = functional.pad(inputs.past, (0, 0, 0, missing), value=torch.nan)
+        x = by_target(x)[..., 0]
+        last, seasonal = self._lags(x)
         fixed = self._fixed(past, inputs.static, window)
-        outputs, states = self.stack.scan(self._features(values, observed, step, fixed))
-        return outputs, regressors @ self.regression, states
+        outputs, states = self.stack.scan(self._features(x, seasonal, fixed))
+        return outputs, self._regressors(last, seasonal) @ self.regression, states
 
-    def _earlier(self, x: Tensor) -> Tensor:
-        """What was one season before the next step; zero before the first row."""
-        season, steps = self.spec.season, x.shape[1]
-        return functional.pad(x, (0, 0, season - 1, 0))[:, :steps]
-
-    def _regressors(self, values: Tensor, observed: Tensor) -> Tensor:
-        """At every step the last observed value, zero before the first, and the value one season
-        before the next step, or again the last one: (rows, steps, 2).
+    def _lags(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """At every step of ``x: (rows, steps)`` the last observed value, zero before the first, and
+        the value one season before the next step.
         """
-        steps = torch.arange(values.shape[1], device=values.device)[:, None]
-        latest = torch.where(observed, steps, 0).cummax(1).values
-        last = values.gather(1, latest)
-        return torch.cat(
-            [last, torch.where(self._earlier(observed), self._earlier(values), last)], -1
-        )
+        steps, season = x.shape[1], self.spec.season
+        latest = torch.where(torch.isnan(x), 0, torch.arange(steps, device=x.device))
+        last = torch.nan_to_num(x).gather(1, latest.cummax(1).values)
+        return last, functional.pad(x, (season - 1, 0), value=torch.nan)[:, :steps]
+
+    @staticmethod
+    def _regressors(last: Tensor, seasonal: Tensor) -> Tensor:
+        return torch.stack([last, torch.where(torch.isnan(seasonal), last, seasonal)], -1)
+
+    def _features(self, x: Tensor, seasonal: Tensor, fixed: Tensor) -> Tensor:
+        parts = [torch.nan_to_num(x), torch.isnan(x).to(x.dtype)]
+        if self.spec.season > 1:
+            parts.append(torch.nan_to_num(seasonal - x))
+        return torch.cat([torch.stack(parts, -1), fixed], -1)
 
     def _fixed(self, past: Tensor, static: Tensor, window: Window) -> Tensor:
         """Past and static columns, and the unit of the window, which its values do not show:
@@ -150,21 +152,15 @@ class AutoregressiveNetwork(WindowNetwork):
         unit = by_target(window.scale.log().expand(-1, past.shape[1], -1))
         return torch.cat([parts, unit], -1)
 
-    def _features(self, values: Tensor, observed: Tensor, step: Tensor, fixed: Tensor) -> Tensor:
-        parts = [values, (~observed).to(values.dtype)]
-        return torch.cat([*parts, *([step] if self.spec.season > 1 else []), fixed], -1)
-
     # -- step by step ------------------------------------------------------------------------------
 
     def context(self, window: Window, inputs: Inputs) -> Reading:
         """The look-back read."""
-        outputs, start, states = self._encode(window.values, window.observed, window, inputs)
+        x, season = self._with_gaps(window), self.spec.season
+        outputs, start, states = self._encode(x, window, inputs)
         unknown = torch.full_like(inputs.past[:, :1], torch.nan)
         fixed = self._fixed(unknown, inputs.static, window)[:, 0]
-        recent = torch.where(window.observed, window.values, torch.nan)
-        recent = by_target(recent[:, -self.spec.season :])[..., 0]
-        missing = self.spec.season - recent.shape[1]
-        recent = functional.pad(recent, (missing, 0), value=torch.nan)
+        recent = functional.pad(by_target(x)[..., 0], (season, 0), value=torch.nan)[:, -season:]
         return Reading(self.head(outputs[:, -1]), start[:, -1], recent, fixed, states)
 
     def decode(self, window: Window, context: Reading) -> tuple[Tensor, Tensor]:
@@ -187,11 +183,8 @@ class AutoregressiveNetwork(WindowNetwork):
     def read(self, context: Reading, values: Tensor) -> Reading:
         """One observed value of every row, ``(rows,)``, further."""
         recent = torch.cat([context.recent[:, 1:], values[:, None]], 1)
-        seasonal, has = recent[:, :1], ~torch.isnan(recent[:, :1])
-        values = values[:, None]
-        step = torch.where(has, seasonal - values, 0.0)
-        x = self._features(values, torch.ones_like(has), step, context.fixed)[:, None]
+        seasonal = recent[:, 0]
+        x = self._features(values, seasonal, context.fixed)[:, None]
         outputs, states = self.stack.scan(x, context.states)
-        regressors = torch.cat([values, torch.where(has, seasonal, values)], -1)
-        start = regressors @ self.regression
+        start = self._regressors(values, seasonal) @ self.regression
         return Reading(self.head(outputs[:, 0]), start, recent, context.fixed, states)
