@@ -18,6 +18,7 @@ _PUBLIC = {
     "DeepGRUForecaster": "rnnforecast.forecasters",
     "BiLSTMForecaster": "rnnforecast.forecasters",
     "BiGRUForecaster": "rnnforecast.forecasters",
+    "DeepARForecaster": "rnnforecast.forecasters",
     "ESRNNForecaster": "rnnforecast.forecasters",
     "SequenceClassifier": "rnnforecast.sequences",
     "SequenceRegressor": "rnnforecast.sequences",
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from rnnforecast.forecasters import (
         BiGRUForecaster,
         BiLSTMForecaster,
+        DeepARForecaster,
         DeepGRUForecaster,
         DeepLSTMForecaster,
         DeepRNNForecaster,

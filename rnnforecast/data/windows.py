@@ -50,6 +50,12 @@ class WindowIndex:
         """The windows from ``rows`` rows after each first origin on (stride 1 only)."""
         return WindowIndex(self.first + rows, np.maximum(self.counts - rows, 0))
 
+    def every(self, stride: int) -> WindowIndex:
+        """Every so many windows, the last one of each series among them (stride 1 only)."""
+        return WindowIndex(
+            self.first + (self.counts - 1) % stride, -(-self.counts // stride), stride
+        )
+
     def __len__(self) -> int:
         return int(self.counts.sum())
 

@@ -8,6 +8,7 @@ from rnnforecast.forecasters.deep import (
     DeepLSTMForecaster,
     DeepRNNForecaster,
 )
+from rnnforecast.forecasters.deepar import DeepARForecaster
 from rnnforecast.forecasters.esrnn import ESRNNForecaster
 from rnnforecast.forecasters.segment import SegmentRNNForecaster
 
@@ -15,6 +16,7 @@ __all__ = [
     "BaseForecaster",
     "BiGRUForecaster",
     "BiLSTMForecaster",
+    "DeepARForecaster",
     "DeepGRUForecaster",
     "DeepLSTMForecaster",
     "DeepRNNForecaster",

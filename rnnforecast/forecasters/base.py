@@ -245,8 +245,9 @@ class BaseForecaster(HistoryEstimator):
         """Draw from the forecast of the next steps.
 
         A forecast with conformal intervals gives whole paths: each takes the errors of one past
-        origin for all of its steps, so that sums over the horizon can be read off. A trained
-        distribution draws every step by itself.
+        origin for all of its steps, so that sums over the horizon can be read off.
+        ``DeepARForecaster`` gives whole paths too. Any other trained distribution draws every step
+        by itself.
 
         Parameters
         ----------

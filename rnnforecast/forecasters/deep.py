@@ -43,6 +43,13 @@ class DeepRNNForecaster(WindowForecaster):
     training : {"windows", "dense"}, default "windows"
         "windows": every window is encoded by itself. "dense": a stretch of neighbouring windows is
         encoded in one pass, each reading the state that has come that far.
+    stateful : bool, default False
+        With ``training="dense"``: the stretches of a series are read in order of time, and the
+        encoder goes on from where the stretch before left it, not from a fresh start; no gradient
+        goes back into that stretch (truncated back-propagation through time). What is longer ago
+        than a look-back can then be remembered: forecasts read the eight look-backs before their
+        own too. A batch has ``batch_size`` stretches from as many places (None: up to 32, so few
+        that 16 follow on each other), and an epoch is one pass. Needs ``scaler="series"`` or None.
     channels : {"independent", "joint"}, default "independent"
         How several targets are read: each by itself, as rows of one network with shared weights, or
         all together.
@@ -99,6 +106,7 @@ class DeepRNNForecaster(WindowForecaster):
 
     n_layers: int = checked(2, check_int)
     training: str = checked("windows", check_choice, choices=("windows", "dense"))
+    stateful: bool = checked(False, check_bool)
     channels: str = checked("independent", check_choice, choices=("independent", "joint"))
     bidirectional: bool = checked(False, check_bool)
     residual: bool = checked(False, check_bool)
@@ -138,6 +146,12 @@ class DeepRNNForecaster(WindowForecaster):
                 f"{owner}: training='dense' reads every window of a stretch in one pass, which a "
                 f"bidirectional encoder, attention, a recurrent decoder and supervised layers "
                 f"cannot: use training='windows'"
+            )
+        if self.stateful and (self.training != "dense" or self.scaler == "window"):
+            raise DataError(
+                f"{owner}: stateful=True needs training='dense', and scaler='series' or None, as a "
+                f"state goes on only where the unit does. Got training={self.training!r}, "
+                f"scaler={self.scaler!r}"
             )
         if supervised and self.decoder == "recurrent":
             raise DataError(

@@ -76,8 +76,9 @@ class NeuralForecaster(TrainedEstimator, BaseForecaster):
         What the network's numbers mean, in place of ``loss`` and ``quantiles``.
     max_epochs : int, default 30
         An epoch is one pass over the training windows, or 100 batches if that is less.
-    batch_size : int, optional
+    batch_size : int or "full", optional
         Windows of a step. None: a thousandth of the training windows, at least 32 and at most 128.
+        "full": all of them, so that an epoch is one step of gradient descent.
     validation_fraction : float, default 0.1
         Share of the rows of each series, its last ones, that no weight is trained on (at least one
         horizon; none where a series is too short for that). They stop the training early, and the

@@ -71,7 +71,7 @@ class SegmentRNNForecaster(WindowForecaster):
     seasonality : int, optional
         Seasonal period in steps; 1 for none. None: from the calendar, else from the
         autocorrelation. It is read by the rules for look-back and segment alone.
-    batch_size : int, default 32
+    batch_size : int, "full" or None, default 32
         Windows of all targets.
     lr : float, default 4e-3
 
@@ -92,7 +92,7 @@ class SegmentRNNForecaster(WindowForecaster):
     hidden_size: int | None = checked(64, check_int)
     dropout: float = 0.15
     scaler: str | None = checked("last", check_choice, choices=_SHIFTS)
-    batch_size: int | None = 32
+    batch_size: Any = 32
     lr: float = 4e-3
 
     _lookback_rule = staticmethod(choose_long_lookback)

@@ -34,6 +34,8 @@ __all__ = ["WindowForecaster"]
 _MAX_STEPS = 100  # batches in an epoch
 _VALIDATION_WINDOWS = 1024
 _MANY = 100_000  # training windows
+_MEMORY = 8  # look-backs that a stateful network reads before a window
+_STRETCHES = 16  # that each lane of stateful training reads, where there are enough
 
 
 @estimator
@@ -83,6 +85,7 @@ class WindowForecaster(NeuralForecaster):
     _encodings = None
     # parameters that not every subclass has
     training = "windows"
+    stateful = False
     calendar = False
 
     _lookback_rule = staticmethod(choose_lookback)  # of panel, horizon and season
@@ -91,6 +94,10 @@ class WindowForecaster(NeuralForecaster):
     @abstractmethod
     def _network(self, shape: dict[str, Any]) -> Any:
         """A network of this shape; its parameters are filled afterwards."""
+
+    def _losses(self, output: Output) -> tuple[Any, Any]:
+        """Of a network and a batch: what trains, and what validates."""
+        return (partial(_window_loss, output),) * 2
 
     # -- fit ---------------------------------------------------------------------------------------
 
@@ -135,7 +142,8 @@ class WindowForecaster(NeuralForecaster):
         lookback, phases, scale = self.lookback_, self.phases_, self.scale_
         train, validation = self._split(panel, lookback)
         self.n_untrained_ = int((train.counts == 0).sum())
-        self.batch_size_ = self.batch_size or min(max(len(train) // 1000, 32), 128)
+        chosen = {None: min(max(len(train) // 1000, 32), 128), "full": len(train)}
+        self.batch_size_ = chosen.get(self.batch_size, self.batch_size)
         self.output_ = output = self._make_output()
         device = resolve_device(type(self).__name__, self.device)
         source = partial(
@@ -153,17 +161,12 @@ class WindowForecaster(NeuralForecaster):
             ("windows", *seen, self.batch_size_, str(device)),
             lambda: source(train, lookback=lookback),
         )
-        held = source(validation, lookback=lookback, like=windows)
-        batches, loss = windows, partial(_window_loss, output)
+        memory = _MEMORY * lookback * self.stateful
+        shared = {} if self.stateful else {"like": windows}  # rows with enough empty ones before
+        held = source(validation, lookback=lookback + memory, **shared)
+        batches, (loss, validation_loss) = windows, self._losses(output)
         if self.training == "dense":
-            extra = _stretch(train, lookback, self.segment_)
-            batches = source(
-                train.later(np.minimum(extra, np.maximum(train.counts - 1, 0))),
-                lookback=lookback + extra,
-                like=windows,
-                offsets=np.arange(-extra, 1, self.segment_),
-            )
-            loss = partial(_stretch_loss, output, lookback, self.segment_)
+            batches, loss = self._dense(train, output, partial(source, **shared))
         shape = self._shape(panel, output, self.hidden_size_, phases.size if phases else 0)
         shape.update(lookback=lookback, segment=self.segment_)
 
@@ -182,22 +185,44 @@ class WindowForecaster(NeuralForecaster):
                 (batch, float(len(batch.truth)))
                 for batch in held.evenly(_VALIDATION_WINDOWS, batches.batch_size)
             ],
-            validation_loss=partial(_window_loss, output),
+            validation_loss=validation_loss,
             prime=prime,
             threads=useful_threads(self.batch_size_, self.hidden_size_),
             device=device,
         )
         return Job(learner, validation if len(validation) else train)
 
+    def _dense(self, train: WindowIndex, output: Output, source: Any) -> tuple[WindowSource, Any]:
+        """Stretches of windows, and their loss."""
+        lookback, segment, lead, lanes = self.lookback_, self.segment_, 0, bool(self.stateful)
+        extra = _stretch(train, lookback, segment)
+        stretches = train.later(np.minimum(extra, np.maximum(train.counts - 1, 0)))
+        if lanes:
+            stretches = stretches.every(extra + segment)
+            lead = self.seasonality_ if self.seasonality_ > 1 else 0  # for differences
+            if self.batch_size is None:
+                self.batch_size_ = min(max(len(stretches) // _STRETCHES, 1), 32)
+        batches = source(
+            stretches,
+            lookback=lead + lookback + extra,
+            offsets=np.arange(-extra, 1, segment),
+            batch_size=self.batch_size_,
+            lanes=lanes,
+        )
+        return batches, partial(_stretch_loss, output, lead + lookback, segment)
+
     # -- forecasts ---------------------------------------------------------------------------------
 
     def _numbers_a_forecast(self, network: Any) -> int:
-        return network.spec.lookback * network.spec.hidden_size
+        return self._rows_read(network) * network.spec.hidden_size
+
+    def _rows_read(self, network: Any) -> int:
+        return network.spec.lookback * (1 + _MEMORY * self.stateful)
 
     def _inputs(self, network, history, series, origins) -> Inputs:
         """Windows before some origins, as a network reads them."""
         weight = next(network.parameters())
-        batch = gather(history, series, origins, network.spec.lookback, 0)
+        batch = gather(history, series, origins, self._rows_read(network), 0)
         static = static_inputs(history, self.scale_, self.phases_, series, origins)
         return to_inputs(batch, self.scale_, static, weight.device, weight.dtype).inputs
 
@@ -213,7 +238,7 @@ class WindowForecaster(NeuralForecaster):
             return torch.as_tensor(values).to(device=weight.device, dtype=weight.dtype)
 
         series_loc, series_scale = self._units(series)
-        horizon, lookback = network.spec.horizon, network.spec.lookback
+        horizon, n_rows = network.spec.horizon, self._rows_read(network)
         ahead = tensor(self.scale_.known(known))
         inputs = self._inputs(network, history, series, origins)
         residual, past, static = network.take_effect(inputs), inputs.past, inputs.static
@@ -235,9 +260,9 @@ class WindowForecaster(NeuralForecaster):
             location, scale = series_loc + series_scale * location, series_scale * scale
             yield self.output_.forecast(numbers, location, scale)
             plain = self.output_.forecast(raw, anchor, window.scale).point
-            residual = torch.cat([residual, plain], 1)[:, -lookback:]
+            residual = torch.cat([residual, plain], 1)[:, -n_rows:]
             unknown = past.new_full((len(past), horizon, past.shape[-1]), torch.nan)
-            past = torch.cat([past, unknown], 1)[:, -lookback:]
+            past = torch.cat([past, unknown], 1)[:, -n_rows:]
 
     def stream(self, dtype: str = "float64") -> ForecastStream:
         """Forecasts that move on with every observation, at the cost of one step of the network.
@@ -274,14 +299,13 @@ def _window_loss(output: Output, network: Any, batch: Batch) -> Tensor:
     return sum(losses[1:], losses[0]) / len(losses)
 
 
-def _stretch_loss(
-    output: Output, lookback: int, segment: int, network: Any, batch: Batch
-) -> Tensor:
+def _stretch_loss(output: Output, before: int, segment: int, network: Any, batch: Batch) -> Tensor:
     """Loss of all windows in a batch of stretches, each read in one pass."""
     inputs, horizon = batch.inputs, network.spec.horizon
-    known = torch.cat([inputs.known[:, lookback:], inputs.future_known], 1)
-    truth = torch.cat([inputs.targets[:, lookback:], batch.truth], 1)
-    raw, location, scale = network.forward_dense(inputs._replace(future_known=known))
+    known = torch.cat([inputs.known[:, before:], inputs.future_known], 1)
+    truth = torch.cat([inputs.targets[:, before:], batch.truth], 1)
+    inputs = inputs._replace(future_known=known)
+    raw, location, scale = network.forward_dense(inputs, batch.fresh, batch.states)
     forecast = output.forecast(raw, location, scale)
     return output.loss(forecast, unfold(truth, horizon, segment))
 

@@ -197,7 +197,7 @@ class ForecastNetwork(WindowNetwork):
         raw = self._together(parts[0] if len(parts) == 1 else parts[0] + parts[1])
         mixture = torch.softmax(self.anchor_logits, dim=-1)  # (horizon, 3)
         anchor = (self.anchors(window) * mixture[None, :, None, :]).sum(-1)
-        linear = self.skip(window.values.transpose(1, 2)).transpose(1, 2)
+        linear = self.skip(window.values[:, -spec.lookback :].transpose(1, 2)).transpose(1, 2)
         return raw, anchor + linear * window.scale
 
     def _steps(self, context: Encoding) -> tuple[Tensor, Tensor | None]:
@@ -270,7 +270,9 @@ class ForecastNetwork(WindowNetwork):
         static = self.static_columns.values(static)
         return Encoding(torch.cat([encoded, self._for_each(static)], dim=-1))
 
-    def forward_dense(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    def forward_dense(
+        self, inputs: Inputs, fresh: Tensor | None = None, states: list[Any] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """As :meth:`forward`, for all windows of a stretch that end on a segment's end.
 
         The stretch is encoded once, in the unit of its first window, and every later window reads
@@ -278,19 +280,47 @@ class ForecastNetwork(WindowNetwork):
         ``targets, past, known`` are (batch, lookback + extra, ...), ``extra`` a multiple of
         ``segment``, ``future_known`` (batch, extra + horizon, n_known), ``static`` and results have
         ``batch * n_windows`` rows, windows of one stretch together.
+
+        With ``states``, a list, the encoder goes on from those in it, which a stretch that came
+        before left there without their gradient, but for rows of the batch that are ``fresh:
+        (batch,)``; those at the first row of the stretch that follows take their place. Rows before
+        the stretch may then stand in front, for the seasonal differences.
         """
         spec = self.spec
+        length = spec.lookback + inputs.future_known.shape[1] - spec.horizon
         residual = self.take_effect(inputs)
-        windows = unfold(residual, spec.lookback, spec.segment)
+        windows = unfold(residual[:, -length:], spec.lookback, spec.segment)
         n = len(windows) // len(residual)
         window = self.normalise(windows)
-        first = self.normalise(residual[:, : spec.lookback])
+        first = self.normalise(residual[:, -length:][:, : spec.lookback])
         observed = ~torch.isnan(residual)
         unit = (torch.where(observed, residual, first.centre) - first.centre) / first.scale
-        outputs = self.encode(unit, observed, inputs.past)[0]
+        if states is None:
+            outputs = self.encode(unit, observed, inputs.past)[0]
+        else:
+            x = fold(self.features(unit, observed, inputs.past), spec.segment)
+            outputs = self._go_on(x[:, -(length // spec.segment) :], n, fresh, states)
         # windows of a stretch together, in them targets of a window together
         encoded = outputs[:, -n:].unflatten(0, (-1, spec.n_targets // spec.joint))
         context = self.with_static(encoded.transpose(1, 2).flatten(0, 2), inputs.static)
         future = unfold(inputs.future_known, spec.horizon, spec.segment)
         raw, anchor = self.decode(window, context)
         return *self.with_known(raw, anchor, context, future), window.scale
+
+    def _go_on(self, x: Tensor, n: int, fresh: Any, states: list[Any]) -> Tensor:
+        """Outputs of the encoder for a stretch, of which the next one begins ``n`` steps later."""
+        given = [layer.first(x) for layer in self.encoder.layers]  # type: ignore[operator]
+        if states:
+            anew = fresh.repeat_interleave(len(x) // len(fresh))
+            given = [
+                tuple(
+                    torch.where(anew.view(-1, *[1] * (new.dim() - 1)), new, old[: len(new)])
+                    for new, old in zip(*layer, strict=True)
+                )
+                for layer in zip(given, states, strict=True)
+            ]
+        outputs, given = self.encoder.scan(x[:, :n], given)
+        states[:] = [tuple(state.detach() for state in layer) for layer in given]
+        if x.shape[1] == n:
+            return outputs
+        return torch.cat([outputs, self.encoder.scan(x[:, n:], given)[0]], 1)

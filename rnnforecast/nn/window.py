@@ -103,18 +103,20 @@ class WindowNetwork(nn.Module, ABC):
         return targets - self.known_effect(inputs.known) if self.spec.known else targets
 
     def normalise(self, residual: Tensor) -> Window:
-        """Shift and scale ``residual: (batch, lookback, n_targets)`` by its own statistics."""
+        """Shift and scale ``residual: (batch, lookback, n_targets)`` by its own statistics; rows
+        before the look-back may stand in front, and are not measured.
+        """
         observed = ~torch.isnan(residual)
-        values = torch.where(observed, residual, 0.0)
-        count = observed.sum(1, keepdim=True)
-        mean = values.sum(1, keepdim=True) / count.clamp(min=1)
-        last = last_observed(values, observed, mean)
+        values, recent = torch.where(observed, residual, 0.0), slice(-self.spec.lookback, None)
+        count = observed[:, recent].sum(1, keepdim=True)
+        mean = values[:, recent].sum(1, keepdim=True) / count.clamp(min=1)
+        last = last_observed(values[:, recent], observed[:, recent], mean)
         centre = {"last": last, "mean": mean, "none": torch.zeros_like(mean)}[self.spec.shift]
         scale = torch.ones_like(mean)
         # NaN is replaced before the division: behind it, 0 * NaN would reach the gradient
         values = torch.where(observed, values - centre, 0.0)
         if self.spec.shift == "mean":
-            scale = values.abs().sum(1, keepdim=True) / count.clamp(min=1)
+            scale = values[:, recent].abs().sum(1, keepdim=True) / count.clamp(min=1)
             scale = torch.where(count > 1, scale, 1.0).clamp(min=_SCALE_FLOOR)
             values = values / scale
         return Window(residual, observed, values, last, mean, centre, scale)

@@ -12,9 +12,19 @@ from rnnforecast.outputs.forecast import (
     NormalForecast,
     PointForecast,
     QuantileForecast,
+    SampleForecast,
+    StudentTForecast,
     TransformedForecast,
 )
-from rnnforecast.outputs.output import LOSSES, Output, PointOutput, QuantileOutput, masked_mean
+from rnnforecast.outputs.output import (
+    LOSSES,
+    NormalOutput,
+    Output,
+    PointOutput,
+    QuantileOutput,
+    StudentTOutput,
+    masked_mean,
+)
 
 __all__ = [
     "AGGREGATES",
@@ -23,11 +33,15 @@ __all__ = [
     "ConformalForecast",
     "Forecast",
     "NormalForecast",
+    "NormalOutput",
     "Output",
     "PointForecast",
     "PointOutput",
     "QuantileForecast",
     "QuantileOutput",
+    "SampleForecast",
+    "StudentTForecast",
+    "StudentTOutput",
     "TransformedForecast",
     "conformal_quantile",
     "masked_mean",

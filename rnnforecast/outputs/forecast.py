@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from rnnforecast.exceptions import DataError
@@ -20,6 +21,8 @@ __all__ = [
     "NormalForecast",
     "PointForecast",
     "QuantileForecast",
+    "SampleForecast",
+    "StudentTForecast",
     "TransformedForecast",
 ]
 
@@ -64,13 +67,26 @@ class Forecast(ABC):
     def quantile(self, levels: Sequence[float]) -> Tensor:
         """Quantiles at ``levels`` in (0, 1), in increasing order: ``(..., targets, n_levels)``."""
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draws of every value by itself, ``(n, ..., targets)``, by inversion of 99 quantiles."""
+    def value_at(self, levels: Tensor) -> Tensor:
+        """The quantile at a level of its own for each value, by interpolation of 99 quantiles.
+
+        Parameters
+        ----------
+        levels : Tensor
+            In (0, 1), of a shape that broadcasts with ``(..., targets)``; the result has both.
+        """
         table = self.quantile(np.linspace(0.01, 0.99, 99).tolist())
-        at = torch.rand((n, *table.shape[:-1]), generator=generator, dtype=table.dtype) * 98
+        shape = torch.broadcast_shapes(levels.shape, table.shape[:-1])
+        at = ((levels.expand(shape) - 0.01) * 100).clamp(0, 98)
         low = at.long().clamp(max=97)
-        table = table.expand(n, *table.shape).gather(-1, torch.stack([low, low + 1], -1))
+        table = table.expand(*shape, 99).gather(-1, torch.stack([low, low + 1], -1))
         return torch.lerp(table[..., 0], table[..., 1], at - low)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draws of every value by itself, ``(n, ..., targets)``, by inversion."""
+        like = self.median
+        levels = torch.rand((n, *like.shape), generator=generator, dtype=like.dtype)
+        return self.value_at(levels)
 
     def spread(self) -> Tensor:
         """A width of the distribution, ``(..., targets)``: by which it grows beyond the horizon."""
@@ -195,6 +211,9 @@ class NormalForecast(Forecast):
         z = torch.special.ndtri(torch.as_tensor(levels, dtype=torch.float64)).to(self.centre)
         return self.centre[..., None] + self.deviation[..., None] * z
 
+    def value_at(self, levels: Tensor) -> Tensor:
+        return self.centre + self.deviation * torch.special.ndtri(levels)
+
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         noise = torch.randn((n, *self.centre.shape), generator=generator, dtype=self.centre.dtype)
         return self.centre + self.deviation * noise
@@ -204,6 +223,91 @@ class NormalForecast(Forecast):
 
     def stretched(self, factor: Tensor) -> Forecast:
         return NormalForecast(self.centre, self.deviation * factor)
+
+
+class StudentTForecast(Forecast):
+    """Student's t distributions.
+
+    Parameters
+    ----------
+    centre, scale, df : Tensor, shape (..., targets)
+        Median, scale and degrees of freedom; the standard deviation is
+        ``scale * sqrt(df / (df - 2))``.
+
+    Examples
+    --------
+    >>> ten, two, four = (torch.tensor([[[v]]]) for v in (10.0, 2.0, 4.0))
+    >>> StudentTForecast(ten, two, four).quantile((0.5, 0.975))[0, 0, 0].tolist()
+    [10.0, 15.5528...]
+    """
+
+    def __init__(self, centre: Tensor, scale: Tensor, df: Tensor):
+        self.centre = centre
+        self.scale = scale
+        self.df = df
+
+    @property
+    def median(self) -> Tensor:
+        return self.centre
+
+    def quantile(self, levels: Sequence[float]) -> Tensor:
+        parts = [self.value_at(self.centre.new_full((), level)) for level in levels]
+        return torch.stack(parts, -1)
+
+    def value_at(self, levels: Tensor) -> Tensor:
+        t = stdtrit(self.df.detach().cpu().double().numpy(), levels.cpu().double().numpy())
+        return self.centre + self.scale * torch.as_tensor(t).to(self.centre)
+
+    def stretched(self, factor: Tensor) -> Forecast:
+        return StudentTForecast(self.centre, self.scale * factor, self.df)
+
+
+class SampleForecast(Forecast):
+    """Sampled paths: what one path has at different steps belongs together.
+
+    Members are averaged path by path, so their paths must be driven by the same noise.
+
+    Parameters
+    ----------
+    paths : Tensor, shape (..., targets, n_paths)
+
+    Examples
+    --------
+    >>> forecast = SampleForecast(torch.arange(10.0).reshape(1, 1, 10))
+    >>> forecast.median.item(), forecast.quantile((0.1, 0.9))[0, 0].tolist()
+    (4.5, [0.5, 8.5])
+    """
+
+    def __init__(self, paths: Tensor):
+        self.paths = paths
+
+    @property
+    def median(self) -> Tensor:
+        return self.quantile((0.5,))[..., 0]
+
+    @property
+    def mean(self) -> Tensor:
+        return self.paths.mean(-1)
+
+    def quantile(self, levels: Sequence[float]) -> Tensor:
+        """By interpolation: the k-th smallest of n stands for the level (k - 1/2) / n."""
+        ordered, n = self.paths.sort(-1).values, self.paths.shape[-1]
+        at = (torch.as_tensor(levels, dtype=torch.float64) * n - 0.5).clamp(0, n - 1)
+        low, high = (ordered[..., part.long()] for part in (at.floor(), at.ceil()))
+        return torch.lerp(low, high, at.frac().to(ordered))
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Whole paths, ``(n, ..., targets)``: each of them once before any comes again; which is
+        which differs between rows.
+        """
+        rows, n_paths = len(self.paths), self.paths.shape[-1]
+        rounds = torch.rand((-(-n // n_paths), rows, n_paths), generator=generator)
+        order = rounds.argsort(-1).transpose(0, 1).flatten(1)[:, :n]  # (rows, n)
+        order = order.view(rows, *[1] * (self.paths.ndim - 2), n)
+        return self.paths.gather(-1, order.expand(*self.paths.shape[:-1], n)).movedim(-1, 0)
+
+    def widened(self, horizon: int) -> Forecast:
+        return self  # paths go on with their own spread
 
 
 class QuantileForecast(Forecast):

@@ -8,12 +8,29 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, Normal, StudentT
 from torch.nn import functional
 
 from rnnforecast.outputs.conformal import ConformalErrors, ConformalForecast
-from rnnforecast.outputs.forecast import Forecast, PointForecast, QuantileForecast
+from rnnforecast.outputs.forecast import (
+    Forecast,
+    NormalForecast,
+    PointForecast,
+    QuantileForecast,
+    StudentTForecast,
+)
 
-__all__ = ["LOSSES", "Output", "PointOutput", "QuantileOutput", "masked_mean"]
+__all__ = [
+    "LOSSES",
+    "NormalOutput",
+    "Output",
+    "PointOutput",
+    "QuantileOutput",
+    "StudentTOutput",
+    "masked_mean",
+]
+
+_LEAST = 1e-3  # a spread below this share of the scale would be a likelihood without bounds
 
 
 def _huber(error: Tensor) -> Tensor:
@@ -124,3 +141,61 @@ class QuantileOutput(Output):
         levels = forecast.values.new_tensor(self.levels)
         pinball = torch.maximum(levels * error, (levels - 1) * error).mean(-1)
         return masked_mean(pinball, mask)
+
+
+def _likelihood(distribution: Distribution, truth: Tensor) -> Tensor:
+    """Mean negative log-likelihood of what was observed."""
+    mask = ~torch.isnan(truth)
+    seen = torch.where(mask, truth, torch.zeros_like(truth))
+    return masked_mean(-distribution.log_prob(seen), mask)
+
+
+class NormalOutput(Output):
+    """A normal distribution, trained on its likelihood (Salinas et al. 2020, section 3.1).
+
+    Two numbers: the mean, and the standard deviation as softplus of a number, at least a thousandth
+    of the scale.
+
+    Examples
+    --------
+    >>> raw = torch.tensor([[[[1.0, 0.0]]]])  # softplus(0) = 0.693
+    >>> said = NormalOutput().forecast(raw, torch.tensor([[[10.0]]]), torch.tensor([[[2.0]]]))
+    >>> said.mean.item(), round(said.deviation.item(), 3)
+    (12.0, 1.388)
+    """
+
+    n_params = 2
+
+    def forecast(self, raw: Tensor, location: Tensor, scale: Tensor) -> NormalForecast:
+        deviation = (functional.softplus(raw[..., 1]) + _LEAST) * scale
+        return NormalForecast(raw[..., 0] * scale + location, deviation)
+
+    def loss(self, forecast: NormalForecast, truth: Tensor) -> Tensor:
+        parts = forecast.centre, forecast.deviation
+        return _likelihood(Normal(*parts, validate_args=False), truth)
+
+
+class StudentTOutput(Output):
+    """Student's t distribution, whose tails are learnt too, trained on its likelihood.
+
+    Three numbers: centre; scale, as the deviation of :class:`NormalOutput`; and degrees of freedom,
+    which location and scale leave alone: 2 and softplus of a number, so that there is a variance.
+
+    Examples
+    --------
+    >>> raw = torch.tensor([[[[1.0, 0.0, 3.0]]]])
+    >>> said = StudentTOutput().forecast(raw, torch.tensor([[[10.0]]]), torch.tensor([[[2.0]]]))
+    >>> said.median.item(), round(said.df.item(), 2)
+    (12.0, 5.05)
+    """
+
+    n_params = 3
+
+    def forecast(self, raw: Tensor, location: Tensor, scale: Tensor) -> StudentTForecast:
+        spread = (functional.softplus(raw[..., 1]) + _LEAST) * scale
+        df = 2 + _LEAST + functional.softplus(raw[..., 2])
+        return StudentTForecast(raw[..., 0] * scale + location, spread, df)
+
+    def loss(self, forecast: StudentTForecast, truth: Tensor) -> Tensor:
+        parts = forecast.df, forecast.centre, forecast.scale
+        return _likelihood(StudentT(*parts, validate_args=False), truth)

@@ -69,7 +69,8 @@ class SequenceEstimator(TrainedEstimator):
         Add each upper layer's input to its output.
     attention : {"additive", "dot", "multihead"}, optional
         Attention over the outputs of all steps, asked by the last one.
-    batch_size : int, default 32
+    batch_size : int, "full" or None, default 32
+        Sequences of a step; None: 32. "full": all of them in one step.
     max_epochs : int, default 100
     lr : float, default 0.01
     early_stopping : bool, default False
@@ -88,7 +89,7 @@ class SequenceEstimator(TrainedEstimator):
     bidirectional: bool = False
     residual: bool = False
     attention: str | None = None
-    batch_size: int = 32
+    batch_size: Any = 32
     max_epochs: int = 100
     lr: float = 1e-2
     early_stopping: bool = False
@@ -145,7 +146,7 @@ class SequenceEstimator(TrainedEstimator):
             steps.to(device),
             n_steps.to(device),
             torch.from_numpy(truth).to(device),
-            min(self.batch_size, len(x)),
+            min({"full": len(x), None: 32}.get(self.batch_size, self.batch_size), len(x)),
         )
         source, held = self._split(source)
         sizes: dict[str, Any] = {
@@ -182,7 +183,7 @@ class SequenceEstimator(TrainedEstimator):
         owner = type(self).__name__
         check_int(owner, "n_tokens", self.n_tokens, minimum=2, none=True)
         check_int(owner, "n_channels", self.n_channels, none=True)
-        for name in ("embedding_size", "hidden_size", "n_layers", "batch_size"):
+        for name in ("embedding_size", "hidden_size", "n_layers"):
             check_int(owner, name, getattr(self, name))
         for name in ("bidirectional", "residual"):
             check_bool(owner, name, getattr(self, name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,10 @@ class Batch(NamedTuple):
 
     inputs: Inputs
     truth: Tensor  # (batch, horizon, n_targets)
+    # of windows that follow on those of the batch before: which do not, (batch,), and what is
+    # handed from batch to batch of an epoch
+    fresh: Tensor | None = None
+    states: list[Any] | None = None
 
 
 def static_inputs(
@@ -116,7 +120,8 @@ class WindowSource:
     window would read before the first row of its series is NaN. ``like`` is another source of the
     same panel, scale and device, whose scaled rows this one shares. ``offsets`` are the origins of
     several windows in one stretch, counted from its last one's; the static inputs of a batch then
-    have one row for each.
+    have one row for each. With ``lanes`` the windows are not drawn: each row of the batches reads
+    its share of them in order of time, and an epoch is one pass.
     """
 
     panel: Panel
@@ -130,6 +135,7 @@ class WindowSource:
     device: torch.device
     like: WindowSource | None = None
     offsets: np.ndarray | None = None
+    lanes: bool = False
 
     def __post_init__(self) -> None:
         self.batch_size = min(self.batch_size, len(self.windows))
@@ -140,15 +146,28 @@ class WindowSource:
             self._rows = _scaled_rows(self.panel, self.scale, self.device, 2 * self.lookback)
 
     def __len__(self) -> int:
-        return min(-(-len(self.windows) // self.batch_size), self.max_steps)
+        steps = -(-len(self.windows) // self.batch_size)
+        return steps if self.lanes else min(steps, self.max_steps)
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
+        if self.lanes:
+            yield from self._in_lanes()
+            return
         n, need = len(self.windows), len(self) * self.batch_size
         if n <= 4 * need:
             order = torch.randperm(n, generator=generator)[:need].numpy()
         else:  # a permutation of very many windows would be larger than the data
             order = torch.randint(n, (need,), generator=generator).numpy()
         yield from self._batches(order, self.batch_size)
+
+    def _in_lanes(self) -> Iterator[Batch]:
+        n, states = len(self.windows), []  # type: ignore[var-annotated]
+        series = self.windows[np.arange(n)][0]
+        for step in range(len(self)):
+            numbers = np.arange(step, n, len(self))
+            fresh = (series[numbers] != series[numbers - 1]) | (step == 0)
+            fresh = torch.from_numpy(fresh).to(self.device)
+            yield self.take(numbers)._replace(fresh=fresh, states=states)
 
     def take(self, numbers: np.ndarray) -> Batch:
         """The windows of the given numbers as one batch."""

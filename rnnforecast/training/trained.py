@@ -20,6 +20,15 @@ from rnnforecast.training.optimizers import OPTIMIZERS
 __all__ = ["TrainedEstimator"]
 
 
+def check_batch_size(owner: str, name: str, value: Any) -> None:
+    """Raise unless ``value`` is a whole number of at least 1, "full" or None."""
+    if not (isinstance(value, str) and value == "full"):
+        try:
+            check_int(owner, name, value, none=True)
+        except DataError as error:
+            raise DataError(f"{error}; 'full' takes all at once") from None
+
+
 @estimator
 class TrainedEstimator(BaseEstimator):
     """Base of the estimators that train networks, whatever these read.
@@ -32,8 +41,9 @@ class TrainedEstimator(BaseEstimator):
         Share of hidden units dropped between layers in training, in [0, 1).
     max_epochs : int, default 30
         Passes over the training data.
-    batch_size : int, optional
-        Sequences of a step; chosen from their number if None.
+    batch_size : int or "full", optional
+        Sequences of a step; chosen from their number if None. "full": all of them in one step, so
+        that an epoch is one step of gradient descent.
     lr : float, default 3e-3
     lr_schedule : {"cosine", "constant", "linear", "step"}, default "cosine"
         Over ``max_epochs``; "cosine" has a short warm-up.
@@ -94,7 +104,7 @@ class TrainedEstimator(BaseEstimator):
     cell: Any = "lstm"
     dropout: float = checked(0.0, check_real, low=0, high=1, closed="low")
     max_epochs: int = checked(30, check_int)
-    batch_size: int | None = checked(None, check_int, none=True)
+    batch_size: Any = checked(None, check_batch_size)
     lr: float = checked(3e-3, check_real, low=0, closed="neither")
     lr_schedule: str = checked("cosine", check_choice, choices=SCHEDULES)
     optimizer: str = checked("adam", check_choice, choices=OPTIMIZERS)

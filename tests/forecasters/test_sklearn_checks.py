@@ -15,6 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from rnnforecast import (
     BiGRUForecaster,
     BiLSTMForecaster,
+    DeepARForecaster,
     DeepGRUForecaster,
     DeepLSTMForecaster,
     DeepRNNForecaster,
@@ -171,7 +172,7 @@ def test_parameters_survive_clone_and_set_params(cls):
         cls(hidden_units=3)
 
 
-@pytest.mark.parametrize("cls", [*CLASSES, SegmentRNNForecaster, ESRNNForecaster])
+@pytest.mark.parametrize("cls", [*CLASSES, DeepARForecaster, SegmentRNNForecaster, ESRNNForecaster])
 def test_parameters_are_documented_and_named_with_their_class(cls):
     signature, shown = inspect.signature(cls), pydoc.render_doc(cls, renderer=pydoc.plaintext)
     assert list(signature.parameters) == list(inspect.signature(cls.__init__).parameters)[1:]
@@ -184,7 +185,9 @@ def test_parameters_are_documented_and_named_with_their_class(cls):
         cls(hidden_units=3)
 
 
-@pytest.mark.parametrize("cls", [DeepLSTMForecaster, SegmentRNNForecaster, ESRNNForecaster])
+@pytest.mark.parametrize(
+    "cls", [DeepLSTMForecaster, DeepARForecaster, SegmentRNNForecaster, ESRNNForecaster]
+)
 def test_fitted_attributes_are_documented(cls):
     frame = pd.DataFrame({"y": np.sin(np.arange(60.0)) + 2})
     fc = cls(max_epochs=1, n_members=1).fit(frame)
@@ -195,7 +198,9 @@ def test_fitted_attributes_are_documented(cls):
     assert all(hasattr(fc, name) for name in documented)
 
 
-@pytest.mark.parametrize("cls", [DeepLSTMForecaster, SegmentRNNForecaster, ESRNNForecaster])
+@pytest.mark.parametrize(
+    "cls", [DeepLSTMForecaster, DeepARForecaster, SegmentRNNForecaster, ESRNNForecaster]
+)
 def test_another_default_keeps_the_check_of_a_parameter(cls):
     for name, message in (
         ("max_epochs", "an integer >= 1"),
