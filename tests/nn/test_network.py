@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rnnforecast.nn import ForecastNetwork, Inputs, NetworkSpec, initialise, unfold
+from rnnforecast.nn.network import Encoding
 
 SPEC = NetworkSpec(
     n_targets=2,
@@ -254,7 +255,8 @@ def test_gradient_against_finite_differences():
 
 def test_interaction_is_zero_for_covariates_at_their_mean():
     network = network_of()
-    context = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    context = Encoding(torch.randn(3, 5, dtype=torch.float64, generator=generator))
     zero = torch.zeros(3, 5, 2, dtype=torch.float64)
     raw = torch.zeros(3, 5, 2, 3, dtype=torch.float64)
     assert network.add_known(raw, context, zero).abs().max() < 1e-15  # SIMD tails round apart
@@ -320,9 +322,10 @@ def test_dense_windows_read_the_state_that_has_come_that_far(change, missing):
         rows = torch.arange(3) * n + k
         window = network.normalise(residual[:, here : here + 6])
         # rows that segments leave over stand in front of all of them: 6 is a multiple of segment
-        _, last = network.encode(unit[:, : here + 6], seen[:, : here + 6], long.past[:, : here + 6])
+        until = slice(here + 6)
+        last = network.encode(unit[:, until], seen[:, until], long.past[:, until])[1]
         each = spec.n_targets if spec.independent else 1
-        context = torch.cat([last, static[rows].repeat_interleave(each, 0)], -1)
+        context = Encoding(torch.cat([last, static[rows].repeat_interleave(each, 0)], -1))
         future = long.future_known[:, here : here + 5]
         own, anchor = network.decode(window, context)
         own = network.add_known(own, context, future)

@@ -188,7 +188,7 @@ def test_early_stopping_restores_the_weights_of_the_best_epoch():
         def on_epoch(self, network, history):
             kept.append(copy.deepcopy(network.state_dict()))
 
-    values = iter(curve)
+    values = iter([6.0, *curve])  # the first is that of the weights before training
     network, history = run(
         Settings(**{**vars(SETTINGS), "max_epochs": 8}),
         validate=lambda network: next(values),
@@ -203,8 +203,17 @@ def test_early_stopping_restores_the_weights_of_the_best_epoch():
     assert not torch.equal(network.state_dict()["0.weight"], kept[6]["0.weight"])
 
 
+def test_the_weights_before_training_are_kept_where_no_epoch_is_better():
+    values = iter([1.0, 2.0, 1.0, 3.0])
+    first = network_of().state_dict()
+    network, history = run(validate=lambda _: next(values), callbacks=[BestWeights(99)])
+    assert history.best_epoch == 0 and len(history) == 3
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, first[name])
+
+
 def test_without_patience_training_goes_on_and_keeps_the_best():
-    values = iter([5.0, 1.0, 2.0, 3.0, 4.0])
+    values = iter([6.0, 5.0, 1.0, 2.0, 3.0, 4.0])
     _, history = run(
         Settings(**{**vars(SETTINGS), "max_epochs": 5}),
         validate=lambda network: next(values),
@@ -223,7 +232,7 @@ def test_validation_sees_the_network_in_evaluation_mode_and_without_gradients():
         return 1.0
 
     network, history = run(validate=validate)
-    assert modes == [(False, False)] * 3
+    assert modes == [(False, False)] * 4  # before training, and after each epoch
     assert not network.training
     assert history.val_loss == [1.0] * 3
 
@@ -374,13 +383,14 @@ def test_what_is_validated_and_kept_is_the_average(decay):
 
     network, _ = run(dataclasses.replace(SETTINGS, ema_decay=decay), validate=validate)
     expected = literal_average(decay, SETTINGS.max_epochs)
-    for found, averages in zip([*seen, list(network.parameters())], [*expected, expected[-1]]):
+    assert len(seen) == 1 + SETTINGS.max_epochs
+    for found, averages in zip([*seen[1:], list(network.parameters())], [*expected, expected[-1]]):
         for a, b in zip(found, averages):
             torch.testing.assert_close(a.detach(), b, rtol=1e-5, atol=1e-6)
 
 
 def test_the_best_average_is_kept():
-    values = iter([2.0, 1.0, 3.0])
+    values = iter([4.0, 2.0, 1.0, 3.0])
     settings = dataclasses.replace(SETTINGS, ema_decay=0.9)
     network, history = run(settings, validate=lambda _: next(values), callbacks=[BestWeights(99)])
     assert history.best_epoch == 2
