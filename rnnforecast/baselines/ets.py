@@ -141,13 +141,21 @@ class MultiplicativeModel(EtsModel):
     def one_step(self, y, x):
         return self._with_deviation(self._smoothed(y[self.first :]).fittedvalues)
 
-    def steps(self, y, n_steps):
-        found = self._smoothed(y[self.first :])
+    def _paths(self, found: Any, n_steps: int) -> np.ndarray:
+        """Simulated ``(n_steps, n_paths)`` after the end of a result of statsmodels."""
         # the same draws for every origin
         errors = self.sigma * np.random.default_rng(0).standard_normal((n_steps, _N_PATHS))
         paths = found.simulate(n_steps, anchor="end", repetitions=_N_PATHS, random_errors=errors)
+        return np.reshape(paths, (n_steps, _N_PATHS))
+
+    def steps(self, y, n_steps):
+        found = self._smoothed(y[self.first :])
         mean, deviation = self._with_deviation(found.forecast(n_steps))
-        return mean, np.append(deviation[:1], paths[1:].std(axis=1))
+        return mean, np.append(deviation[:1], self._paths(found, n_steps)[1:].std(axis=1))
+
+    def shocks(self, y, n_steps):
+        paths = self._paths(self._smoothed(y[self.first :]), n_steps)
+        return np.linalg.qr((paths - paths.mean(axis=1, keepdims=True)).T, mode="r").T
 
     def _with_deviation(self, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         size = np.abs(mean) if self.form.error == "mul" else np.ones_like(mean)

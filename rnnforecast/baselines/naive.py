@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -153,7 +154,7 @@ class NaiveForecaster(BaseForecaster):
     ) -> Forecast:
         start = history.indptr[series][:, None]
         rows = start + origins[:, None] + np.arange(n_steps)
-        mean, deviation = np.empty((2, *rows.shape, history.targets.shape[1]))
+        mean, deviation, clock = np.empty((3, *rows.shape, history.targets.shape[1]))
         for k, y in enumerate(history.targets.T.astype(np.float64)):
             seen = ~np.isnan(y)
             last = _observed(seen, rows[:, :1] - 1, start, 1)
@@ -161,6 +162,7 @@ class NaiveForecaster(BaseForecaster):
             centre = y[last] + self.drift_[series, k][:, None] * ahead
             grown = ahead / self.span_[series, k][:, None] * (self.strategy == "drift")
             width = self.sigma_[series, k][:, None] * np.sqrt(ahead * (1 + grown))
+            clock[..., k] = ahead / (1 + grown)
             if self.strategy == "seasonal":
                 m = self.seasonality_
                 found = _observed(seen, rows - m * (np.arange(n_steps) // m + 1), start, m)
@@ -168,10 +170,13 @@ class NaiveForecaster(BaseForecaster):
                 seasons = np.maximum(rows - found, m) // m
                 wide = self.season_sigma_[series, k][:, None] * np.sqrt(seasons)
                 width = np.where(found >= start, wide, width)
+                clock[..., k] = np.where(found >= start, seasons, ahead)
             none = last < start
             mean[..., k] = np.where(none, self.mean_[series, k][:, None], centre)
             deviation[..., k] = np.where(none, self.std_[series, k][:, None], width)
-        return NormalForecast(torch.from_numpy(mean), torch.from_numpy(deviation))
+        cycle = self.seasonality_ if self.strategy == "seasonal" else 1
+        joint = partial(_walks, clock, cycle)
+        return NormalForecast(torch.from_numpy(mean), torch.from_numpy(deviation), joint)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -181,6 +186,20 @@ class NaiveForecaster(BaseForecaster):
     def _describe(self) -> list[str]:
         season = f"[{self.seasonality_}]" if self.strategy == "seasonal" else ""
         return [f"naive {self.strategy}{season}", *super()._describe()]
+
+
+def _walks(clock: np.ndarray, cycle: int) -> torch.Tensor:
+    """Random walks over every ``cycle``-th step, in the time ``clock: (rows, steps, targets)``: the
+    shocks of each step, ``(rows, steps, targets, steps)``.
+
+    That of the drift, whose covariance is ``i (1 + j / (T - 1))`` for steps i <= j, is one in the
+    time ``i / (1 + i / (T - 1))`` times a factor of the step.
+    """
+    step = np.arange(clock.shape[1])
+    later = step[:, None] - step
+    growth = clock - np.pad(clock, ((0, 0), (cycle, 0), (0, 0)))[:, : len(step)]
+    shocks = np.sqrt(np.maximum(growth, 0.0)).swapaxes(1, 2)[:, None]
+    return torch.from_numpy(shocks * ((later >= 0) & (later % cycle == 0))[:, None])
 
 
 def _observed(seen: np.ndarray, rows: np.ndarray, start: np.ndarray, step: int) -> np.ndarray:

@@ -175,6 +175,10 @@ class NormalForecast(Forecast):
     ----------
     centre, deviation : Tensor, shape (..., targets)
         Mean and standard deviation.
+    joint : callable, optional
+        Gives a tensor ``(rows, steps, targets, shocks)``: how much each of some independent shocks
+        weighs in the deviation of a step, in any unit, so that a row's steps move together; it is
+        only asked for samples. None: every value is drawn by itself.
 
     Examples
     --------
@@ -183,9 +187,18 @@ class NormalForecast(Forecast):
     [10.0, 13.91992...]
     """
 
-    def __init__(self, centre: Tensor, deviation: Tensor):
+    def __init__(
+        self, centre: Tensor, deviation: Tensor, joint: Callable[[], Tensor] | None = None
+    ):
         self.centre = centre
         self.deviation = deviation
+        self.joint = joint
+
+    def _each(self, of: Callable[[list[Tensor]], Tensor], others: Sequence[Any] = ()) -> Any:
+        new, joints = super()._each(of, others), [one.joint for one in (self, *others)]
+        if self.joint is not None:
+            new.joint = lambda: of([joint() for joint in joints])
+        return new
 
     @property
     def median(self) -> Tensor:
@@ -196,14 +209,21 @@ class NormalForecast(Forecast):
         return self.centre[..., None] + self.deviation[..., None] * z
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        noise = torch.randn((n, *self.centre.shape), generator=generator, dtype=self.centre.dtype)
+        like = {"generator": generator, "dtype": self.centre.dtype}
+        if self.joint is None or self.centre.ndim != 3:
+            noise = torch.randn((n, *self.centre.shape), **like)
+        else:
+            weights = torch.nn.functional.normalize(self.joint(), dim=-1, eps=1e-300)
+            rows, _, targets, shocks = weights.shape
+            drawn = torch.randn((n, rows, targets, shocks), **like)
+            noise = torch.einsum("rstk,nrtk->nrst", weights, drawn)
         return self.centre + self.deviation * noise
 
     def spread(self) -> Tensor:
         return self.deviation
 
     def stretched(self, factor: Tensor) -> Forecast:
-        return NormalForecast(self.centre, self.deviation * factor)
+        return NormalForecast(self.centre, self.deviation * factor, self.joint)
 
 
 class QuantileForecast(Forecast):
