@@ -268,7 +268,16 @@ class LocalForecaster(BaseForecaster):
             )
         _report(owner, labels, models)
         models = [models[i : i + width] for i in range(0, len(models), width)]
+        for i, k in np.argwhere(count_observed(panel) < 2):
+            models[i][k] = replace(models[i][k], sigma=self._usual_spread(panel, models, k))
         return {"models_": models, "seasonality_": seasonality}
+
+    def _usual_spread(self, panel: Panel, models: list[list[LocalModel]], k: int) -> float:
+        """Deviation one step ahead of target k in the median of the series with a spread."""
+        able = np.flatnonzero(count_observed(panel)[:, k] > 1)
+        with _quiet():
+            ahead = [models[i][k].steps(self._rows(panel, i, k)[0], 1)[1] for i in able]
+        return float(np.median(ahead))
 
     def _admit(self, history: Panel) -> None:
         place = self._place(history)
@@ -285,7 +294,7 @@ class LocalForecaster(BaseForecaster):
 
     def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
         if fresh:
-            check_values(type(self).__name__, history, 2)
+            check_values(type(self).__name__, history, 1)
         self._check_covariates(history)
         models: list[list[LocalModel]] = []
         with _quiet():
@@ -393,11 +402,19 @@ class LocalForecaster(BaseForecaster):
         )
 
 
+def count_observed(panel: Panel) -> np.ndarray:
+    """Observed values of every series and target, (n_series, n_targets)."""
+    return np.add.reduceat(panel.mask, panel.indptr[:-1], axis=0, dtype=np.int64)
+
+
 def check_values(owner: str, panel: Panel, least: int) -> None:
-    """Raise unless every target of every series has ``least`` (1 or 2) observed values."""
-    seen = np.add.reduceat(panel.mask, panel.indptr[:-1], axis=0, dtype=np.int64)
-    if (seen < least).any():
-        i, k = (int(place) for place in np.argwhere(seen < least)[0])
+    """Raise unless every target has an observed value in every series, and ``least`` (1 or 2) in
+    one of them.
+    """
+    seen = count_observed(panel)
+    bad = (seen < 1) | (seen.max(axis=0) < least)
+    if bad.any():
+        i, k = (int(place) for place in np.argwhere(bad)[0])
         count = "no observed value" if seen[i, k] == 0 else "1 sample (n_samples=1)"
         raise DataError(
             f"{owner}: {_label(panel, i, k)} has {count}; at least {least} observed values are "

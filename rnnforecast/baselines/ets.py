@@ -190,7 +190,7 @@ def _fit_multiplicative(y: np.ndarray, form: Form, maxiter: int) -> EtsModel:
 
 
 def fit_ets(y: np.ndarray, x: np.ndarray, forms: list[Form], maxiter: int) -> LocalModel:
-    """Fit the form of the least corrected AIC to a series with two observed values at least."""
+    """Fit the form of the least corrected AIC to a series with an observed value."""
     first, plain = leading_missing(y), Form()
     inner = y[first : len(y) - leading_missing(y[::-1])]
     lowest, gaps = float(np.nanmin(inner)), int(np.isnan(inner).sum())
@@ -297,7 +297,7 @@ class ETSForecaster(LocalForecaster):
     ------
     DataError
         In ``fit``, if a multiplicative component was asked for and the series has values of 0 or
-        below, or missing values inside; or a series has fewer than two observed values.
+        below, or missing values inside; or a series has no observed value, or none has two.
 
     Notes
     -----
@@ -307,7 +307,8 @@ class ETSForecaster(LocalForecaster):
     parameters and sigma of a long series come from its last 2000 rows (10000 without a season; 20
     seasons, if that is more; fewer where more than 300 of them are missing). A season of more than
     24 steps starts as a smooth curve, of 12 waves. A series with too few rows for the form that was
-    asked for is fitted as ETS(A,N,N), and a warning tells.
+    asked for is fitted as ETS(A,N,N), and a warning tells; one with a single observed value is
+    forecast by it, with the spread of the usual (median) series.
 
     Additive forms run through statsmodels' Kalman filter. Nothing is filled: a missing row leaves
     the state uncertain and the interval wider; a multiplicative form (``ETSModel``) passes over it.

@@ -51,7 +51,7 @@ class NaiveForecaster(BaseForecaster):
     Raises
     ------
     DataError
-        In ``fit``, if a series has fewer than two observed values.
+        In ``fit``, if a series has no observed value, or none has two.
 
     Notes
     -----
@@ -61,6 +61,8 @@ class NaiveForecaster(BaseForecaster):
     sqrt(k + 1)`` with k complete seasons before step h, and ``sigma sqrt(h (1 + h / (T - 1)))``. A
     phase of the season that was never observed gets the last value. In-sample rows before the first
     observation get the mean.
+
+    A series with one observed value is forecast by it, with the sigma of the usual (median) series.
 
     ``update`` keeps sigma and the drift; those of new series, and of the rows of
     ``forecast(history=)``, are measured there.
@@ -98,7 +100,8 @@ class NaiveForecaster(BaseForecaster):
         check_values(type(self).__name__, panel, 2)
         given = self.seasonality
         season = choose_seasonality(panel) if given is None else int(given)
-        return {"seasonality_": season, **self._measure(panel, season)}
+        found = self._measure(panel, season)
+        return {"seasonality_": season, **{k: _with_usual(v, v) for k, v in found.items()}}
 
     def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
         n_old = 0 if fresh else self.panel_.n_series
@@ -108,9 +111,7 @@ class NaiveForecaster(BaseForecaster):
         found = self._measure(history, self.seasonality_)
         for name, values in found.items():
             old = getattr(self, name)
-            # one value says nothing of its own errors: they are those of the usual series
-            values = np.where(np.isnan(values), np.nanmedian(old, axis=0), values)
-            found[name] = np.concatenate([old[:n_old], values[n_old:]])
+            found[name] = np.concatenate([old[:n_old], _with_usual(values, old)[n_old:]])
         return found
 
     def _measure(self, panel: Panel, season: int) -> dict[str, np.ndarray]:
@@ -142,6 +143,7 @@ class NaiveForecaster(BaseForecaster):
             squares = (y[at] - y[before]) ** 2 / ((at - before) // season)
             season_sigma = _root_mean(squares, series[known], n)
             season_sigma = np.where(np.isnan(season_sigma), sigma, season_sigma)
+        span = np.where(count > 1, span, np.nan)
         return np.array([drift, sigma, season_sigma, span, mean, std])
 
     def _forecast(
@@ -186,6 +188,11 @@ class NaiveForecaster(BaseForecaster):
     def _describe(self) -> list[str]:
         season = f"[{self.seasonality_}]" if self.strategy == "seasonal" else ""
         return [f"naive {self.strategy}{season}", *super()._describe()]
+
+
+def _with_usual(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """One value says nothing of its own errors (NaN): they are those of the median series."""
+    return np.where(np.isnan(values), np.nanmedian(among, axis=0), values)
 
 
 def _walks(clock: np.ndarray, cycle: int) -> torch.Tensor:
