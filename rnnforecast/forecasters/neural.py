@@ -299,6 +299,8 @@ class NeuralForecaster(BaseForecaster):
         self.__dict__.update(self._choose(panel))
         return self._trained(warm)
 
+    @torch.inference_mode(False)  # nor may what is trained on be made in the caller's
+    @torch.enable_grad()
     def _trained(self, warm: list[Any]) -> dict[str, Any]:
         """Train every member on ``panel_``: all fitted attributes. It changes self, a copy."""
         job = self._job(self.panel_)

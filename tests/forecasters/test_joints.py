@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -859,3 +860,33 @@ def test_rows_of_a_new_series_change_no_forecast_of_the_others(kind):
     fc.update(stranger)
     close(fc.forecast(horizon=7).drop("s0*", level="id"), before, rtol=1e-12)
     np.testing.assert_allclose(fc.predict_interval(df), inside, rtol=1e-12)
+
+
+# == what the caller has set =======================================================================
+
+
+@contextmanager
+def doubles():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@ALL
+@pytest.mark.parametrize("state", [torch.no_grad, torch.inference_mode, doubles])
+def test_training_is_the_same_whatever_torchs_state(kind, state):
+    def trained():
+        df = panel((80, 30), columns=("y", "x"))
+        fc = quick(kind, target="y", known="x", n_members=2, n_jobs=2).fit(head(df, 25))
+        fc.partial_fit(df.groupby(level=0, sort=False).tail(-25))
+        return weights(fc)
+
+    plain = trained()
+    with state():
+        before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        dtype = torch.get_default_dtype()
+        assert trained() == plain
+        assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before
+        assert torch.get_default_dtype() == dtype
