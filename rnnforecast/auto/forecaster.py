@@ -211,7 +211,7 @@ class AutoForecaster(BaseForecaster):
 
     @staticmethod
     def _error_scale(panel: Panel, season: int, known: np.ndarray | None = None) -> np.ndarray:
-        """That of each series; where it has none, of the median one (of the ``known``, if given)."""
+        """That of each series; where it has none, the median one (of the ``known``, if given)."""
         scale = pd.DataFrame(series_scales(panel, season))
         usual = (scale if known is None else pd.DataFrame(known)).median()
         return scale.fillna(usual).fillna(1.0).to_numpy()

@@ -890,3 +890,23 @@ def test_training_is_the_same_whatever_torchs_state(kind, state):
         assert trained() == plain
         assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before
         assert torch.get_default_dtype() == dtype
+
+
+@ALL
+@pytest.mark.parametrize(
+    ("role", "values"),
+    [(r, v) for r in ("past", "known", "static") for v in ((100.0, 200.0), ("a", "b"))]
+    + [(r, v) for r in ("past", "known") for v in (("a", None), (np.nan, 3.0))],
+)
+def test_what_never_varied_in_fit_has_no_effect_later(kind, role, values):
+    roles = {} if role == "past" else {role: "c"}
+    df = panel((80, 30)).assign(c=values[0])
+    fc = quick(kind, target="y", **roles).fit(df)
+
+    def found(value):
+        rows = df.assign(c=pd.Series([value] * len(df), df.index, df["c"].dtype))
+        if role != "known":
+            return fc.forecast(history=rows)
+        return fc.forecast(rows.iloc[:6].set_axis(fc.future_index()))
+
+    np.testing.assert_array_equal(found(values[1]), found(values[0]))
