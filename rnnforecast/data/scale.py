@@ -22,8 +22,8 @@ class Scale:
     Targets have those of each series, covariates those of all rows. A scaled value is
     ``(value - loc) / scale``. A covariate that never varied has an infinite scale, so that all its
     values are 0, and NaN if it was never observed, or is one category throughout: whatever comes
-    later has the effect of what was there. Codes of categories are left as they are (0 and 1). ``per_series``,
-    ``lag`` and ``log`` are those of `Scale.of`.
+    later has the effect of what was there. Codes of categories are left as they are (0 and 1).
+    ``per_series``, ``lag`` and ``log`` are those of `Scale.of`.
     """
 
     target_loc: np.ndarray  # (n_series, n_targets), as is the scale

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -50,6 +51,12 @@ from rnnforecast.training import (
 
 __all__ = ["Job", "NeuralForecaster", "first_effect"]
 
+# parameters of the columns and of the networks, which stay as they were while training goes on
+_FIXED = (
+    *("target", "known", "static", "freq", "horizon", "lookback", "seasonality", "segment"),
+    *("scaler", "mode", "quantiles", "cell", "hidden_size", "n_layers", "dropout", "dilations"),
+    *("bidirectional", "residual", "channels", "calendar", "stride"),
+)
 _CALIBRATION_WINDOWS = 4096
 _EFFECT_ROWS = 100_000
 _CHUNK_NUMBERS = 1 << 22  # in one pass of a network: bounds the memory of a forecast
@@ -156,6 +163,8 @@ class NeuralForecaster(BaseForecaster):
         Location and scale of every series and covariate.
     output_ : Output
         What the network's numbers mean.
+    fixed_params_ : dict of str
+        Parameters in ``fit``, as text, that ``partial_fit`` cannot change.
     """
 
     lookback: int | None = checked(None, check_int, none=True)
@@ -192,6 +201,7 @@ class NeuralForecaster(BaseForecaster):
         output_: Output = field(init=False)
         conformal_: ConformalErrors = field(init=False)
         scale_: Scale = field(init=False)
+        fixed_params_: dict[str, str] = field(init=False)
 
     # -- hooks -------------------------------------------------------------------------------------
 
@@ -297,7 +307,11 @@ class NeuralForecaster(BaseForecaster):
     def _fit_panel(self, panel: Panel) -> dict[str, Any]:
         warm = self.networks_ if self.warm_start and "networks_" in vars(self) else []
         self.__dict__.update(self._choose(panel))
+        self.fixed_params_ = self._fixed_params()
         return self._trained(warm)
+
+    def _fixed_params(self) -> dict[str, str]:
+        return {name: _text(getattr(self, name)) for name in _FIXED if hasattr(self, name)}
 
     @torch.inference_mode(False)  # nor may what is trained on be made in the caller's
     @torch.enable_grad()
@@ -340,12 +354,25 @@ class NeuralForecaster(BaseForecaster):
         Returns
         -------
         self
+
+        Raises
+        ------
+        DataError
+            As ``update``; also if a parameter of the columns or of the network was changed since
+            ``fit``.
         """
         self._check_params()
         if "panel_" not in vars(self):
             first = clone(self).set_params(max_epochs=1).fit(X, y)  # keeps own parameters as set
             self.__dict__.update(_fitted(first))
             return self
+        for name, new in self._fixed_params().items():
+            if new != (old := self.fixed_params_[name]):
+                raise DataError(
+                    f"{type(self).__name__}: partial_fit trains the networks of fit further, which "
+                    f"had {name}={old}: call fit to train new ones, or set it back. Got "
+                    f"{name}={new}"
+                )
         panel = self._extended(X, y)
         view = self._at(panel)
         view.__dict__.update({"max_epochs": 1, "early_stopping": False})
@@ -424,6 +451,11 @@ def first_effect(network: Any, panel: Panel, scale: Scale, stops: np.ndarray, la
 
 def _fitted(forecaster: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(forecaster).items() if name.endswith("_")}
+
+
+def _text(value: Any) -> str:
+    """A parameter's value as text, the same for lists, tuples and arrays."""
+    return json.dumps(value, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v))
 
 
 def _exp(z: Tensor) -> Tensor:

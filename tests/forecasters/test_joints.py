@@ -910,3 +910,21 @@ def test_what_never_varied_in_fit_has_no_effect_later(kind, role, values):
         return fc.forecast(rows.iloc[:6].set_axis(fc.future_index()))
 
     np.testing.assert_array_equal(found(values[1]), found(values[0]))
+
+
+@ALL
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("hidden_size", 9), ("lookback", 5), ("target", "z"), ("horizon", 5), ("quantiles", [0.1])],
+)
+def test_partial_fit_refuses_what_only_fit_can_change(kind, name, value):
+    df = wave(60, columns=("y", "z"))
+    first = quick(kind, target=["y", "z"], max_epochs=1)
+    for fc in (clone(first).fit(df[:50]), clone(first).partial_fit(df[:50])):
+        before = fc.set_params(**{name: value}).forecast(horizon=3)
+        with pytest.raises(DataError, match=f"partial_fit .* had {name}=.*call fit"):
+            fc.partial_fit(df[50:])
+        pd.testing.assert_frame_equal(fc.forecast(horizon=3), before)
+    same = {name: getattr(first, name), "target": ("y", "z")}  # a tuple is as good as a list
+    fc.set_params(**same, lr=0.1, n_members=2)
+    fc.partial_fit(df[50:])
