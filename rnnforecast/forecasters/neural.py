@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -38,7 +37,7 @@ from rnnforecast.outputs import (
     QuantileOutput,
     TransformedForecast,
 )
-from rnnforecast.parameters import checked, estimator
+from rnnforecast.parameters import as_text, check_unchanged, checked, estimator
 from rnnforecast.training import (
     OPTIMIZERS,
     PRECISIONS,
@@ -52,11 +51,8 @@ from rnnforecast.training import (
 __all__ = ["Job", "NeuralForecaster", "first_effect"]
 
 # parameters of the columns and of the networks, which stay as they were while training goes on
-_FIXED = (
-    *("target", "known", "static", "freq", "horizon", "lookback", "seasonality", "segment"),
-    *("scaler", "mode", "quantiles", "cell", "hidden_size", "n_layers", "dropout", "dilations"),
-    *("bidirectional", "residual", "channels", "calendar", "stride"),
-)
+_FIXED = """target known static freq horizon lookback seasonality segment stride scaler mode
+calendar quantiles cell hidden_size n_layers dilations bidirectional residual channels dropout""".split()
 _CALIBRATION_WINDOWS = 4096
 _EFFECT_ROWS = 100_000
 _CHUNK_NUMBERS = 1 << 22  # in one pass of a network: bounds the memory of a forecast
@@ -307,11 +303,8 @@ class NeuralForecaster(BaseForecaster):
     def _fit_panel(self, panel: Panel) -> dict[str, Any]:
         warm = self.networks_ if self.warm_start and "networks_" in vars(self) else []
         self.__dict__.update(self._choose(panel))
-        self.fixed_params_ = self._fixed_params()
+        self.fixed_params_ = as_text(self, _FIXED)
         return self._trained(warm)
-
-    def _fixed_params(self) -> dict[str, str]:
-        return {name: _text(getattr(self, name)) for name in _FIXED if hasattr(self, name)}
 
     @torch.inference_mode(False)  # nor may what is trained on be made in the caller's
     @torch.enable_grad()
@@ -344,7 +337,8 @@ class NeuralForecaster(BaseForecaster):
         return ConformalErrors(truth - ((forecast.point - loc) / scale).numpy())
 
     def partial_fit(self, X: Any, y: Any = None) -> NeuralForecaster:
-        """Append new rows to the history and train one epoch further on all of it.
+        """Append new rows to the history and train one epoch further on all of it, with the columns
+        and networks of ``fit``: if their parameters were changed since, that is a DataError.
 
         Parameters
         ----------
@@ -354,25 +348,13 @@ class NeuralForecaster(BaseForecaster):
         Returns
         -------
         self
-
-        Raises
-        ------
-        DataError
-            As ``update``; also if a parameter of the columns or of the network was changed since
-            ``fit``.
         """
         self._check_params()
         if "panel_" not in vars(self):
             first = clone(self).set_params(max_epochs=1).fit(X, y)  # keeps own parameters as set
             self.__dict__.update(_fitted(first))
             return self
-        for name, new in self._fixed_params().items():
-            if new != (old := self.fixed_params_[name]):
-                raise DataError(
-                    f"{type(self).__name__}: partial_fit trains the networks of fit further, which "
-                    f"had {name}={old}: call fit to train new ones, or set it back. Got "
-                    f"{name}={new}"
-                )
+        check_unchanged(self, self.fixed_params_)
         panel = self._extended(X, y)
         view = self._at(panel)
         view.__dict__.update({"max_epochs": 1, "early_stopping": False})
@@ -451,11 +433,6 @@ def first_effect(network: Any, panel: Panel, scale: Scale, stops: np.ndarray, la
 
 def _fitted(forecaster: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(forecaster).items() if name.endswith("_")}
-
-
-def _text(value: Any) -> str:
-    """A parameter's value as text, the same for lists, tuples and arrays."""
-    return json.dumps(value, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v))
 
 
 def _exp(z: Tensor) -> Tensor:
