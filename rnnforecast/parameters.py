@@ -59,12 +59,8 @@ def checked(default: Any, check: Callable[..., None], **options: Any) -> Any:
 
 def as_text(owner: Any, names: Iterable[str]) -> dict[str, str]:
     """Values of those parameters that an estimator has; lists, tuples and arrays look alike."""
-
-    def plain(value: Any) -> Any:
-        return value.tolist() if hasattr(value, "tolist") else str(value)
-
-    there = {name: getattr(owner, name) for name in names if hasattr(owner, name)}
-    return {name: json.dumps(value, default=plain) for name, value in there.items()}
+    text = json.JSONEncoder(default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v)).encode
+    return {name: text(getattr(owner, name)) for name in names if hasattr(owner, name)}
 
 
 def check_unchanged(owner: Any, before: dict[str, str]) -> None:

@@ -254,7 +254,7 @@ class LocalForecaster(BaseForecaster):
 
     def _fit_panel(self, panel: Panel) -> dict[str, Any]:
         owner, width = type(self).__name__, panel.targets.shape[1]
-        check_values(owner, panel, 2)
+        seen = check_values(owner, panel, 2)
         self._check_covariates(panel)
         seasonality = self._season(panel)
         fit = self._fitter(seasonality)
@@ -268,16 +268,13 @@ class LocalForecaster(BaseForecaster):
             )
         _report(owner, labels, models)
         models = [models[i : i + width] for i in range(0, len(models), width)]
-        for i, k in np.argwhere(count_observed(panel) < 2):
-            models[i][k] = replace(models[i][k], sigma=self._usual_spread(panel, models, k))
+        with _quiet():  # one value has the spread of the usual series one step ahead
+            for k in np.flatnonzero((seen < 2).any(axis=0)).tolist():
+                able = np.flatnonzero(seen[:, k] > 1).tolist()
+                ahead = [models[i][k].steps(self._rows(panel, i, k)[0], 1)[1] for i in able]
+                for i in np.flatnonzero(seen[:, k] < 2):
+                    models[i][k] = replace(models[i][k], sigma=float(np.median(ahead)))
         return {"models_": models, "seasonality_": seasonality}
-
-    def _usual_spread(self, panel: Panel, models: list[list[LocalModel]], k: int) -> float:
-        """Deviation one step ahead of target k in the median of the series with a spread."""
-        able = np.flatnonzero(count_observed(panel)[:, k] > 1)
-        with _quiet():
-            ahead = [models[i][k].steps(self._rows(panel, i, k)[0], 1)[1] for i in able]
-        return float(np.median(ahead))
 
     def _admit(self, history: Panel) -> None:
         place = self._place(history)
@@ -402,16 +399,11 @@ class LocalForecaster(BaseForecaster):
         )
 
 
-def count_observed(panel: Panel) -> np.ndarray:
-    """Observed values of every series and target, (n_series, n_targets)."""
-    return np.add.reduceat(panel.mask, panel.indptr[:-1], axis=0, dtype=np.int64)
-
-
-def check_values(owner: str, panel: Panel, least: int) -> None:
-    """Raise unless every target has an observed value in every series, and ``least`` (1 or 2) in
-    one of them.
+def check_values(owner: str, panel: Panel, least: int) -> np.ndarray:
+    """Observed values, (n_series, n_targets), or an error unless every target has one in every
+    series, and ``least`` (1 or 2) in one of them.
     """
-    seen = count_observed(panel)
+    seen = np.add.reduceat(panel.mask, panel.indptr[:-1], axis=0, dtype=np.int64)
     bad = (seen < 1) | (seen.max(axis=0) < least)
     if bad.any():
         i, k = (int(place) for place in np.argwhere(bad)[0])
@@ -420,6 +412,7 @@ def check_values(owner: str, panel: Panel, least: int) -> None:
             f"{owner}: {_label(panel, i, k)} has {count}; at least {least} observed values are "
             f"needed: pass more rows, or leave this series out"
         )
+    return seen
 
 
 def _label(panel: Panel, i: int, k: int) -> str:

@@ -60,9 +60,8 @@ class NaiveForecaster(BaseForecaster):
     (2021), Forecasting: Principles and Practice, 3rd ed., table 5.2: ``sigma sqrt(h)``, ``sigma
     sqrt(k + 1)`` with k complete seasons before step h, and ``sigma sqrt(h (1 + h / (T - 1)))``. A
     phase of the season that was never observed gets the last value. In-sample rows before the first
-    observation get the mean.
-
-    A series with one observed value is forecast by it, with the sigma of the usual (median) series.
+    observation get the mean. A series with one observed value is forecast by it, with the sigma of
+    the usual (median) series.
 
     ``update`` keeps sigma and the drift; those of new series, and of the rows of
     ``forecast(history=)``, are measured there.
@@ -143,8 +142,7 @@ class NaiveForecaster(BaseForecaster):
             squares = (y[at] - y[before]) ** 2 / ((at - before) // season)
             season_sigma = _root_mean(squares, series[known], n)
             season_sigma = np.where(np.isnan(season_sigma), sigma, season_sigma)
-        span = np.where(count > 1, span, np.nan)
-        return np.array([drift, sigma, season_sigma, span, mean, std])
+        return np.array([drift, sigma, season_sigma, np.where(count > 1, span, np.nan), mean, std])
 
     def _forecast(
         self,
@@ -176,8 +174,7 @@ class NaiveForecaster(BaseForecaster):
             none = last < start
             mean[..., k] = np.where(none, self.mean_[series, k][:, None], centre)
             deviation[..., k] = np.where(none, self.std_[series, k][:, None], width)
-        cycle = self.seasonality_ if self.strategy == "seasonal" else 1
-        joint = partial(_walks, clock, cycle)
+        joint = partial(_walks, clock, self.seasonality_ if self.strategy == "seasonal" else 1)
         return NormalForecast(torch.from_numpy(mean), torch.from_numpy(deviation), joint)
 
     def __sklearn_tags__(self):

@@ -176,9 +176,8 @@ class NormalForecast(Forecast):
     centre, deviation : Tensor, shape (..., targets)
         Mean and standard deviation.
     joint : callable, optional
-        Gives a tensor ``(rows, steps, targets, shocks)``: how much each of some independent shocks
-        weighs in the deviation of a step, in any unit, so that a row's steps move together; it is
-        only asked for samples. None: every value is drawn by itself.
+        Asked for samples alone: how much each of some independent shocks weighs in a step, in any
+        unit, ``(rows, steps, targets, shocks)``. None: every value is drawn by itself.
 
     Examples
     --------
@@ -187,9 +186,7 @@ class NormalForecast(Forecast):
     [10.0, 13.91992...]
     """
 
-    def __init__(
-        self, centre: Tensor, deviation: Tensor, joint: Callable[[], Tensor] | None = None
-    ):
+    def __init__(self, centre: Tensor, deviation: Tensor, joint: Callable | None = None):
         self.centre = centre
         self.deviation = deviation
         self.joint = joint
@@ -209,14 +206,13 @@ class NormalForecast(Forecast):
         return self.centre[..., None] + self.deviation[..., None] * z
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        like = {"generator": generator, "dtype": self.centre.dtype}
-        if self.joint is None or self.centre.ndim != 3:
-            noise = torch.randn((n, *self.centre.shape), **like)
-        else:
+        weights, shape = None, tuple(self.centre.shape)
+        if self.joint is not None and len(shape) == 3:
             weights = torch.nn.functional.normalize(self.joint(), dim=-1, eps=1e-300)
-            rows, _, targets, shocks = weights.shape
-            drawn = torch.randn((n, rows, targets, shocks), **like)
-            noise = torch.einsum("rstk,nrtk->nrst", weights, drawn)
+            shape = weights[:, 0].shape
+        noise = torch.randn((n, *shape), generator=generator, dtype=self.centre.dtype)
+        if weights is not None:
+            noise = torch.einsum("rstk,nrtk->nrst", weights, noise)
         return self.centre + self.deviation * noise
 
     def spread(self) -> Tensor:
