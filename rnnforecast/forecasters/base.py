@@ -244,9 +244,10 @@ class BaseForecaster(HistoryEstimator):
     ) -> pd.DataFrame:
         """Draw from the forecast of the next steps.
 
-        A forecast with conformal intervals gives whole paths: each takes the errors of one past
-        origin for all of its steps, so that sums over the horizon can be read off. A trained
-        distribution draws every step by itself.
+        A forecast with conformal intervals gives whole paths, so that sums over the horizon can be
+        read off: each takes the errors of one past origin for all of its steps. So do the
+        baselines, whose paths are those of their models. A trained distribution draws every step by
+        itself.
 
         Parameters
         ----------
