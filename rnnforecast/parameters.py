@@ -8,14 +8,17 @@ keyword-only dataclass has. A subclass declares what it adds, or other defaults,
 from __future__ import annotations
 
 import inspect
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import pairwise
 from typing import Any, dataclass_transform
 
-__all__ = ["checked", "estimator"]
+from rnnforecast.exceptions import DataError
+
+__all__ = ["as_text", "check_unchanged", "checked", "estimator"]
 
 _SECTION = re.compile(r"^(\w[\w ]*)\n-{3,}\n", re.MULTILINE)
 _ENTRY = re.compile(r"^(\w+(?:, \w+)*) : ", re.MULTILINE)
@@ -58,6 +61,22 @@ def checked(default: Any, check: Callable[..., None], **options: Any) -> Any:
     below that give it another default keep the check.
     """
     return field(default=default, metadata={"check": partial(check, **options)})
+
+
+def as_text(owner: Any, names: Iterable[str]) -> dict[str, str]:
+    """Values of those parameters that an estimator has; lists, tuples and arrays look alike."""
+    text = json.JSONEncoder(default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v)).encode
+    return {name: text(getattr(owner, name)) for name in names if hasattr(owner, name)}
+
+
+def check_unchanged(owner: Any, before: dict[str, str]) -> None:
+    """Raise DataError where a parameter is not what it was in ``fit``, as of :func:`as_text`."""
+    for name, now in as_text(owner, before).items():
+        if now != before[name]:
+            raise DataError(
+                f"{type(owner).__name__}: {name} was {before[name]} in fit, and further training "
+                f"cannot change it: call fit anew, or set it back. Got {now}"
+            )
 
 
 def _entries(section: str) -> dict[str, str]:

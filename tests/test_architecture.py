@@ -30,6 +30,7 @@ FLOORS = [
     {"auto"},  # tries both
     {"model_selection", "inspection", "persistence", "export", "plotting", "_versions"},
     {"cli"},
+    {"__main__"},
 ]
 FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 

@@ -234,6 +234,29 @@ def test_a_panel_is_compared_and_forecast_with_known_covariates(command, tmp_pat
     assert [line.split()[0] for line in out.splitlines()] == ["model", "arima", "naive"]
 
 
+def test_compare_counts_the_series_that_are_left_out(command, tmp_path):
+    days = pd.date_range("2024-01-01", periods=40, freq="D")
+    rows = [
+        pd.DataFrame({"shop": s, "when": days[:n], "sold": n}) for s, n in (("a", 40), ("b", 30))
+    ]
+    data = tmp_path / "data.csv"
+    args = ["--series-id", "shop", "--target", "sold", "--horizon", 2, "--models", "naive"]
+    pd.concat(rows).to_csv(data, index=False)
+    err = command("compare", data, *args, "--origins", 2)[2]
+    assert "left out: 1 of 2 series at an origin" in err
+    assert "left out: up to 1 of 2 series" in command("compare", data, *args, "--origins", 7)[2]
+    assert command("compare", data, *args, "--origins", 2, "--quiet")[2] == ""
+    pd.concat(rows[:1]).to_csv(data, index=False)
+    assert "left out" not in command("compare", data, *args, "--origins", 2)[2]
+
+
+def test_the_package_runs_as_a_module():
+    found = subprocess.run(
+        [sys.executable, "-m", "rnnforecast", "--version"], capture_output=True, text=True
+    )
+    assert found.returncode == 0 and found.stdout.startswith("rnnforecast ")
+
+
 # bad input
 
 FORECAST = ("--target", "temp", "--horizon", 5, "--model", "naive")

@@ -85,7 +85,8 @@ class AutoForecaster(BaseForecaster):
         Errors of the ensemble at the rolling origins over ``error_scale_``: they give the
         intervals.
     error_scale_ : ndarray, shape (n_series, n_targets)
-        Mean error of the seasonal naive forecast in each series.
+        Mean error of the seasonal naive forecast in each series; that of the usual (median) one
+        for a series with one observed value.
 
     Notes
     -----
@@ -209,13 +210,16 @@ class AutoForecaster(BaseForecaster):
         return members
 
     @staticmethod
-    def _error_scale(panel: Panel, season: int) -> np.ndarray:
-        return np.nan_to_num(series_scales(panel, season), nan=1.0)
+    def _error_scale(panel: Panel, season: int, known: np.ndarray | None = None) -> np.ndarray:
+        """That of each series; where it has none, the median one (of the ``known``, if given)."""
+        scale = pd.DataFrame(series_scales(panel, season))
+        usual = (scale if known is None else pd.DataFrame(known)).median()
+        return scale.fillna(usual).fillna(1.0).to_numpy()
 
     # -- hooks of the contract ---------------------------------------------------------------------
 
     def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
-        scale = self._error_scale(history, self.seasonality_)
+        scale = self._error_scale(history, self.seasonality_, self.error_scale_)
         if not fresh:
             scale[: len(self.error_scale_)] = self.error_scale_
         return {

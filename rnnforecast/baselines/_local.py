@@ -72,6 +72,10 @@ class LocalModel(ABC):
         """Mean and standard deviation of the steps after a history that the state is of."""
 
     @abstractmethod
+    def shocks(self, y: np.ndarray, n_steps: int) -> np.ndarray:
+        """How much independent shocks weigh in each of these steps: (n_steps, n_steps)."""
+
+    @abstractmethod
     def moved(self, y: np.ndarray, x: np.ndarray, shift: int) -> LocalModel:
         """The same parameters for a history that starts ``shift`` rows after that of fit."""
 
@@ -121,16 +125,21 @@ class FilterModel(LocalModel):
         """
         trend = self.trend(self.row, len(y))
         # a covariate may be missing only where the target is, where nothing is read
-        model = self.space((y - trend - self.effect(np.nan_to_num(x))) / self.unit)
-        if self.state is not None:
-            model.ssm.initialize_known(self.state, self.cov)
-        if end_only:
-            model.ssm.memory_conserve, model.ssm.memory_no_forecast = True, False
-        found = model.ssm.filter()
+        values = (y - trend - self.effect(np.nan_to_num(x))) / self.unit
+        found = self._filtered(values, end_only)
         mean = found.forecasts[0] * self.unit + trend
         variance = np.maximum(found.forecasts_error_cov[0, 0], 0.0)
         state, cov = found.predicted_state[:, -1], found.predicted_state_cov[:, :, -1]
         return mean, variance, replace(self, row=self.row + len(y), state=state, cov=cov)
+
+    def _filtered(self, values: np.ndarray, end_only: bool = False) -> Any:
+        """Statsmodels' results of a filter that goes on from the state."""
+        model = self.space(values)
+        if self.state is not None:
+            model.ssm.initialize_known(self.state, self.cov)
+        if end_only:
+            model.ssm.memory_conserve, model.ssm.memory_no_forecast = True, False
+        return model.ssm.filter()
 
     def restarted(self, **changes: Any) -> Any:
         """The same before its first observed row."""
@@ -157,6 +166,19 @@ class FilterModel(LocalModel):
         unknown = np.full(n_steps, np.nan), np.zeros((n_steps, len(self.beta)))
         mean, variance, _ = self.run(*unknown)
         return mean, self.sigma * np.sqrt(variance)
+
+    def shocks(self, y, n_steps):
+        # the one-step errors are independent, and their weights the same whatever is read
+        found = self._filtered(np.zeros(n_steps))
+        design, transition = found.design[0, :, 0], found.transition[..., 0]
+        states, weights = np.zeros((len(design), n_steps)), np.zeros((n_steps, n_steps))
+        for step in range(n_steps):
+            size = np.sqrt(np.maximum(found.forecasts_error_cov[0, 0, step], 0.0))
+            weights[step] = design @ states
+            weights[step, step] = size
+            states = transition @ states
+            states[:, step] = found.kalman_gain[:, 0, step] * size
+        return weights
 
 
 def leading_missing(y: np.ndarray) -> int:
@@ -232,7 +254,7 @@ class LocalForecaster(BaseForecaster):
 
     def _fit_panel(self, panel: Panel) -> dict[str, Any]:
         owner, width = type(self).__name__, panel.targets.shape[1]
-        check_values(owner, panel, 2)
+        seen = check_values(owner, panel, 2)
         self._check_covariates(panel)
         seasonality = self._season(panel)
         fit = self._fitter(seasonality)
@@ -246,6 +268,12 @@ class LocalForecaster(BaseForecaster):
             )
         _report(owner, labels, models)
         models = [models[i : i + width] for i in range(0, len(models), width)]
+        with _quiet():  # one value has the spread of the usual series one step ahead
+            for k in np.flatnonzero((seen < 2).any(axis=0)).tolist():
+                able = np.flatnonzero(seen[:, k] > 1).tolist()
+                ahead = [models[i][k].steps(self._rows(panel, i, k)[0], 1)[1] for i in able]
+                for i in np.flatnonzero(seen[:, k] < 2):
+                    models[i][k] = replace(models[i][k], sigma=float(np.median(ahead)))
         return {"models_": models, "seasonality_": seasonality}
 
     def _admit(self, history: Panel) -> None:
@@ -263,7 +291,7 @@ class LocalForecaster(BaseForecaster):
 
     def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
         if fresh:
-            check_values(type(self).__name__, history, 2)
+            check_values(type(self).__name__, history, 1)
         self._check_covariates(history)
         models: list[list[LocalModel]] = []
         with _quiet():
@@ -300,7 +328,19 @@ class LocalForecaster(BaseForecaster):
                     centre, width = model.ahead(*self._rows(history, i, k), origins[rows], n_steps)
                     mean[rows, :, k] = centre + model.effect(known[rows])
                     deviation[rows, :, k] = width
-        return NormalForecast(torch.from_numpy(mean), torch.from_numpy(deviation))
+
+        def joint() -> torch.Tensor:
+            weights = np.zeros((*shape, n_steps))
+            with _quiet():
+                for i, rows in group_rows(series):
+                    for k, model in enumerate(self.models_[i]):
+                        y, x = self._rows(history, i, k)
+                        for row, start in zip(rows, np.maximum(origins[rows], model.first)):
+                            seen = y[: max(start, model.first + 1)]
+                            weights[row, :, k] = model.after(start, y, x).shocks(seen, n_steps)
+            return torch.from_numpy(weights)
+
+        return NormalForecast(torch.from_numpy(mean), torch.from_numpy(deviation), joint)
 
     # -- rows -------------------------------------------------------------------------------------
 
@@ -359,16 +399,20 @@ class LocalForecaster(BaseForecaster):
         )
 
 
-def check_values(owner: str, panel: Panel, least: int) -> None:
-    """Raise unless every target of every series has ``least`` (1 or 2) observed values."""
+def check_values(owner: str, panel: Panel, least: int) -> np.ndarray:
+    """Observed values, (n_series, n_targets), or an error unless every target has one in every
+    series, and ``least`` (1 or 2) in one of them.
+    """
     seen = np.add.reduceat(panel.mask, panel.indptr[:-1], axis=0, dtype=np.int64)
-    if (seen < least).any():
-        i, k = (int(place) for place in np.argwhere(seen < least)[0])
+    bad = (seen < 1) | (seen.max(axis=0) < least)
+    if bad.any():
+        i, k = (int(place) for place in np.argwhere(bad)[0])
         count = "no observed value" if seen[i, k] == 0 else "1 sample (n_samples=1)"
         raise DataError(
             f"{owner}: {_label(panel, i, k)} has {count}; at least {least} observed values are "
             f"needed: pass more rows, or leave this series out"
         )
+    return seen
 
 
 def _label(panel: Panel, i: int, k: int) -> str:

@@ -144,8 +144,11 @@ def likeliest_start(
     The errors are linear in them, and so least squares finds them (Hyndman, Koehler, Ord & Snyder
     2008, section 5.1), with the missing values as further unknowns.
     """
-    found = np.linalg.lstsq(*_regression(y, form, smoothing, season), rcond=1e-10)[0]
-    found, n = found[np.isnan(y).sum() :], form.n_states - form.m
+    design, errors = _regression(y, form, smoothing, season)
+    missing, n = np.isnan(y).sum(), form.n_states - form.m
+    if len(y) - missing == 1:  # which says nothing of a slope
+        design[:, missing + 1 :] = 0.0
+    found = np.linalg.lstsq(design, errors, rcond=1e-10)[0][missing:]
     if form.m and season is None:
         season = (_season_terms(form.m) @ found[n:])[::-1]  # backwards, as statsmodels has it
     return np.append(found[:n], [] if season is None else season)

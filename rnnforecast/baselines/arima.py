@@ -86,8 +86,8 @@ def _sarimax(values: np.ndarray, orders: Orders, **options: Any) -> Any:
 
 
 def fit_arima(y: np.ndarray, x: np.ndarray, orders: Orders, maxiter: int) -> LocalModel:
-    """Maximum likelihood fit to one series with at least two observed values; NaN in ``x`` only
-    where ``y`` is NaN.
+    """Maximum likelihood fit to one series with an observed value; NaN in ``x`` only where ``y`` is
+    NaN.
     """
     from statsmodels.tsa.statespace.tools import diff
 
@@ -142,7 +142,8 @@ def _plain(y: np.ndarray, x: np.ndarray, asked: Orders) -> LocalModel:
     """A random walk, or a mean, where the rows do not bear the orders that were asked for."""
     seen, walk = y[~np.isnan(y)], min(asked.n_lost, 1)
     orders = Orders((0, walk, 0), trend=() if walk else (0,))
-    sigma = float(np.sqrt(np.mean(np.diff(seen) ** 2))) if walk else spread(seen)
+    step = walk and len(seen) > 1
+    sigma = float(np.sqrt(np.mean(np.diff(seen) ** 2))) if step else spread(seen)
     note = f"too few rows, or too little in them, for {asked}; fitted as {orders}"
     return ArimaModel(
         form=orders,
@@ -218,8 +219,8 @@ class ARIMAForecaster(ArimaBase):
     Raises
     ------
     DataError
-        In ``fit``, if a covariate is NaN where the target is observed, or a series has fewer than
-        two observed values.
+        In ``fit``, if a covariate is NaN where the target is observed, or a series has no observed
+        value, or none has two.
 
     Notes
     -----
@@ -231,8 +232,9 @@ class ARIMAForecaster(ArimaBase):
 
     A series with too few rows for its parameters is fitted as a random walk, or as a mean where it
     is not differenced, without covariates; a warning names it and ``order_`` shows what was used.
-    ``update`` runs the filter on and keeps the parameters. In-sample rows whose level is not
-    identified yet (the first ``d + D m``) get the last value, the very first one the mean.
+    One with a single observed value is forecast by it, with the spread of the usual (median)
+    series. ``update`` runs the filter on and keeps the parameters. In-sample rows whose level is
+    not identified yet (the first ``d + D m``) get the last value, the very first one the mean.
 
     Examples
     --------

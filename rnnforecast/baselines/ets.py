@@ -28,6 +28,7 @@ __all__ = ["ETSForecaster"]
 
 _RECENT = 2000  # rows at the end of a series that its form and smoothing are estimated from
 _MISSING = 300  # missing values among them, beyond which fewer rows are taken
+_EARLY = 10  # rows whose mean is the level at first
 _N_PATHS = 5000
 
 
@@ -141,13 +142,21 @@ class MultiplicativeModel(EtsModel):
     def one_step(self, y, x):
         return self._with_deviation(self._smoothed(y[self.first :]).fittedvalues)
 
-    def steps(self, y, n_steps):
-        found = self._smoothed(y[self.first :])
+    def _paths(self, found: Any, n_steps: int) -> np.ndarray:
+        """Simulated ``(n_steps, n_paths)`` after the end of a result of statsmodels."""
         # the same draws for every origin
         errors = self.sigma * np.random.default_rng(0).standard_normal((n_steps, _N_PATHS))
         paths = found.simulate(n_steps, anchor="end", repetitions=_N_PATHS, random_errors=errors)
+        return np.reshape(paths, (n_steps, _N_PATHS))
+
+    def steps(self, y, n_steps):
+        found = self._smoothed(y[self.first :])
         mean, deviation = self._with_deviation(found.forecast(n_steps))
-        return mean, np.append(deviation[:1], paths[1:].std(axis=1))
+        return mean, np.append(deviation[:1], self._paths(found, n_steps)[1:].std(axis=1))
+
+    def shocks(self, y, n_steps):
+        paths = self._paths(self._smoothed(y[self.first :]), n_steps)
+        return np.linalg.qr((paths - paths.mean(axis=1, keepdims=True)).T, mode="r").T
 
     def _with_deviation(self, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         size = np.abs(mean) if self.form.error == "mul" else np.ones_like(mean)
@@ -164,7 +173,9 @@ class MultiplicativeModel(EtsModel):
 
 
 def _fit_multiplicative(y: np.ndarray, form: Form, maxiter: int) -> EtsModel:
-    unit, n = spread(y), form.n_states - form.m
+    whole, n = spread(y), form.n_states - form.m
+    # steep growth begins so far below its spread that the optimiser would not move
+    unit = min(whole, float(np.mean(y[: max(form.m, _EARLY)])))
     found = _ets_model(y / unit, form).fit(maxiter=maxiter, disp=False)
     state, factors = found.initial_state, form.seasonal == "mul"
     season = state[len(state) - form.m :] * (1.0 if factors else unit)
@@ -172,7 +183,7 @@ def _fit_multiplicative(y: np.ndarray, form: Form, maxiter: int) -> EtsModel:
         form=form,
         smoothing=np.array([getattr(found, name) for name in form.names]),
         start=np.append(state[:n] * unit, season),
-        log_likelihood=float(found.llf),
+        log_likelihood=float(found.llf) + len(y) * np.log(whole / unit),
         sigma=float(np.sqrt(found.scale)) * (unit if form.error == "add" else 1.0),
         converged=bool(found.mle_retvals["converged"]),
     )
@@ -182,7 +193,7 @@ def _fit_multiplicative(y: np.ndarray, form: Form, maxiter: int) -> EtsModel:
 
 
 def fit_ets(y: np.ndarray, x: np.ndarray, forms: list[Form], maxiter: int) -> LocalModel:
-    """Fit the form of the least corrected AIC to a series with two observed values at least."""
+    """Fit the form of the least corrected AIC to a series with an observed value."""
     first, plain = leading_missing(y), Form()
     inner = y[first : len(y) - leading_missing(y[::-1])]
     lowest, gaps = float(np.nanmin(inner)), int(np.isnan(inner).sum())
@@ -217,11 +228,13 @@ def fit_ets(y: np.ndarray, x: np.ndarray, forms: list[Form], maxiter: int) -> Lo
 
     n = int((~np.isnan(recent)).sum())
 
-    def score(form: Form) -> float:
-        # Hyndman et al. 2008, section 7.1
+    def score(form: Form) -> tuple[bool, float]:
+        # Hyndman et al. 2008, section 7.1, of what converged
         k, found = form.n_parameters, fitted(form)
         penalty = k + k * (k + 1) / max(n - k - 1, 1)
-        return np.inf if found is None else 2 * (penalty - found.log_likelihood)
+        if found is None:
+            return True, np.inf
+        return not found.converged, 2 * (penalty - found.log_likelihood)
 
     able = [f for f in kept if n > f.n_parameters + 1 and len(recent) >= 2 * f.m] or [plain]
     # the season with the simplest trend first
@@ -289,17 +302,19 @@ class ETSForecaster(LocalForecaster):
     ------
     DataError
         In ``fit``, if a multiplicative component was asked for and the series has values of 0 or
-        below, or missing values inside; or a series has fewer than two observed values.
+        below, or missing values inside; or a series has no observed value, or none has two.
 
     Notes
     -----
-    "auto" compares forms by the corrected AIC (Hyndman, Koehler, Ord & Snyder 2008, section 7.1):
-    first the season (none, additive, and multiplicative with multiplicative errors where all values
-    are positive and none is missing), then the trend (none, additive, damped). Form, smoothing
-    parameters and sigma of a long series come from its last 2000 rows (10000 without a season; 20
-    seasons, if that is more; fewer where more than 300 of them are missing). A season of more than
-    24 steps starts as a smooth curve, of 12 waves. A series with too few rows for the form that was
-    asked for is fitted as ETS(A,N,N), and a warning tells.
+    "auto" compares forms by the corrected AIC (Hyndman, Koehler, Ord & Snyder 2008, section 7.1),
+    those whose optimiser converged before others: first the season (none, additive, and
+    multiplicative with multiplicative errors where all values are positive and none is missing),
+    then the trend (none, additive, damped). Form, smoothing parameters and sigma of a long series
+    come from its last 2000 rows (10000 without a season; 20 seasons, if that is more; fewer where
+    more than 300 of them are missing). A season of more than 24 steps starts as a smooth curve, of
+    12 waves. A series with too few rows for the form that was asked for is fitted as ETS(A,N,N),
+    and a warning tells; one with a single observed value is forecast by it, with the spread of the
+    usual (median) series.
 
     Additive forms run through statsmodels' Kalman filter. Nothing is filled: a missing row leaves
     the state uncertain and the interval wider; a multiplicative form (``ETSModel``) passes over it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class NaiveForecaster(BaseForecaster):
     Raises
     ------
     DataError
-        In ``fit``, if a series has fewer than two observed values.
+        In ``fit``, if a series has no observed value, or none has two.
 
     Notes
     -----
@@ -59,7 +60,8 @@ class NaiveForecaster(BaseForecaster):
     (2021), Forecasting: Principles and Practice, 3rd ed., table 5.2: ``sigma sqrt(h)``, ``sigma
     sqrt(k + 1)`` with k complete seasons before step h, and ``sigma sqrt(h (1 + h / (T - 1)))``. A
     phase of the season that was never observed gets the last value. In-sample rows before the first
-    observation get the mean.
+    observation get the mean. A series with one observed value is forecast by it, with the sigma of
+    the usual (median) series.
 
     ``update`` keeps sigma and the drift; those of new series, and of the rows of
     ``forecast(history=)``, are measured there.
@@ -97,7 +99,8 @@ class NaiveForecaster(BaseForecaster):
         check_values(type(self).__name__, panel, 2)
         given = self.seasonality
         season = choose_seasonality(panel) if given is None else int(given)
-        return {"seasonality_": season, **self._measure(panel, season)}
+        found = self._measure(panel, season)
+        return {"seasonality_": season, **{k: _with_usual(v, v) for k, v in found.items()}}
 
     def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
         n_old = 0 if fresh else self.panel_.n_series
@@ -107,9 +110,7 @@ class NaiveForecaster(BaseForecaster):
         found = self._measure(history, self.seasonality_)
         for name, values in found.items():
             old = getattr(self, name)
-            # one value says nothing of its own errors: they are those of the usual series
-            values = np.where(np.isnan(values), np.nanmedian(old, axis=0), values)
-            found[name] = np.concatenate([old[:n_old], values[n_old:]])
+            found[name] = np.concatenate([old[:n_old], _with_usual(values, old)[n_old:]])
         return found
 
     def _measure(self, panel: Panel, season: int) -> dict[str, np.ndarray]:
@@ -141,7 +142,7 @@ class NaiveForecaster(BaseForecaster):
             squares = (y[at] - y[before]) ** 2 / ((at - before) // season)
             season_sigma = _root_mean(squares, series[known], n)
             season_sigma = np.where(np.isnan(season_sigma), sigma, season_sigma)
-        return np.array([drift, sigma, season_sigma, span, mean, std])
+        return np.array([drift, sigma, season_sigma, np.where(count > 1, span, np.nan), mean, std])
 
     def _forecast(
         self,
@@ -153,7 +154,7 @@ class NaiveForecaster(BaseForecaster):
     ) -> Forecast:
         start = history.indptr[series][:, None]
         rows = start + origins[:, None] + np.arange(n_steps)
-        mean, deviation = np.empty((2, *rows.shape, history.targets.shape[1]))
+        mean, deviation, clock = np.empty((3, *rows.shape, history.targets.shape[1]))
         for k, y in enumerate(history.targets.T.astype(np.float64)):
             seen = ~np.isnan(y)
             last = _observed(seen, rows[:, :1] - 1, start, 1)
@@ -161,6 +162,7 @@ class NaiveForecaster(BaseForecaster):
             centre = y[last] + self.drift_[series, k][:, None] * ahead
             grown = ahead / self.span_[series, k][:, None] * (self.strategy == "drift")
             width = self.sigma_[series, k][:, None] * np.sqrt(ahead * (1 + grown))
+            clock[..., k] = ahead / (1 + grown)
             if self.strategy == "seasonal":
                 m = self.seasonality_
                 found = _observed(seen, rows - m * (np.arange(n_steps) // m + 1), start, m)
@@ -168,10 +170,12 @@ class NaiveForecaster(BaseForecaster):
                 seasons = np.maximum(rows - found, m) // m
                 wide = self.season_sigma_[series, k][:, None] * np.sqrt(seasons)
                 width = np.where(found >= start, wide, width)
+                clock[..., k] = np.where(found >= start, seasons, ahead)
             none = last < start
             mean[..., k] = np.where(none, self.mean_[series, k][:, None], centre)
             deviation[..., k] = np.where(none, self.std_[series, k][:, None], width)
-        return NormalForecast(torch.from_numpy(mean), torch.from_numpy(deviation))
+        joint = partial(_walks, clock, self.seasonality_ if self.strategy == "seasonal" else 1)
+        return NormalForecast(torch.from_numpy(mean), torch.from_numpy(deviation), joint)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -181,6 +185,25 @@ class NaiveForecaster(BaseForecaster):
     def _describe(self) -> list[str]:
         season = f"[{self.seasonality_}]" if self.strategy == "seasonal" else ""
         return [f"naive {self.strategy}{season}", *super()._describe()]
+
+
+def _with_usual(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """One value says nothing of its own errors (NaN): they are those of the median series."""
+    return np.where(np.isnan(values), np.nanmedian(among, axis=0), values)
+
+
+def _walks(clock: np.ndarray, cycle: int) -> torch.Tensor:
+    """Random walks over every ``cycle``-th step, in the time ``clock: (rows, steps, targets)``: the
+    shocks of each step, ``(rows, steps, targets, steps)``.
+
+    That of the drift, whose covariance is ``i (1 + j / (T - 1))`` for steps i <= j, is one in the
+    time ``i / (1 + i / (T - 1))`` times a factor of the step.
+    """
+    step = np.arange(clock.shape[1])
+    later = step[:, None] - step
+    growth = clock - np.pad(clock, ((0, 0), (cycle, 0), (0, 0)))[:, : len(step)]
+    shocks = np.sqrt(np.maximum(growth, 0.0)).swapaxes(1, 2)[:, None]
+    return torch.from_numpy(shocks * ((later >= 0) & (later % cycle == 0))[:, None])
 
 
 def _observed(seen: np.ndarray, rows: np.ndarray, start: np.ndarray, step: int) -> np.ndarray:

@@ -145,7 +145,8 @@ class ThetaForecaster(LocalForecaster):
     ------
     DataError
         In ``fit``, if a series has missing values between observed ones: fill them yourself, or use
-        a forecaster that skips them. Missing values at its start and end are left out.
+        a forecaster that skips them. Missing values at its start and end are left out. If a series
+        has no observed value, or none has two.
 
     Notes
     -----
@@ -156,7 +157,8 @@ class ThetaForecaster(LocalForecaster):
     square of the one-step errors of the adjusted series (two degrees of freedom less), where
     statsmodels fits an ARIMA to the series with its season, which is too wide for seasonal data.
     ``update`` runs the smoothing on with the fitted parameters; the Kalman filter skips a missing
-    row there.
+    row there. A series with one observed value is forecast by it, with the spread of the usual
+    (median) series.
 
     Examples
     --------

@@ -134,6 +134,12 @@ def compare(data: Path, models: Any, origins: int, step: int, out: Path, **optio
     table = board.reset_index()
     _files.write_all([(out, lambda path: _files.write_table(table, path))], options["quiet"])
     click.echo(table.to_string(index=False, float_format="{:.4g}".format))
+    if options["series_id"] and not options["quiet"]:
+        scored, total = board.attrs["n_series"], frame[options["series_id"]].nunique()
+        if lost := total - min(scored):
+            most = "up to " * (min(scored) < max(scored))
+            why = "at an origin: no observed rows both before and after it"
+            click.echo(f"left out: {most}{lost} of {total} series {why}", err=True)
 
 
 @app.command()

@@ -20,8 +20,10 @@ class Scale:
     """Mean and standard deviation of every column; 0 and 1 where nothing is there to see.
 
     Targets have those of each series, covariates those of all rows. A scaled value is
-    ``(value - loc) / scale``. Codes of categories are left as they are (0 and 1). ``per_series``,
-    ``lag`` and ``log`` are those of `Scale.of`.
+    ``(value - loc) / scale``. A covariate that never varied has an infinite scale, so that all its
+    values are 0, and NaN if it was never observed, or is one category throughout: whatever comes
+    later has the effect of what was there. Codes of categories are left as they are (0 and 1).
+    ``per_series``, ``lag`` and ``log`` are those of `Scale.of`.
     """
 
     target_loc: np.ndarray  # (n_series, n_targets), as is the scale
@@ -133,8 +135,13 @@ def _mean_changes(values: np.ndarray, indptr: np.ndarray, lag: int) -> np.ndarra
 def _of_covariates(panel: Panel, role: str) -> tuple[np.ndarray, np.ndarray]:
     values = getattr(panel, role)
     loc, scale = _moments(values, np.array([0, len(values)]))
-    codes = np.array(panel.levels(role), dtype=np.int64).nonzero()[0]
+    low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+    still = ~(high > low + 1e-12 * np.maximum(np.abs(low), np.abs(high)))
+    scale[0, still] = np.where(np.isnan(high[still]), np.nan, np.inf)
+    levels = np.array(panel.levels(role), dtype=np.int64)
+    codes, one = np.flatnonzero(levels), np.flatnonzero(levels == 1)
     loc[0, codes], scale[0, codes] = 0.0, 1.0
+    scale[0, one[~np.isnan(values[:, one]).any(axis=0)]] = np.nan
     return loc[0], scale[0]
 
 

@@ -244,10 +244,10 @@ class BaseForecaster(HistoryEstimator):
     ) -> pd.DataFrame:
         """Draw from the forecast of the next steps.
 
-        A forecast with conformal intervals gives whole paths: each takes the errors of one past
-        origin for all of its steps, so that sums over the horizon can be read off.
-        ``DeepARForecaster`` gives whole paths too. Any other trained distribution draws every step
-        by itself.
+        A forecast with conformal intervals gives whole paths, so that sums over the horizon can be
+        read off: each takes the errors of one past origin for all of its steps. So do the
+        baselines and ``DeepARForecaster``, whose paths are those of their models. Any other trained
+        distribution draws every step by itself.
 
         Parameters
         ----------

@@ -35,12 +35,16 @@ from rnnforecast.outputs import (
     QuantileOutput,
     TransformedForecast,
 )
-from rnnforecast.parameters import checked, estimator
+from rnnforecast.parameters import as_text, check_unchanged, checked, estimator
 from rnnforecast.training import Learner
 from rnnforecast.training.trained import TrainedEstimator, for_answers
 
 __all__ = ["Job", "NeuralForecaster", "first_effect"]
 
+# parameters of the columns and of the networks, which stay as they were while training goes on
+_FIXED = """target known static freq horizon lookback seasonality segment stride scaler mode
+calendar quantiles cell hidden_size n_layers dilations bidirectional residual channels
+dropout""".split()
 _CALIBRATION_WINDOWS = 4096
 _EFFECT_ROWS = 100_000
 _CHUNK_NUMBERS = 1 << 22  # in one pass of a network: bounds the memory of a forecast
@@ -102,6 +106,8 @@ class NeuralForecaster(TrainedEstimator, BaseForecaster):
         Location and scale of every series and covariate.
     output_ : Output
         What the network's numbers mean.
+    fixed_params_ : dict of str
+        Parameters in ``fit``, as text, that ``partial_fit`` cannot change.
     """
 
     lookback: int | None = checked(None, check_int, none=True)
@@ -115,6 +121,7 @@ class NeuralForecaster(TrainedEstimator, BaseForecaster):
         output_: Output = field(init=False)
         conformal_: ConformalErrors = field(init=False)
         scale_: Scale = field(init=False)
+        fixed_params_: dict[str, str] = field(init=False)
 
     # -- hooks -------------------------------------------------------------------------------------
 
@@ -204,8 +211,11 @@ class NeuralForecaster(TrainedEstimator, BaseForecaster):
     def _fit_panel(self, panel: Panel) -> dict[str, Any]:
         warm = self.networks_ if self.warm_start and "networks_" in vars(self) else []
         self.__dict__.update(self._choose(panel))
+        self.fixed_params_ = as_text(self, _FIXED)
         return self._trained(warm)
 
+    @torch.inference_mode(False)  # nor may what is trained on be made in the caller's
+    @torch.enable_grad()
     def _trained(self, warm: list[Any]) -> dict[str, Any]:
         """Train every member on ``panel_``: all fitted attributes. It changes self, a copy."""
         job = self._job(self.panel_)
@@ -229,7 +239,8 @@ class NeuralForecaster(TrainedEstimator, BaseForecaster):
         return ConformalErrors(truth - ((forecast.point - loc) / scale).numpy())
 
     def partial_fit(self, X: Any, y: Any = None) -> NeuralForecaster:
-        """Append new rows to the history and train one epoch further on all of it.
+        """Append new rows to the history and train one epoch further on all of it, with the columns
+        and networks of ``fit``: if their parameters were changed since, that is a DataError.
 
         Parameters
         ----------
@@ -245,6 +256,7 @@ class NeuralForecaster(TrainedEstimator, BaseForecaster):
             first = clone(self).set_params(max_epochs=1).fit(X, y)  # keeps own parameters as set
             self.__dict__.update(_fitted(first))
             return self
+        check_unchanged(self, self.fixed_params_)
         panel = self._extended(X, y)
         view = self._at(panel)
         view.__dict__.update({"max_epochs": 1, "early_stopping": False})

@@ -131,7 +131,7 @@ class SeriesSource:
             stops = self.stops[series]
             spare = np.maximum(stops - self.reader.most_rows, 0)
             if spare.any():  # of long series, stretches that end anywhere
-                share = torch.rand(len(stops), generator=generator).numpy()
+                share = torch.rand(len(stops), generator=generator, dtype=torch.float32).numpy()
                 stops = stops - (share * (spare + 1)).astype(np.int64)
             yield self.take(series, stops, phases[: self._n_phases].tolist())
 

@@ -191,6 +191,9 @@ class NormalForecast(Forecast):
     ----------
     centre, deviation : Tensor, shape (..., targets)
         Mean and standard deviation.
+    joint : callable, optional
+        Asked for samples alone: how much each of some independent shocks weighs in a step, in any
+        unit, ``(rows, steps, targets, shocks)``. None: every value is drawn by itself.
 
     Examples
     --------
@@ -199,9 +202,16 @@ class NormalForecast(Forecast):
     [10.0, 13.91992...]
     """
 
-    def __init__(self, centre: Tensor, deviation: Tensor):
+    def __init__(self, centre: Tensor, deviation: Tensor, joint: Callable | None = None):
         self.centre = centre
         self.deviation = deviation
+        self.joint = joint
+
+    def _each(self, of: Callable[[list[Tensor]], Tensor], others: Sequence[Any] = ()) -> Any:
+        new, joints = super()._each(of, others), [one.joint for one in (self, *others)]
+        if self.joint is not None:
+            new.joint = lambda: of([joint() for joint in joints])
+        return new
 
     @property
     def median(self) -> Tensor:
@@ -215,14 +225,20 @@ class NormalForecast(Forecast):
         return self.centre + self.deviation * torch.special.ndtri(levels)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        noise = torch.randn((n, *self.centre.shape), generator=generator, dtype=self.centre.dtype)
+        weights, shape = None, tuple(self.centre.shape)
+        if self.joint is not None and len(shape) == 3:
+            weights = torch.nn.functional.normalize(self.joint(), dim=-1, eps=1e-300)
+            shape = weights[:, 0].shape
+        noise = torch.randn((n, *shape), generator=generator, dtype=self.centre.dtype)
+        if weights is not None:
+            noise = torch.einsum("rstk,nrtk->nrst", weights, noise)
         return self.centre + self.deviation * noise
 
     def spread(self) -> Tensor:
         return self.deviation
 
     def stretched(self, factor: Tensor) -> Forecast:
-        return NormalForecast(self.centre, self.deviation * factor)
+        return NormalForecast(self.centre, self.deviation * factor, self.joint)
 
 
 class StudentTForecast(Forecast):

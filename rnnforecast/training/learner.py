@@ -153,6 +153,8 @@ class Learner:
     name: str = "training"
     verbose: int = 0
 
+    @torch.inference_mode(False)  # whatever the caller is in
+    @torch.enable_grad()
     def fit(self, warm: Sequence[nn.Module] = ()) -> list[Member]:
         """Train every member, in threads: torch and the kernels release Python's lock.
 
@@ -211,7 +213,7 @@ class Learner:
     def _start(self, generator: torch.Generator, warm: Any) -> nn.Module:
         """A network with its first weights: drawn, or those of ``warm``."""
         with torch.device("meta"):  # torch's own initialisation draws from the global generator
-            network = self.network()
+            network = self.network().float()  # whatever torch's default type is
         network = network.to_empty(device="cpu")
         if warm is None:
             initialise(network, generator)

@@ -353,6 +353,17 @@ def test_one_row_is_an_error_that_says_so():
         auto().fit(frame(1)[["y"]])
 
 
+def test_a_series_of_one_row_has_the_errors_of_the_usual_one():
+    data = panel()
+    new = pd.concat({"new": frame(1, start="2024-04-10").assign(y=5.0)}, names=["id", "day"])
+    fc = auto(n_origins=1).fit(pd.concat([data, new]))
+    assert fc.error_scale_[3] == np.median(fc.error_scale_[:3])
+    later = auto(n_origins=1).fit(data)
+    assert later._error_scale(fc.panel_, 7, later.error_scale_)[3] == np.median(later.error_scale_)
+    low, high = fc.forecast(quantiles=[0.1, 0.9]).loc["new"].to_numpy().T
+    assert (low < 5).all() and (high > 5).all()
+
+
 def test_a_constant_series():
     df = frame(60)[["y"]] * 0.0 + 5.0
     fc = auto().fit(df)

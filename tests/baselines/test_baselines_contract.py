@@ -397,9 +397,34 @@ def test_a_series_without_enough_values_is_named(name):
     data.loc["a", "y"] = np.nan
     with pytest.raises(DataError, match=r"series 'a'.* has no observed value"):
         model(name, target="y").fit(data)
-    data.loc[("a", "2024-01-05"), "y"] = 1.0
-    with pytest.raises(DataError, match="series 'a' has 1 sample"):
-        model(name, target="y").fit(data)
+    with pytest.raises(DataError, match=r"the series has 1 sample"):
+        model(name, target="y").fit(frame(1))
+
+
+@every
+@pytest.mark.filterwarnings("ignore:.*too few rows")
+def test_a_series_with_one_value_is_forecast_by_it(name):
+    data = panel()
+    opened = frame(1, start="2024-03-25").assign(y=5.0)
+    data = pd.concat([data, pd.concat({"new": opened}, names=["id", "day"])])
+    fc = model(name, target="y").fit(data)
+    found = fc.forecast(quantiles=[0.1, 0.5, 0.9])["y"]
+    np.testing.assert_allclose(found.loc["new", 0.5], 5.0, rtol=1e-6)
+    # as wide as the usual series one step ahead
+    widths = (found[0.9] - found[0.1]).groupby(level=0).first()
+    if name == "seasonal":  # nothing is known a season before: the error is that of a step
+        widths[["a", "b", "c"]] = 2 * norm.ppf(0.9) * fc.sigma_[:3, 0]
+    assert widths["new"] == pytest.approx(widths[["a", "b", "c"]].median(), rel=0.1)
+    alone = model(name, target="y").fit(panel()).forecast()
+    np.testing.assert_allclose(fc.forecast().loc[["a"]], alone.loc[["a"]])
+
+
+@pytest.mark.parametrize("name", ["last", "seasonal", "drift", "trend"])
+def test_a_history_of_one_row(name):
+    fc = ETSForecaster(trend="add", seasonal=None) if name == "trend" else model(name)
+    fc = fc.set_params(target="y", horizon=3).fit(frame())
+    np.testing.assert_allclose(fc.forecast(history=frame(1).assign(y=5.0)), 5.0)
+    assert np.isfinite(fc.forecast(history=frame(1), quantiles=[0.1]).to_numpy()).all()
 
 
 def test_many_warnings_are_one():

@@ -1,14 +1,16 @@
 """Exponential smoothing against statsmodels."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 from statsmodels.tsa.exponential_smoothing.ets import ETSModel
 from statsmodels.tsa.statespace.exponential_smoothing import ExponentialSmoothing
 
-from rnnforecast.baselines import ETSForecaster
+from rnnforecast.baselines import ETSForecaster, ets
 from rnnforecast.exceptions import DataError
 
 FORMS = [
@@ -287,3 +289,33 @@ def test_multiplicative_forms_refuse_what_they_cannot_take():
         ETSForecaster(seasonal="add").fit(pd.Series(np.arange(30.0)))
     with pytest.raises(DataError, match="damped_trend=True needs a trend"):
         ETSForecaster(trend=None, damped_trend=True).fit(pd.Series(np.arange(30.0)))
+
+
+@pytest.mark.parametrize("growth", [0.05, 0.2, 0.3])
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_steep_growth_is_followed(growth, noise):
+    log = growth * np.arange(95) + noise * np.random.default_rng(0).standard_normal(95)
+    y = 100 * np.exp(log)
+    fc = ETSForecaster(horizon=3, seasonality=7).fit(y[:, None])
+    assert fc.converged_
+    damped = [ETSModel(y, trend="add", damped_trend=d).fit(disp=False) for d in (False, True)]
+    oracle = min(damped, key=lambda found: found.aicc).forecast(3)
+    # multiplicative errors too: left at its start, such a form forecasts half of this
+    for form in ({}, {"seasonal": None}, {"error": "mul", "seasonal": None}):
+        found = fc.set_params(**form).fit(y[:, None]).predict()
+        np.testing.assert_allclose(found, oracle, rtol=0.08)
+
+
+def test_a_form_that_did_not_converge_is_chosen_last(monkeypatch):
+    rng = np.random.default_rng(0)
+    factors = 1 + 0.4 * np.sin(np.arange(80) * np.pi / 2)
+    y = (50 + np.arange(80)) * factors * np.exp(0.01 * rng.standard_normal(80))
+    fc = ETSForecaster(seasonality=4)
+    assert fc.fit(y[:, None]).form_ == "ETS(M,A,M)[4]"
+    fit = ets._fit_multiplicative
+    monkeypatch.setattr(
+        ets, "_fit_multiplicative", lambda *args: replace(fit(*args), converged=False)
+    )
+    assert fc.fit(y[:, None]).form_.startswith("ETS(A,")
+    with pytest.warns(ConvergenceWarning):
+        assert fc.set_params(seasonal="mul").fit(y[:, None]).form_ == "ETS(M,A,M)[4]"

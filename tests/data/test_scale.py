@@ -36,13 +36,13 @@ def panel_of(lengths=(30, 45), seed=0, dtype=np.float64, missing=0.1):
     )
 
 
-def literal(column):
-    """Mean and deviation, 0 and 1 where there is nothing to see."""
+def literal(column, still=1.0, none=1.0):
+    """Mean and deviation; 0 and ``none`` where nothing is seen, ``still`` where nothing changed."""
     seen = column[~np.isnan(column)].astype(np.longdouble)
     if not len(seen):
-        return 0.0, 1.0
+        return 0.0, none
     spread = float(np.sqrt(np.mean((seen - seen.mean()) ** 2)))
-    return float(seen.mean()), spread if spread > 1e-12 * abs(float(seen.mean())) else 1.0
+    return float(seen.mean()), spread if spread > 1e-12 * abs(float(seen.mean())) else still
 
 
 @pytest.mark.parametrize("rows", [1 << 20, 7])
@@ -67,7 +67,7 @@ def test_moments_of_each_series(rows, lengths, seed, missing, single):
             np.testing.assert_allclose(scale.target_scale[i, j], spread, rtol=1e-6)
     for name in ("past", "known", "static"):
         for j, column in enumerate(getattr(panel, name).T):
-            loc, spread = literal(column)
+            loc, spread = literal(column, np.inf, np.nan)
             np.testing.assert_allclose(
                 getattr(scale, f"{name}_loc")[j], loc, rtol=1e-12, atol=1e-12
             )

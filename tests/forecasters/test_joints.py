@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -880,3 +881,71 @@ def test_rows_of_a_new_series_change_no_forecast_of_the_others(kind):
     fc.update(stranger)
     close(fc.forecast(horizon=7).drop("s0*", level="id"), before, rtol=1e-12)
     np.testing.assert_allclose(fc.predict_interval(df), inside, rtol=1e-12)
+
+
+# == what the caller has set =======================================================================
+
+
+@contextmanager
+def doubles():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@ALL
+@pytest.mark.parametrize("state", [torch.no_grad, torch.inference_mode, doubles])
+def test_training_is_the_same_whatever_torchs_state(kind, state):
+    def trained():
+        df = panel((80, 30), columns=("y", "x"))
+        fc = quick(kind, target="y", known="x", n_members=2, n_jobs=2).fit(head(df, 25))
+        fc.partial_fit(df.groupby(level=0, sort=False).tail(-25))
+        return weights(fc)
+
+    plain = trained()
+    with state():
+        before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        dtype = torch.get_default_dtype()
+        assert trained() == plain
+        assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before
+        assert torch.get_default_dtype() == dtype
+
+
+@ALL
+@pytest.mark.parametrize(
+    ("role", "values"),
+    [(r, v) for r in ("past", "known", "static") for v in ((100.0, 200.0), ("a", "b"))]
+    + [(r, v) for r in ("past", "known") for v in (("a", None), (np.nan, 3.0))],
+)
+def test_what_never_varied_in_fit_has_no_effect_later(kind, role, values):
+    roles = {} if role == "past" else {role: "c"}
+    df = panel((80, 30)).assign(c=values[0])
+    fc = quick(kind, target="y", **roles).fit(df)
+
+    def found(value):
+        rows = df.assign(c=pd.Series([value] * len(df), df.index, df["c"].dtype))
+        if role != "known":
+            return fc.forecast(history=rows)
+        return fc.forecast(rows.iloc[:6].set_axis(fc.future_index()))
+
+    np.testing.assert_array_equal(found(values[1]), found(values[0]))
+
+
+@ALL
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("hidden_size", 9), ("lookback", 5), ("target", "z"), ("horizon", 5), ("quantiles", [0.1])],
+)
+def test_partial_fit_refuses_what_only_fit_can_change(kind, name, value):
+    df = wave(60, columns=("y", "z"))
+    first = quick(kind, target=["y", "z"], max_epochs=1)
+    for fc in (clone(first).fit(df[:50]), clone(first).partial_fit(df[:50])):
+        before = fc.set_params(**{name: value}).forecast(horizon=3)
+        with pytest.raises(DataError, match=f": {name} was .* in fit.*: call fit anew"):
+            fc.partial_fit(df[50:])
+        pd.testing.assert_frame_equal(fc.forecast(horizon=3), before)
+    same = {name: getattr(first, name), "target": ("y", "z")}  # a tuple is as good as a list
+    fc.set_params(**same, lr=0.1, n_members=2)
+    fc.partial_fit(df[50:])

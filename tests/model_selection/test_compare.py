@@ -244,3 +244,10 @@ def test_models_of_different_targets_share_no_leaderboard():
     models = {"one": NaiveForecaster(target="a"), "other": NaiveForecaster(target="b")}
     with pytest.raises(DataError, match=r"'one' forecasts \['a'\] and 'other' \['b'\]"):
         compare(models, frame, horizon=2, n_origins=2)
+
+
+def test_a_series_with_one_row_at_an_origin_is_forecast(panel, models):
+    late = panel[(panel["id"] == "a")].tail(7).assign(id="new", y=lambda df: df["y"] + 100)
+    board = compare(models, pd.concat([panel, late]), horizon=6, n_origins=1)
+    assert board.attrs["n_series"] == [4]
+    assert np.isfinite(board["mase"]).all()
