@@ -43,8 +43,9 @@ __all__ = ["Job", "NeuralForecaster", "first_effect"]
 
 # parameters of the columns and of the networks, which stay as they were while training goes on
 _FIXED = """target known static freq horizon lookback seasonality segment stride scaler mode
-calendar quantiles cell hidden_size n_layers dilations bidirectional residual channels
-dropout""".split()
+calendar quantiles cell activation hidden_size n_layers dilations bidirectional residual channels
+dropout variational_dropout zoneout input_to_all output_from_all layer_norm attention decoder
+adjacency hops""".split()
 _CALIBRATION_WINDOWS = 4096
 _EFFECT_ROWS = 100_000
 _CHUNK_NUMBERS = 1 << 22  # in one pass of a network: bounds the memory of a forecast
