@@ -19,6 +19,7 @@ _PUBLIC = {
     "BiLSTMForecaster": "rnnforecast.forecasters",
     "BiGRUForecaster": "rnnforecast.forecasters",
     "ESRNNForecaster": "rnnforecast.forecasters",
+    "GraphGRUForecaster": "rnnforecast.forecasters",
     "SequenceClassifier": "rnnforecast.sequences",
     "SequenceRegressor": "rnnforecast.sequences",
     "SegmentRNNForecaster": "rnnforecast.forecasters",
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
         DeepLSTMForecaster,
         DeepRNNForecaster,
         ESRNNForecaster,
+        GraphGRUForecaster,
         SegmentRNNForecaster,
     )
     from rnnforecast.model_selection import (

@@ -9,6 +9,7 @@ from rnnforecast.forecasters.deep import (
     DeepRNNForecaster,
 )
 from rnnforecast.forecasters.esrnn import ESRNNForecaster
+from rnnforecast.forecasters.graph import GraphGRUForecaster
 from rnnforecast.forecasters.segment import SegmentRNNForecaster
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "DeepLSTMForecaster",
     "DeepRNNForecaster",
     "ESRNNForecaster",
+    "GraphGRUForecaster",
     "SegmentRNNForecaster",
 ]
