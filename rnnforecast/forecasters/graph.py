@@ -123,19 +123,15 @@ class GraphGRUForecaster(WindowForecaster):
         if given is None:
             return None
         if isinstance(given, pd.DataFrame):
-            axes = given.index, given.columns
-            named = [
-                names
-                for names in (nodes, self.series_)
-                if all(names.isin(axis).all() for axis in axes)
-            ]
-            if not named:
-                lacking = [name for name in self.series_ if name not in axes[0].intersection(axes[1])]
+            there = set(given.index) & set(given.columns)
+            names = nodes if there.issuperset(nodes) else self.series_
+            lacking = [name for name in names if name not in there]
+            if lacking:
                 raise DataError(
                     f"{owner}: adjacency must have a row and a column for every series, named like "
-                    f"them. Got none for {(lacking or nodes.tolist())[0]!r}"
+                    f"them. Got none for {lacking[0]!r}"
                 )
-            given = given.loc[named[0], named[0]]
+            given = given.loc[names, names]
         try:
             weights = np.asarray(given, dtype=float)
         except (TypeError, ValueError):
@@ -156,9 +152,9 @@ class GraphGRUForecaster(WindowForecaster):
         fitted, given = self.series_, history.ids
         if len(fitted) == len(given) == 1:
             return
-        for lacks, names, what in (
-            (given.difference(fitted), given, "is new"),
-            (fitted.difference(given), fitted, "is missing"),
+        for lacks, what in (
+            (given.difference(fitted, sort=False), "is new"),
+            (fitted.difference(given, sort=False), "is missing"),
         ):
             if len(lacks):
                 raise DataError(
@@ -228,9 +224,7 @@ class GraphGRUForecaster(WindowForecaster):
         node = np.argsort(self._order(history))[series]
         ahead = np.full((len(moments), history.n_series, *known.shape[1:]), np.nan)
         ahead[place, node] = known
-        forecast = super()._average(
-            whole, np.zeros_like(moments), moments // most, n_steps, ahead
-        )
+        forecast = super()._average(whole, np.zeros_like(moments), moments // most, n_steps, ahead)
         return forecast[place * history.n_series + node]
 
     def _blocks(self, member, history, series, origins, known):

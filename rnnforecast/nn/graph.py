@@ -56,9 +56,9 @@ class Graph(nn.Module):
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
-        """Embeddings so small that every edge begins about equal."""
+        """Edges begin about equal, and above the kink of the rectifier, where they learn."""
         for parameter in self.parameters():
-            parameter.normal_(generator=generator).mul_(_EMBEDDING**-0.5)
+            parameter.uniform_(0.0, 2 * _EMBEDDING**-0.5, generator=generator)
 
     def adjacency(self) -> Tensor:
         """Weights of the edges, (n_nodes, n_nodes)."""
