@@ -131,8 +131,10 @@ class DiffusionGRUCell(Cell):
 def _diffused(x: Tensor, walks: Tensor) -> Tensor:
     """What each walk brings to each node, side by side: (batch * n_nodes, n_walks * size)."""
     n_walks, n, _ = walks.shape
-    nodes = x.unflatten(0, (len(x) // n, n))
-    return torch.einsum("mij,bjf->bimf", walks, nodes).reshape(len(x), n_walks * x.shape[1])
+    by_node = walks.transpose(0, 1).reshape(n * n_walks, n)
+    batch = len(x) // n
+    every = torch.bmm(by_node.expand(batch, -1, -1), x.unflatten(0, (batch, n)))
+    return every.reshape(len(x), n_walks * x.shape[1])
 
 
 class GraphNetwork(ForecastNetwork):
