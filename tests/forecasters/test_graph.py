@@ -15,6 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from rnnforecast import GraphGRUForecaster, PanelTimeSeriesSplit
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.graph import aligned
+from rnnforecast.nn import GraphNetwork
 
 REASON = "a row's step is its position in an array without an index"  # as of the others
 DECLARED = {
@@ -204,6 +205,20 @@ def test_rolling_forecasts_are_update_and_forecast(fitted):
         np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+def test_each_time_is_forecast_once_for_all_series(fitted, monkeypatch):
+    fc, df, train = fitted
+    rows, context = [], GraphNetwork.context
+
+    def counted(self, window, inputs):
+        rows.append(len(inputs.targets))
+        return context(self, window, inputs)
+
+    monkeypatch.setattr(GraphNetwork, "context", counted)
+    new = df.drop(train.index)
+    origins = fc.rolling_forecast(new).index.get_level_values("origin").nunique()
+    assert sum(rows) == 4 * origins
+
+
 def test_no_forecast_hears_of_a_later_row_of_any_series(fitted):
     fc, df, train = fitted
     new = df.drop(train.index)
@@ -258,6 +273,17 @@ def test_the_order_of_the_series_is_no_matter(fitted):
         other.adjacency_.loc[IDS, IDS], fc.adjacency_, check_names=False, check_like=True
     )
     close(other.forecast(ahead).loc[IDS], fc.forecast(ahead), rtol=1e-4)  # rounding in training
+
+
+def test_the_last_rows_validate_for_all_alike_though_a_series_ended_before():
+    df = panel()
+    df = df.drop(df.loc[["a"]].index[30:])
+    one = quick().fit(df)
+    other = quick().fit(pd.concat([df.loc[[name]] for name in IDS[::-1]]))
+    close(other.forecast().loc[IDS], one.forecast(), rtol=1e-4)
+    held = one.conformal_.errors
+    assert len(held) == 4 * 5  # origins in the last six rows
+    assert np.isnan(held).all((1, 2)).sum() == 5
 
 
 def test_each_series_has_its_own_unit():
