@@ -119,55 +119,46 @@ class GraphGRUForecaster(WindowForecaster):
 
     def _given(self) -> tuple[tuple[float, ...], ...] | None:
         """The adjacency of all nodes as plain numbers; None where it is learned."""
-        owner, given, nodes = type(self).__name__, self.adjacency, self._nodes()
+        given, nodes, n_targets = self.adjacency, self._nodes(), len(self.target_names_)
         if given is None:
             return None
-        if isinstance(given, pd.DataFrame):
-            there = set(given.index) & set(given.columns)
-            names = nodes if there.issuperset(nodes) else self.series_
-            lacking = [name for name in names if name not in there]
-            if lacking:
-                raise DataError(
-                    f"{owner}: adjacency must have a row and a column for every series, named like "
-                    f"them. Got none for {lacking[0]!r}"
-                )
-            given = given.loc[names, names]
         try:
+            if isinstance(given, pd.DataFrame):
+                names = nodes if set(nodes) <= set(given.index) else self.series_
+                given = given.reindex(index=names, columns=names)
             weights = np.asarray(given, dtype=float)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError):  # no numbers, or a name twice
             weights = np.empty(0)
-        n, n_targets = len(nodes), len(self.target_names_)
         if n_targets > 1 and weights.shape == (len(self.series_),) * 2:
             weights = np.kron(weights, np.eye(n_targets))
-        if weights.shape != (n, n) or not (np.isfinite(weights) & (weights >= 0)).all():
-            raise DataError(
-                f"{owner}: adjacency must hold finite numbers >= 0, of shape {(n, n)} for the "
-                f"series {nodes[:3].tolist()}... of fit. Got {type(self.adjacency).__name__} of "
-                f"shape {np.shape(self.adjacency)}"
-            )
-        return tuple(map(tuple, weights.tolist()))
+        got, n = f"{type(given).__name__} of shape {np.shape(self.adjacency)}", len(nodes)
+        if weights.shape == (n, n):
+            wrong = np.argwhere(~(np.isfinite(weights) & (weights >= 0)))
+            if not len(wrong):
+                return tuple(map(tuple, weights.tolist()))
+            i, j = wrong[0]
+            got = f"{weights[i, j]} in row {nodes.tolist()[i]!r}, column {nodes.tolist()[j]!r}"
+        raise DataError(
+            f"{type(self).__name__}: adjacency must hold a finite number >= 0 for each pair of the "
+            f"series of fit, shape {(n, n)}, and a frame must have their names. Got {got}"
+        )
 
     def _admit(self, history: Panel) -> None:
         super()._admit(history)
-        fitted, given = self.series_, history.ids
-        if len(fitted) == len(given) == 1:
-            return
-        for lacks, what in (
-            (given.difference(fitted, sort=False), "is new"),
-            (fitted.difference(given, sort=False), "is missing"),
-        ):
-            if len(lacks):
-                raise DataError(
-                    f"{type(self).__name__}: series {lacks[:1].tolist()[0]!r} {what}: the graph "
-                    f"joins the series of fit, {len(fitted)} of them, and all are read for each "
-                    f"forecast. Pass rows of all of them and of no other (NaN where nothing was "
-                    f"observed), or fit again"
-                )
+        strange = history.ids.symmetric_difference(self.series_, sort=False)
+        if len(strange) and not history.n_series == len(self.series_) == 1:
+            name = strange.tolist()[0]
+            raise DataError(
+                f"{type(self).__name__}: series {name!r} is "
+                f"{'new' if name in history.ids else 'missing'}: the graph joins the "
+                f"{len(self.series_)} series of fit, all of which are read for each forecast. Pass "
+                f"rows of all and of no other (NaN where nothing was observed), or fit again"
+            )
 
     # -- fit ---------------------------------------------------------------------------------------
 
     def _choose(self, panel: Panel) -> dict[str, Any]:
-        return {"series_": panel.ids, **super()._choose(aligned(type(self).__name__, panel)[0])}
+        return {"series_": panel.ids, **super()._choose(aligned(panel)[0])}
 
     def _held_rows(self, panel: Panel, least: Any) -> np.ndarray:
         held = super()._held_rows(panel, least)
@@ -179,7 +170,7 @@ class GraphGRUForecaster(WindowForecaster):
 
     def _job(self, panel: Panel) -> Any:
         self._given()  # is it usable?
-        return super()._job(aligned(type(self).__name__, panel)[0])
+        return super()._job(aligned(panel)[0])
 
     def _network(self, shape: dict[str, Any]) -> Any:
         several = shape["n_targets"] > 1
@@ -201,7 +192,7 @@ class GraphGRUForecaster(WindowForecaster):
     # -- forecasts ---------------------------------------------------------------------------------
 
     def _calibrate(self, panel: Panel, windows: WindowIndex) -> Any:
-        return super()._calibrate(aligned(type(self).__name__, panel)[0], windows)
+        return super()._calibrate(aligned(panel)[0], windows)
 
     def _numbers_a_forecast(self, network: Any) -> int:
         return super()._numbers_a_forecast(network) * network.spec.n_nodes
@@ -213,7 +204,7 @@ class GraphGRUForecaster(WindowForecaster):
 
     def _average(self, history, series, origins, n_steps, known):
         """All series are forecast at each distinct time once, and those asked for are picked."""
-        whole, at = aligned(type(self).__name__, history)
+        whole, at = aligned(history)
         first = history.indptr[:-1][series]
         newest = at[np.maximum(first + origins - 1, 0)]  # row that an origin knows last
         time = np.where(origins > 0, newest + 1, at[first])
@@ -236,12 +227,7 @@ class GraphGRUForecaster(WindowForecaster):
         )
 
     def stream(self, dtype: str = "float64") -> Any:
-        """Not for series on a graph, which move on together: use ``update`` and ``forecast``.
-
-        Raises
-        ------
-        DataError
-        """
+        """Raise DataError: series on a graph move on together, by ``update``."""
         raise DataError(
             f"{type(self).__name__}: series on a graph move on together, and a stream moves each "
             f"by itself: use update(rows) and forecast()"
@@ -267,14 +253,14 @@ class _Times(WindowIndex):
         return super().spread(max(most // len(self.counts), 1))
 
 
-def aligned(owner: str, panel: Panel) -> tuple[Panel, np.ndarray]:
+def aligned(panel: Panel) -> tuple[Panel, np.ndarray]:
     """The panel with every series on the time stamps of all, NaN where it has no row, and the
     position there of each of its own rows. Rows without stamps are aligned at their start.
     """
-    return panel.cached("aligned", lambda: _align(owner, panel))
+    return panel.cached("aligned", lambda: _align(panel))
 
 
-def _align(owner: str, panel: Panel) -> tuple[Panel, np.ndarray]:
+def _align(panel: Panel) -> tuple[Panel, np.ndarray]:
     n, owners = panel.n_series, np.repeat(np.arange(panel.n_series), panel.lengths)
     at = np.arange(len(owners)) - panel.indptr[owners]
     if n == 1:
@@ -289,8 +275,8 @@ def _align(owner: str, panel: Panel) -> tuple[Panel, np.ndarray]:
             at = at + panel.calendar.steps(starts[first], starts)[owners]
         except OffGridError as error:
             raise DataError(
-                f"{owner}: {panel.label(error.row)}: series on a graph need one grid of time "
-                f"stamps: {error}"
+                f"GraphGRUForecaster: {panel.label(error.row)}: series on a graph need one grid of "
+                f"time stamps: {error}"
             ) from error
         starts = starts.take([first] * n)
     n_rows = int(at.max()) + 1

@@ -147,11 +147,12 @@ class GraphNetwork(ForecastNetwork):
     def __init__(self, spec: GraphSpec):
         super().__init__(spec)
         self.graph = Graph(spec.n_nodes, spec.hops, spec.adjacency)
-        width = self.encoder.layers[0].input_size
-        for stack in [part for part in self.modules() if isinstance(part, RecurrentStack)]:
+        stacks = [part for part in self.modules() if isinstance(part, RecurrentStack)]
+        width: Any = self.encoder.layers[0].input_size
+        for stack in stacks:
+            plain: Any = stack.layers
             stack.layers = nn.ModuleList(
-                DiffusionGRUCell(cell.input_size, cell.hidden_size, self.graph)
-                for cell in stack.layers
+                DiffusionGRUCell(cell.input_size, cell.hidden_size, self.graph) for cell in plain
             )
         walks = range(self.graph.n_walks)
         self._marks = [k * width + mark for k in walks for mark in self._marks]

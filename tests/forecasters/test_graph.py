@@ -358,7 +358,7 @@ def test_any_calendar(kind):
     if kind == "none":
         df, options = df.reset_index().drop(columns="time"), {"series_id": "node"}
     fc = quick(adjacency=None, **options).fit(df)
-    whole, at = aligned("", fc.panel_)
+    whole, at = aligned(fc.panel_)
     assert whole.n_series == 4 and len(set(whole.lengths)) == 1
     np.testing.assert_array_equal(
         whole.targets[~np.isnan(whole.targets)], fc.panel_.targets[~np.isnan(fc.panel_.targets)]
@@ -404,11 +404,14 @@ def test_the_series_are_those_of_fit(fitted):
     ("options", "message"),
     [
         ({"adjacency": np.eye(3)}, r"shape \(4, 4\).*Got ndarray of shape \(3, 3\)"),
-        ({"adjacency": -np.eye(4)}, "finite numbers >= 0"),
-        ({"adjacency": np.full((4, 4), np.nan)}, "finite numbers >= 0"),
-        ({"adjacency": ROADS.astype(str).replace("0", "far")}, "finite numbers >= 0"),
-        ({"adjacency": "near"}, "finite numbers >= 0"),
-        ({"adjacency": ROADS.drop(columns="c")}, "named like them. Got none for 'c'"),
+        ({"adjacency": -np.eye(4)}, r"Got -1.0 in row 'a', column 'a'"),
+        ({"adjacency": np.full((4, 4), np.nan)}, "a finite number >= 0"),
+        ({"adjacency": ROADS.astype(str).replace("0", "far")}, "a finite number >= 0"),
+        ({"adjacency": "near"}, "a finite number >= 0"),
+        (
+            {"adjacency": ROADS.drop(columns="c")},
+            "have their names. Got nan in row 'a', column 'c'",
+        ),
         ({"hops": 0}, "hops must be an integer >= 1"),
         ({"cell": "lstm"}, "cell must be 'gru'"),
     ],
