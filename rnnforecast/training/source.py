@@ -161,7 +161,8 @@ class WindowSource:
     def _batches(self, numbers: np.ndarray, size: int) -> Iterator[Batch]:
         """Windows in the order of their numbers, ``size`` at a time."""
         series, origins = self.windows[numbers]
-        size *= len(series) // max(len(numbers), 1)  # a number may have windows of several series
+        if len(numbers):  # each may have windows of several series
+            size *= len(series) // len(numbers)
         offsets = np.zeros(1, dtype=np.int64) if self.offsets is None else self.offsets
         n, each = len(offsets), (origins[:, None] + offsets).ravel()
         static = static_inputs(self.panel, self.scale, self.phases, np.repeat(series, n), each)

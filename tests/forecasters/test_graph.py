@@ -296,12 +296,22 @@ def test_each_series_has_its_own_unit():
     close(other.forecast(), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{"n_members": 2}, {"quantiles": (0.1, 0.9)}, {"hops": 1}, {}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_members": 2},
+        {"quantiles": (0.1, 0.9)},
+        {"hops": 1, "validation_fraction": 0.0},
+        {"n_layers": 2, "dropout": 0.2, "scaler": "series"},
+        {"horizon": 20, "lookback": 50},
+        {"lookback": None, "seasonality": None},
+    ],
+)
 @pytest.mark.parametrize("adjacency", [ROADS, None])
 def test_the_options_of_the_others_work(adjacency, options):
     df = panel()
     fc = quick(adjacency=adjacency, **options).fit(df[df.index.get_level_values(0) != ""])
-    ahead = fc.forecast(horizon=5, quantiles=[0.1, 0.5, 0.9])
+    ahead = fc.forecast(horizon=25, quantiles=[0.1, 0.5, 0.9])
     assert np.isfinite(ahead).all(axis=None) and (np.diff(ahead) >= 0).all()
     assert (fc.predict_interval(coverage=0.8)[:, 0] < fc.predict()).all()
     again = pickle.loads(pickle.dumps(fc))  # noqa: S301
