@@ -20,6 +20,7 @@ _PUBLIC = {
     "BiGRUForecaster": "rnnforecast.forecasters",
     "DeepARForecaster": "rnnforecast.forecasters",
     "ESRNNForecaster": "rnnforecast.forecasters",
+    "GraphGRUForecaster": "rnnforecast.forecasters",
     "SequenceClassifier": "rnnforecast.sequences",
     "SequenceRegressor": "rnnforecast.sequences",
     "SegmentRNNForecaster": "rnnforecast.forecasters",
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
         DeepLSTMForecaster,
         DeepRNNForecaster,
         ESRNNForecaster,
+        GraphGRUForecaster,
         SegmentRNNForecaster,
     )
     from rnnforecast.model_selection import (

@@ -10,6 +10,7 @@ from rnnforecast.forecasters.deep import (
 )
 from rnnforecast.forecasters.deepar import DeepARForecaster
 from rnnforecast.forecasters.esrnn import ESRNNForecaster
+from rnnforecast.forecasters.graph import GraphGRUForecaster
 from rnnforecast.forecasters.segment import SegmentRNNForecaster
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "DeepLSTMForecaster",
     "DeepRNNForecaster",
     "ESRNNForecaster",
+    "GraphGRUForecaster",
     "SegmentRNNForecaster",
 ]

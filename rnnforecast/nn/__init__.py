@@ -3,6 +3,7 @@
 from rnnforecast.nn.cells import CELLS, Cell, cell_class, register_cell
 from rnnforecast.nn.covariates import CovariateEncoder
 from rnnforecast.nn.gated_cells import ChoGRUCell, IndRNNCell, MGUCell, MLSTMCell, SLSTMCell
+from rnnforecast.nn.graph import DiffusionGRUCell, Graph, GraphNetwork, GraphSpec
 from rnnforecast.nn.layers import (
     Depth,
     RecurrentStack,
@@ -22,7 +23,11 @@ __all__ = [
     "ChoGRUCell",
     "CovariateEncoder",
     "Depth",
+    "DiffusionGRUCell",
     "ForecastNetwork",
+    "Graph",
+    "GraphNetwork",
+    "GraphSpec",
     "IndRNNCell",
     "Inputs",
     "LRUCell",

@@ -180,10 +180,12 @@ class WindowSource:
     def _batches(self, numbers: np.ndarray, size: int) -> Iterator[Batch]:
         """Windows in the order of their numbers, ``size`` at a time."""
         series, origins = self.windows[numbers]
+        if len(numbers):  # each may have windows of several series
+            size *= len(series) // len(numbers)
         offsets = np.zeros(1, dtype=np.int64) if self.offsets is None else self.offsets
         n, each = len(offsets), (origins[:, None] + offsets).ravel()
         static = static_inputs(self.panel, self.scale, self.phases, np.repeat(series, n), each)
-        parts = [slice(start, start + size) for start in range(0, len(numbers), size)]
+        parts = [slice(start, start + size) for start in range(0, len(series), size)]
         own = [slice(k * size * n, (k + 1) * size * n) for k in range(len(parts))]
         if self._rows is None:
             for part, rows in zip(parts, own):
