@@ -147,10 +147,12 @@ class DeepRNNForecaster(WindowForecaster):
                 f"bidirectional encoder, attention, a recurrent decoder and supervised layers "
                 f"cannot: use training='windows'"
             )
-        if self.stateful and (self.training != "dense" or self.scaler == "window"):
+        goes_on = self.training == "dense" and self.scaler != "window" and not self.adversarial
+        if self.stateful and not goes_on:
             raise DataError(
-                f"{owner}: stateful=True needs training='dense', and scaler='series' or None, as a "
-                f"state goes on only where the unit does. Got training={self.training!r}, "
+                f"{owner}: stateful=True needs training='dense', adversarial=0, and "
+                f"scaler='series' or None, as a state goes on only where the unit does. Got "
+                f"training={self.training!r}, adversarial={self.adversarial!r}, "
                 f"scaler={self.scaler!r}"
             )
         if supervised and self.decoder == "recurrent":

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnforecast._validation import check_choice, check_int
+from rnnforecast._validation import check_choice, check_int, check_real
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.phases import CalendarPhases, choose_phases
 from rnnforecast.data.scale import Scale
@@ -61,6 +61,9 @@ class WindowForecaster(NeuralForecaster):
     scaler : {"window", "series", None}, default "window"
         "series": each series by its mean and deviation over the rows of fit. "window": besides,
         each window by its own. None: values as they are.
+    adversarial : float, default 0.0
+        Train against an adversary too, who moves every value of a look-back by so many scales of
+        its series in the direction that raises the loss; twice the time of a step.
 
     Attributes
     ----------
@@ -74,6 +77,7 @@ class WindowForecaster(NeuralForecaster):
     hidden_size: int | None = checked(None, check_int, none=True)
     segment: int | None = checked(None, check_int, none=True)
     scaler: str | None = checked("window", check_choice, choices=("window", "series", None))
+    adversarial: float = checked(0.0, check_real, low=0)
 
     if TYPE_CHECKING:  # fitted, and so no parameters
         lookback_: int = field(init=False)
@@ -167,6 +171,8 @@ class WindowForecaster(NeuralForecaster):
         batches, (loss, validation_loss) = windows, self._losses(output)
         if self.training == "dense":
             batches, loss = self._dense(train, output, partial(source, **shared))
+        if self.adversarial:
+            loss = partial(_attacked_loss, loss, self.adversarial)
         shape = self._shape(panel, output, self.hidden_size_, phases.size if phases else 0)
         shape.update(lookback=lookback, segment=self.segment_)
 
@@ -297,6 +303,20 @@ def _window_loss(output: Output, network: Any, batch: Batch) -> Tensor:
         output.loss(output.forecast(*said), batch.truth) for said in network.says(batch.inputs)
     ]
     return sum(losses[1:], losses[0]) / len(losses)
+
+
+def _attacked_loss(loss: Any, budget: float, network: Any, batch: Batch) -> Tensor:
+    """Mean of the loss, and of that where each value of the look-back is moved by ``budget`` so as
+    to raise it (Goodfellow et al. 2015, arXiv:1412.6572, section 6).
+    """
+
+    def at(targets: Tensor) -> Tensor:
+        return loss(network, batch._replace(inputs=batch.inputs._replace(targets=targets)))
+
+    targets = batch.inputs.targets.detach().requires_grad_()
+    plain = at(targets)
+    (gradient,) = torch.autograd.grad(plain, targets, retain_graph=True)
+    return (plain + at(targets.detach() + budget * gradient.sign())) / 2
 
 
 def _stretch_loss(output: Output, before: int, segment: int, network: Any, batch: Batch) -> Tensor:

@@ -20,6 +20,7 @@ from rnnforecast import (
     DeepLSTMForecaster,
     DeepRNNForecaster,
     ESRNNForecaster,
+    GraphGRUForecaster,
     SegmentRNNForecaster,
 )
 
@@ -30,6 +31,7 @@ CLASSES = [
     BiLSTMForecaster,
     BiGRUForecaster,
 ]
+OTHERS = [DeepARForecaster, GraphGRUForecaster, SegmentRNNForecaster, ESRNNForecaster]
 REASON = "a row's step is its position in an array without an index"
 DECLARED = {
     "check_methods_sample_order_invariance": REASON,
@@ -172,7 +174,7 @@ def test_parameters_survive_clone_and_set_params(cls):
         cls(hidden_units=3)
 
 
-@pytest.mark.parametrize("cls", [*CLASSES, DeepARForecaster, SegmentRNNForecaster, ESRNNForecaster])
+@pytest.mark.parametrize("cls", [*CLASSES, *OTHERS])
 def test_parameters_are_documented_and_named_with_their_class(cls):
     signature, shown = inspect.signature(cls), pydoc.render_doc(cls, renderer=pydoc.plaintext)
     assert list(signature.parameters) == list(inspect.signature(cls.__init__).parameters)[1:]
@@ -185,9 +187,7 @@ def test_parameters_are_documented_and_named_with_their_class(cls):
         cls(hidden_units=3)
 
 
-@pytest.mark.parametrize(
-    "cls", [DeepLSTMForecaster, DeepARForecaster, SegmentRNNForecaster, ESRNNForecaster]
-)
+@pytest.mark.parametrize("cls", [DeepLSTMForecaster, *OTHERS])
 def test_fitted_attributes_are_documented(cls):
     frame = pd.DataFrame({"y": np.sin(np.arange(60.0)) + 2})
     fc = cls(max_epochs=1, n_members=1).fit(frame)
@@ -198,9 +198,7 @@ def test_fitted_attributes_are_documented(cls):
     assert all(hasattr(fc, name) for name in documented)
 
 
-@pytest.mark.parametrize(
-    "cls", [DeepLSTMForecaster, DeepARForecaster, SegmentRNNForecaster, ESRNNForecaster]
-)
+@pytest.mark.parametrize("cls", [DeepLSTMForecaster, *OTHERS])
 def test_another_default_keeps_the_check_of_a_parameter(cls):
     for name, message in (
         ("max_epochs", "an integer >= 1"),

@@ -55,6 +55,8 @@ OPTIONS = [
     {"clip_value": 0.1},
     {"max_norm": 0.5},
     {"l1": 0.01},
+    {"adversarial": 0.1},
+    {"batch_size": "full"},
     {"optimizer": "sgd", "momentum": 0.5, "lr": 0.05},
     {"attention": "additive"},
     {"attention": "dot", "decoder": "recurrent", "bidirectional": True},
