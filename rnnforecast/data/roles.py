@@ -4,6 +4,7 @@ holds: numbers or categories.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +60,8 @@ def resolve_roles(
     """Give every column of ``table`` its role.
 
     With ``y_names`` every column but the static ones is known in the future, and columns named by
-    ``target`` are left out. Without, ``target`` names the targets (all columns that have no other
-    role if None), and the columns without a role are past-only.
+    ``target`` are left out. Without, ``target`` names the targets (all columns of numbers that have
+    no other role if None), and the columns without a role are past-only.
     """
     columns = list(table.frame.columns)
     named = {"target": as_list(target), "known": as_list(known), "static": as_list(static)}
@@ -88,7 +89,8 @@ def resolve_roles(
             )
         known_names = [name for name in columns if name in rest or seen.get(name) == "known"]
         return Roles(list(y_names), known_names, [], named["static"], True)
-    targets = named["target"] or rest
+    numbers = [name for name in rest if holds_numbers(table.frame[name])]
+    targets = named["target"] or numbers or rest
     if not targets:
         raise DataError(f"{owner}: no target column is left; the columns are {columns}")
     past = [name for name in rest if name not in targets]
@@ -100,12 +102,12 @@ def columns_of(frame: pd.DataFrame, roles: Roles) -> tuple[Column, ...]:
     columns = [Column(name, "target") for name in roles.targets]
     for role in ("past", "known", "static"):
         for name in getattr(roles, role):
-            own = frame[name]
+            own, found = frame[name], Column(name, role)
             if not holds_numbers(own) and pd.api.types.infer_dtype(own) in _CATEGORIES:
-                found = tuple(pd.Categorical(own).categories.tolist())
-                columns.append(Column(name, role, "category", found))
-            else:
-                columns.append(Column(name, role))
+                with suppress(TypeError):  # lists, say: reading refuses them
+                    categories = tuple(pd.Categorical(own).categories.tolist())
+                    found = Column(name, role, "category", categories)
+            columns.append(found)
     return tuple(columns)
 
 
@@ -124,7 +126,10 @@ def read_columns(
 
 
 def _codes(column: pd.Series, categories: tuple) -> pd.Series:
-    values = pd.Categorical(column)
+    try:
+        values = pd.Categorical(column)
+    except TypeError:  # lists, say
+        return column
     known = pd.Index(categories, dtype=object, tupleize_cols=False)
     codes = known.get_indexer(values.categories.astype(object)).astype(np.float32)
     codes[codes < 0] = np.nan
