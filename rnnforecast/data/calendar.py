@@ -86,12 +86,17 @@ class EvenCalendar(Calendar):
         """One stamp or several as numbers."""
         return numbers(indexed(stamps))
 
+    def _moved_on(self, stamps: pd.Index, rest: np.ndarray) -> np.ndarray:
+        """Whether a change of the clock left out the step ``rest`` before a stamp."""
+        return np.zeros(len(stamps), dtype=bool)
+
     def steps(self, origins, stamps):
         distance = self._count(stamps) - self._count(origins)
         if self.interval == 1:
             return distance
-        if not self.own_grid:
-            self._check_grid(stamps, distance % self.interval != 0)
+        rest = distance % self.interval
+        if not self.own_grid and rest.any():
+            self._check_grid(stamps, (rest != 0) & ~self._moved_on(stamps, rest))
         return _at_least_one(distance > 0, (distance + self.interval // 2) // self.interval)
 
 
@@ -135,6 +140,10 @@ class FixedCalendar(EvenCalendar):
     def _count(self, stamps):
         stamps = indexed(stamps)
         return nanoseconds(delocalize(stamps) if self.wall else stamps)
+
+    def _moved_on(self, stamps, rest):
+        there = delocalize(indexed(stamps)) - pd.to_timedelta(rest)
+        return self.wall & (localize(there, self.tz) == stamps)
 
     def shift(self, origins, steps):
         start, steps = self._count(origins), np.asarray(steps, dtype=np.int64)
@@ -276,9 +285,9 @@ def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
     interval, if the others are its multiples and half of the steps or more are present; else
     irregular, the rows being the grid. Integers have their greatest common step.
     """
-    check_kind(stamps)
+    stamps = check_kind(stamps)
     if isinstance(stamps, pd.PeriodIndex):
-        return PeriodCalendar(stamps.freq if freq is None else freq)
+        return _period_calendar(stamps, freq)
     if isinstance(stamps, pd.DatetimeIndex):
         nanoseconds(stamps[[0, -1]] if len(stamps) else stamps)
         return _infer_datetime(stamps) if freq is None else _from_offset(freq, stamps.tz)
@@ -288,6 +297,19 @@ def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
     is_range = isinstance(stamps, pd.RangeIndex)
     step = stamps.step if is_range else np.gcd.reduce(np.diff(numbers(stamps)))
     return IntegerCalendar(max(abs(step), 1))
+
+
+def _period_calendar(stamps: pd.PeriodIndex, freq: Any) -> Calendar:
+    try:
+        calendar = PeriodCalendar(stamps.freq if freq is None else freq)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"freq={freq!r} is not a frequency of periods: {error}") from error
+    if calendar.freq.base != stamps.freq.base:
+        raise DataError(
+            f"freq={freq!r} is not that of the PeriodIndex, {stamps.freqstr!r}: leave it out, or "
+            f"convert the index with asfreq()"
+        )
+    return calendar
 
 
 def _infer_datetime(stamps: pd.DatetimeIndex) -> Calendar:

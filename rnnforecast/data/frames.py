@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -168,7 +169,7 @@ def _column(series: Any) -> Any:
 
 def _keys(owner: str, frame: pd.DataFrame, series_id: Any, time: Any, has_index: bool) -> Keys:
     if isinstance(frame.index, pd.MultiIndex) and series_id is None and time is None:
-        return _multiindex_keys(frame.index)
+        return _multiindex_keys(owner, frame.index)
     for level in (series_id, time):
         if level is not None and level not in frame.columns:
             frame = frame.reset_index(level=level)
@@ -183,7 +184,7 @@ def _keys(owner: str, frame: pd.DataFrame, series_id: Any, time: Any, has_index:
     elif not has_index or (series_id is not None and is_default(stamps)):
         stamps = None  # pandas' default index numbers all rows: no time axis of interleaved series
     if stamps is not None:
-        check_kind(stamps, owner)
+        stamps = check_kind(stamps, owner)
     name = time if time is not None else (None if stamps is None else stamps.name)
     if series_id is None:
         return Keys(None, pd.RangeIndex(1), None, stamps, (None, name), len(frame))
@@ -206,11 +207,17 @@ def is_default(index: pd.Index | None) -> bool:
     return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
 
 
-def _multiindex_keys(index: pd.MultiIndex) -> Keys:
+def _multiindex_keys(owner: str, index: pd.MultiIndex) -> Keys:
     if any(codes.min() < 0 for codes in index.codes):
-        raise DataError("the MultiIndex (series, time) has missing values (NaN or NaT)")
+        raise DataError(f"{owner}: the MultiIndex (series, time) has missing values (NaN or NaT)")
     levels = index.levels[-1]
-    check_kind(levels, "the last level of the MultiIndex")
+    first_is_time = isinstance(index.levels[0], (pd.DatetimeIndex, pd.PeriodIndex))
+    if first_is_time and pd.api.types.is_string_dtype(levels.dtype):
+        raise DataError(
+            f"{owner}: the MultiIndex must be (series, time), and its first level is the time: "
+            f"swap them, e.g. X.swaplevel().sort_index()"
+        )
+    levels = check_kind(levels, f"{owner}: the last level of the MultiIndex")
     names = tuple(index.names)
     if index.nlevels == 2:
         series, ids = index.codes[0], index.levels[0]
@@ -238,14 +245,18 @@ def rows_where(test: np.ufunc, values: np.ndarray) -> np.ndarray:
 def _parse_time(owner: str, column: pd.Series, name: Any) -> pd.Index:
     if column.isna().any():
         raise DataError(f"{owner}: column {name!r} (time) has missing values")
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
     if not (pd.api.types.is_string_dtype(column.dtype) or column.dtype == object):
         return pd.Index(column)
     kind = pd.api.types.infer_dtype(column)
     if kind == "integer":  # to_datetime would take them for nanoseconds
         return pd.Index(column.astype("int64"))
     try:
-        return pd.PeriodIndex(column) if kind == "period" else pd.Index(pd.to_datetime(column))
-    except (ValueError, TypeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # of several offsets, before pandas 3
+            return pd.PeriodIndex(column) if kind == "period" else pd.Index(pd.to_datetime(column))
+    except (ValueError, TypeError, FutureWarning) as error:
         raise DataError(
             f"{owner}: column {name!r} (time) cannot be read as time stamps: {error}"
         ) from error

@@ -86,8 +86,12 @@ def _other_names(
     return chosen
 
 
-def read_history(owner: str, table: Table, y: Any, roles: Roles, fitted: Panel) -> Panel:
-    """A panel of its own from rows like those of fit, of any series, on the fitted calendar."""
+def read_history(
+    owner: str, table: Table, y: Any, roles: Roles, fitted: Panel, freq: Any = None
+) -> Panel:
+    """A panel of its own from rows like those of fit, of any series, on the fitted calendar; their
+    own must not be coarser, unless ``freq`` says so.
+    """
     keys, calendar = table.keys, fitted.calendar
     if calendar is not None and not keys.has_time:
         raise DataError(
@@ -97,7 +101,8 @@ def read_history(owner: str, table: Table, y: Any, roles: Roles, fitted: Panel) 
     if keys.has_time and calendar is not None:
         keys = fitted.same_kind(owner, keys)
     _, targets = with_targets(owner, table, y, roles)
-    return _panel(owner, table, keys, targets, fitted.columns, calendar=calendar)
+    grid = {"calendar": calendar, "compare": calendar is not None and freq is None}
+    return _panel(owner, table, keys, targets, fitted.columns, **grid)
 
 
 def _panel(

@@ -222,7 +222,7 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
             y = table.frame[roles.targets]
         else:
             table = reading.read_rows(self, rows, ("targets", "past", "known", "static"))
-        panel = reading.read_history(owner, table, y, roles, self.panel_)
+        panel = reading.read_history(owner, table, y, roles, self.panel_, self.freq)
         self._admit(panel)
         return self._at(panel, fresh=True)
 

@@ -210,3 +210,77 @@ def test_what_a_mask_hides_is_missing():
     np.testing.assert_array_equal(fc.fit(X, masked).predict(X[:3]), expected)
     counts = np.ma.masked_equal(np.arange(60)[:, None], 59)
     assert np.isnan(fc.fit(counts).panel_.targets[59, 0])
+
+
+# -- time stamps -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["timestamp", "zone", "date", "index", "category", "categories"])
+def test_a_column_of_time_of_any_kind(kind):
+    pa = pytest.importorskip("pyarrow")
+    zone = "Europe/Berlin" if kind == "zone" else None
+    df = pd.DataFrame({"t": DAYS.tz_localize(zone), "y": week()})
+    expected = NaiveForecaster(time="t", horizon=3).fit(df).forecast()
+    given = {
+        "date": lambda t: pd.Series(pa.array(t.dt.date), dtype=pd.ArrowDtype(pa.date32())),
+        "category": lambda t: t.astype(str).astype("category"),
+        "categories": lambda t: t.astype("category"),
+    }.get(kind, lambda t: t.astype(pd.ArrowDtype(pa.timestamp("ns", zone))))
+    df = df.assign(t=given(df["t"]))
+    fc = NaiveForecaster(time=None if kind == "index" else "t", horizon=3)
+    found = fc.fit(df.set_index("t") if kind == "index" else df).forecast()
+    pd.testing.assert_frame_equal(found, expected)
+    if kind == "timestamp":
+        panel = df.assign(id="a").set_index(["id", "t"])
+        found = NaiveForecaster(horizon=3).fit(panel).forecast()
+        assert (found.index.get_level_values("t") == expected.index).all()
+
+
+def test_periods_of_another_frequency_than_freq_are_refused():
+    df = pd.DataFrame({"y": week()}, pd.period_range("2020-01", periods=60, freq="M"))
+    with pytest.raises(DataError, match="freq='D' is not that of the PeriodIndex, 'M'"):
+        NaiveForecaster(freq="D").fit(df)
+    with pytest.raises(DataError, match="freq='MS' is not a frequency of periods"):
+        NaiveForecaster(freq="MS").fit(df)
+    assert NaiveForecaster(freq="M").fit(df).seasonality_ == 12
+
+
+def test_a_coarser_history_is_refused_unless_freq_says_so():
+    df = pd.DataFrame({"y": week()}, DAYS)
+    weeks = df.set_axis(pd.date_range("2020-01-01", periods=60, freq="W"))
+    network = DeepGRUForecaster(**TINY, horizon=3).fit(df)
+    with pytest.raises(
+        DataError, match="a row every 7 steps or more of the grid every 1D that fit"
+    ):
+        network.forecast(history=weeks)
+    network = DeepGRUForecaster(**TINY, horizon=3, freq="D").fit(df)
+    last = weeks.index[-1] + pd.Timedelta(1, "D")
+    assert network.forecast(history=weeks).index[0] == last
+    assert len(network.forecast(history=df.drop(DAYS[[3, 9, 10]]))) == 3
+
+
+def test_stamps_of_a_day_that_begins_at_one_are_those_that_later_rows_may_have():
+    """Clocks in São Paulo went from 23:59 to 01:00 on 4 November 2018."""
+    days = pd.date_range("2018-10-20", periods=12, tz="America/Sao_Paulo")
+    fc = NaiveForecaster(target="y", known="k", strategy="drift", horizon=8)
+    fc.fit(pd.DataFrame({"y": np.arange(12.0), "k": 1.0}, index=days))
+    X = pd.DataFrame({"k": 1.0}, index=fc.future_index())
+    assert X.index[3] == pd.Timestamp("2018-11-04 01:00", tz="America/Sao_Paulo")
+    np.testing.assert_array_equal(fc.predict(X), np.arange(12.0, 20.0))
+    assert fc.forecast(X).index.equals(X.index)
+    assert len(fc.update(X.assign(y=1.0)).panel_.targets) == 20
+    with pytest.raises(DataError, match="01:30:00.* is not on the grid"):
+        fc.predict(X[3:4].set_axis(X.index[3:4] + pd.Timedelta("30min")))
+
+
+def test_advice_fits_the_form_of_the_input():
+    panel = pd.concat({"a": pd.DataFrame({"y": week()}, DAYS)}, names=["id", "t"])
+    fc = NaiveForecaster()
+    with pytest.raises(DataError, match=r"first level is the time: swap them.*swaplevel"):
+        fc.fit(panel.swaplevel())
+    fc.set_params(series_id="id", time="t")
+    with pytest.raises(DataError, match=r"not sorted.*sort_values\(\) by a column of time"):
+        fc.fit(panel.reset_index()[::-1])
+    offsets = [f"{day.date()}T00:00+0{1 + (day.month > 1)}:00" for day in DAYS]
+    with pytest.raises(DataError, match=r"column 't' \(time\) cannot be read as time stamps.*utc"):
+        fc.fit(panel.reset_index().assign(t=offsets))
