@@ -145,7 +145,7 @@ def to_pandas(owner: str, X: Any) -> tuple[pd.DataFrame, bool]:
 def _unmasked(values: Any) -> Any:
     """Numbers with NaN where a masked array has its mask; anything else as it is."""
     if isinstance(values, np.ma.MaskedArray) and values.dtype.kind in "biuf":
-        return values.astype(np.result_type(values, np.float32)).filled(np.nan)
+        return np.ma.filled(values.astype(np.result_type(values, np.float32)), np.nan)
     return values
 
 

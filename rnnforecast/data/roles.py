@@ -16,7 +16,7 @@ from rnnforecast.exceptions import DataError
 
 __all__ = ["Column", "Roles", "as_list", "columns_of", "read_columns", "resolve_roles"]
 
-_CATEGORIES = ("string", "mixed", "mixed-integer", "categorical")  # as pandas names them
+_CATEGORIES = ("string", "categorical", "mixed", "mixed-integer")  # as pandas names them
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def resolve_roles(
     """Give every column of ``table`` its role.
 
     With ``y_names`` every column but the static ones is known in the future, and columns named by
-    ``target`` are left out. Without, ``target`` names the targets (all columns of numbers that have
-    no other role if None), and the columns without a role are past-only.
+    ``target`` are left out. Without, ``target`` names the targets (all columns that have no other
+    role and are not words if None), and the columns without a role are past-only.
     """
     columns = list(table.frame.columns)
     named = {"target": as_list(target), "known": as_list(known), "static": as_list(static)}
@@ -89,8 +89,9 @@ def resolve_roles(
             )
         known_names = [name for name in columns if name in rest or seen.get(name) == "known"]
         return Roles(list(y_names), known_names, [], named["static"], True)
-    numbers = [name for name in rest if holds_numbers(table.frame[name])]
-    targets = named["target"] or numbers or rest
+    # a text among numbers is a mistake, and no covariate
+    words = {n for n in rest if pd.api.types.infer_dtype(table.frame[n]) in _CATEGORIES[:2]}
+    targets = named["target"] or [name for name in rest if name not in words] or rest
     if not targets:
         raise DataError(f"{owner}: no target column is left; the columns are {columns}")
     past = [name for name in rest if name not in targets]

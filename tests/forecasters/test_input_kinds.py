@@ -159,8 +159,10 @@ def test_every_column_of_numbers_is_a_target_and_words_are_past_covariates():
     assert (fc.roles_.targets, fc.roles_.past) == (["a", "b"], ["word"])
     assert list(fc.forecast().columns) == ["a", "b"]
     assert fc.update(df[57:]).cutoff_ == DAYS[-1]
-    with pytest.raises(DataError, match="'word' has dtype (object|str).*expected numbers"):
-        DeepGRUForecaster(**TINY).fit(df[["word"]])
+    mixed = df.assign(b=df["b"].astype(object).mask(df.index == DAYS[3], "12,5"))
+    for name, bad in (("word", df[["word"]]), ("b", mixed)):  # no numbers, or a text among them
+        with pytest.raises(DataError, match=f"'{name}' has dtype (object|str).*expected numbers"):
+            DeepGRUForecaster(**TINY).fit(bad)
 
 
 def test_a_covariate_may_have_the_name_that_a_y_without_name_would_get():
