@@ -267,7 +267,8 @@ def _gaps(panel: Panel, owner: str, firsts: pd.Index, series: np.ndarray) -> np.
     if panel.calendar.own_grid:
         return np.zeros(len(series), dtype=np.int64)
     try:
-        return panel.calendar.steps(lasts, firsts) - 1
+        assert panel.starts is not None
+        return panel.calendar.steps(panel.starts[series], firsts) - panel.lengths[series]
     except OffGridError as error:
         raise DataError(f"{owner}: {panel.label(int(series[error.row]))}: {error}") from error
 

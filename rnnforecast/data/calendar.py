@@ -50,6 +50,7 @@ class Calendar(ABC):
     """Maps stamps to step numbers."""
 
     season: int = 1  # usual seasonal period in steps; 1 where none is known
+    wall: bool = False  # steps are counted on the local clock
     own_grid: bool = False  # the rows seen are the steps, nothing is a gap
 
     @abstractmethod

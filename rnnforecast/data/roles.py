@@ -16,7 +16,8 @@ from rnnforecast.exceptions import DataError
 
 __all__ = ["Column", "Roles", "as_list", "columns_of", "read_columns", "resolve_roles"]
 
-_CATEGORIES = ("string", "categorical", "mixed", "mixed-integer")  # as pandas names them
+_WORDS = ("string", "categorical")  # as pandas names them
+_CATEGORIES = (*_WORDS, "mixed", "mixed-integer")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def resolve_roles(
         known_names = [name for name in columns if name in rest or seen.get(name) == "known"]
         return Roles(list(y_names), known_names, [], named["static"], True)
     # a text among numbers is a mistake, and no covariate
-    words = {n for n in rest if pd.api.types.infer_dtype(table.frame[n]) in _CATEGORIES[:2]}
+    words = {n for n in rest if pd.api.types.infer_dtype(table.frame[n]) in _WORDS}
     targets = named["target"] or [name for name in rest if name not in words] or rest
     if not targets:
         raise DataError(f"{owner}: no target column is left; the columns are {columns}")

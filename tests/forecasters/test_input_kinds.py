@@ -271,6 +271,11 @@ def test_stamps_of_a_day_that_begins_at_one_are_those_that_later_rows_may_have()
     np.testing.assert_array_equal(fc.predict(X), np.arange(12.0, 20.0))
     assert fc.forecast(X).index.equals(X.index)
     assert len(fc.update(X.assign(y=1.0)).panel_.targets) == 20
+    # nor does it matter that the history ends on that day
+    fc.fit(pd.DataFrame({"y": np.arange(12.0), "k": 1.0}, index=days)).update(X[:4].assign(y=1.0))
+    assert fc.future_index(4).equals(X.index[4:])
+    assert fc.forecast(X[4:], horizon=4).index.equals(X.index[4:])
+    assert fc.update(X[5:].assign(y=1.0)).panel_.absent.sum() == 1
     with pytest.raises(DataError, match="01:30:00.* is not on the grid"):
         fc.predict(X[3:4].set_axis(X.index[3:4] + pd.Timedelta("30min")))
 
