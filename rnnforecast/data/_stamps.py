@@ -15,9 +15,7 @@ MONDAY = 4 * DAY  # 1970-01-05
 
 
 def check_kind(stamps: pd.Index, owner: str | None = None) -> pd.Index:
-    """The stamps, as pandas' own where Arrow holds them; raise unless they are dates, periods or
-    integers, none of them missing.
-    """
+    """The stamps, Arrow's as pandas' own: dates, periods or integers, none of them missing."""
     if isinstance(stamps.dtype, pd.ArrowDtype) and stamps.dtype.kind == "M":
         stamps = pd.DatetimeIndex(stamps)
     who = "" if owner is None else f"{owner}: "

@@ -77,8 +77,7 @@ def build(
             if (spans != counts).any():
                 steps = steps_of_rows(owner, calendar, starts, place, keys, slice(None))
                 if inferred or compare:
-                    whose = "the longest series has" if inferred else "fit had"
-                    _check_spans(who, calendar, indptr, steps, whose if compare else None)
+                    _check_spans(who, calendar, indptr, steps, compare)
                 grid = _offsets(spans)
                 places = steps + np.repeat(grid[:-1], counts)
                 absent = np.ones(int(grid[-1]), dtype=bool)
@@ -128,9 +127,9 @@ def _check_sorted(who: Who, keys: Keys, indptr: np.ndarray) -> None:
 
 
 def _check_spans(
-    who: Who, calendar: Calendar, indptr: np.ndarray, steps: np.ndarray, whose: str | None
+    who: Who, calendar: Calendar, indptr: np.ndarray, steps: np.ndarray, compare: bool
 ) -> None:
-    """Raise where nearly all of the grid is gaps, or a series has a coarser one than another's."""
+    """Raise where nearly all of the grid is gaps, or (``compare``) a series has a coarser one."""
     counts, spans = np.diff(indptr), steps[indptr[1:] - 1] + 1
     sparse = spans > 1001 + 100 * counts
     if sparse.any():
@@ -143,12 +142,11 @@ def _check_spans(
     apart[indptr[1:] - 1] = np.iinfo(np.int64).max
     least = np.minimum.reduceat(apart, indptr[:-1])
     coarse = (least > 1) & (counts > 3)
-    if whose and coarse.any():
+    if compare and coarse.any():
         i = int(np.argmax(coarse))
         raise DataError(
-            f"{who(i)} has a row every {least[i]} steps or more of the grid {calendar!r} that "
-            f"{whose}: fit series of different frequencies apart, or pass freq= to put them on "
-            f"one grid"
+            f"{who(i)} has a row every {least[i]} steps or more of the grid {calendar!r}: "
+            f"fit series of different frequencies apart, or pass freq= to put them on one grid"
         )
 
 

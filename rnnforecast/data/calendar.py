@@ -82,14 +82,11 @@ class EvenCalendar(Calendar):
     """Abstract: stamps are whole numbers, and steps a constant difference."""
 
     interval: int
+    tz: Any = None
 
     def _count(self, stamps: Any) -> np.ndarray:
         """One stamp or several as numbers."""
         return numbers(indexed(stamps))
-
-    def _moved_on(self, stamps: pd.Index, rest: np.ndarray) -> np.ndarray:
-        """Whether a change of the clock left out the step ``rest`` before a stamp."""
-        return np.zeros(len(stamps), dtype=bool)
 
     def steps(self, origins, stamps):
         distance = self._count(stamps) - self._count(origins)
@@ -97,7 +94,11 @@ class EvenCalendar(Calendar):
             return distance
         rest = distance % self.interval
         if not self.own_grid and rest.any():
-            self._check_grid(stamps, (rest != 0) & ~self._moved_on(stamps, rest))
+            bad = rest != 0
+            if self.wall:  # a change of the clock may have left out the step, and moved it on
+                there = delocalize(indexed(stamps)) - pd.to_timedelta(rest)
+                bad &= localize(there, self.tz) != stamps
+            self._check_grid(stamps, bad)
         return _at_least_one(distance > 0, (distance + self.interval // 2) // self.interval)
 
 
@@ -141,10 +142,6 @@ class FixedCalendar(EvenCalendar):
     def _count(self, stamps):
         stamps = indexed(stamps)
         return nanoseconds(delocalize(stamps) if self.wall else stamps)
-
-    def _moved_on(self, stamps, rest):
-        there = delocalize(indexed(stamps)) - pd.to_timedelta(rest)
-        return self.wall & (localize(there, self.tz) == stamps)
 
     def shift(self, origins, steps):
         start, steps = self._count(origins), np.asarray(steps, dtype=np.int64)
@@ -247,9 +244,7 @@ class WeeklyCalendar(Calendar):
         self.season = days if days == len(slots) else round(len(slots) / days)
 
     def _ordinals(self, stamps: pd.DatetimeIndex) -> tuple[np.ndarray, np.ndarray]:
-        """Slots before that of each stamp since the first Monday of 1970, and whether it is near:
-        by half of the least distance of slots; else the slot is the next one.
-        """
+        """Slots since a Monday of 1970 before each stamp's own, and whether that is near, or next."""
         slots = np.append(self.slots, self.slots[0] + _WEEK)
         near = np.diff(slots).min() // 2
         week, rest = np.divmod(nanoseconds(delocalize(stamps)) - MONDAY - near, _WEEK)
@@ -288,7 +283,14 @@ def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
     """
     stamps = check_kind(stamps)
     if isinstance(stamps, pd.PeriodIndex):
-        return _period_calendar(stamps, freq)
+        try:
+            calendar = PeriodCalendar(stamps.freq if freq is None else freq)
+            same = calendar.freq.base == stamps.freq.base
+        except (ValueError, TypeError):
+            same = False
+        if not same:
+            raise DataError(f"freq={freq!r} is not that of the PeriodIndex, {stamps.freqstr!r}")
+        return calendar
     if isinstance(stamps, pd.DatetimeIndex):
         nanoseconds(stamps[[0, -1]] if len(stamps) else stamps)
         return _infer_datetime(stamps) if freq is None else _from_offset(freq, stamps.tz)
@@ -298,19 +300,6 @@ def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
     is_range = isinstance(stamps, pd.RangeIndex)
     step = stamps.step if is_range else np.gcd.reduce(np.diff(numbers(stamps)))
     return IntegerCalendar(max(abs(step), 1))
-
-
-def _period_calendar(stamps: pd.PeriodIndex, freq: Any) -> Calendar:
-    try:
-        calendar = PeriodCalendar(stamps.freq if freq is None else freq)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"freq={freq!r} is not a frequency of periods: {error}") from error
-    if calendar.freq.base != stamps.freq.base:
-        raise DataError(
-            f"freq={freq!r} is not that of the PeriodIndex, {stamps.freqstr!r}: leave it out, or "
-            f"convert the index with asfreq()"
-        )
-    return calendar
 
 
 def _infer_datetime(stamps: pd.DatetimeIndex) -> Calendar:

@@ -213,10 +213,8 @@ def _multiindex_keys(owner: str, index: pd.MultiIndex) -> Keys:
     levels = index.levels[-1]
     first_is_time = isinstance(index.levels[0], (pd.DatetimeIndex, pd.PeriodIndex))
     if first_is_time and pd.api.types.is_string_dtype(levels.dtype):
-        raise DataError(
-            f"{owner}: the MultiIndex must be (series, time), and its first level is the time: "
-            f"swap them, e.g. X.swaplevel().sort_index()"
-        )
+        how = "swap them, e.g. X.swaplevel().sort_index()"
+        raise DataError(f"{owner}: the MultiIndex is (time, series), not (series, time): {how}")
     levels = check_kind(levels, f"{owner}: the last level of the MultiIndex")
     names = tuple(index.names)
     if index.nlevels == 2:

@@ -89,9 +89,7 @@ def _other_names(
 def read_history(
     owner: str, table: Table, y: Any, roles: Roles, fitted: Panel, freq: Any = None
 ) -> Panel:
-    """A panel of its own from rows like those of fit, of any series, on the fitted calendar; their
-    own must not be coarser, unless ``freq`` says so.
-    """
+    """A panel of its own from rows like those of fit, of any series, on the fitted calendar."""
     keys, calendar = table.keys, fitted.calendar
     if calendar is not None and not keys.has_time:
         raise DataError(
@@ -264,19 +262,15 @@ def located(owner: str, panel: Panel, table: Table, known: np.ndarray) -> Rows:
 def laid_out(
     owner: str, place: np.ndarray, rows: Rows, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Covariates of future rows by place and step, (*shape, n_known), and where there is a row.
-
-    Of rows between two steps, which on a grid of its own may be the same step, the last one counts.
-    """
+    """Covariates of future rows by place and step, (*shape, n_known), and where there is a row."""
     known = np.full((*shape, rows.known.shape[1]), np.nan)
     given = np.zeros(shape, dtype=bool)
     known[place, rows.steps - 1], given[place, rows.steps - 1] = rows.known, True
     if given.sum() < len(place):
         if pd.DataFrame({"place": place, "time": rows.times}).duplicated().any():
-            raise DataError(
-                f"{owner}: X has two rows for the same time stamp of a series: drop the repeated "
-                f"rows"
-            )
+            what = "X has two rows for the same time stamp of a series"
+            raise DataError(f"{owner}: {what}: drop the repeated rows")
+        # rows between the steps of their own grid may be one step: the last of them counts
         order = np.argsort(rows.times, kind="stable")
         known[place[order], rows.steps[order] - 1] = rows.known[order]
     return known, given
