@@ -244,7 +244,7 @@ class WeeklyCalendar(Calendar):
         self.season = days if days == len(slots) else round(len(slots) / days)
 
     def _ordinals(self, stamps: pd.DatetimeIndex) -> tuple[np.ndarray, np.ndarray]:
-        """Slots since 1970 before that of each stamp, and whether it is near, else it is the next."""
+        """Slots since 1970 before that of each stamp, and whether that is near, or else next."""
         slots = np.append(self.slots, self.slots[0] + _WEEK)
         near = np.diff(slots).min() // 2
         week, rest = np.divmod(nanoseconds(delocalize(stamps)) - MONDAY - near, _WEEK)
