@@ -14,8 +14,10 @@ DAY = 86_400_000_000_000  # nanoseconds
 MONDAY = 4 * DAY  # 1970-01-05
 
 
-def check_kind(stamps: pd.Index, owner: str | None = None) -> None:
-    """Raise unless the stamps are dates, periods or integers, none of them missing."""
+def check_kind(stamps: pd.Index, owner: str | None = None) -> pd.Index:
+    """The stamps, Arrow's as pandas' own: dates, periods or integers, none of them missing."""
+    if isinstance(stamps.dtype, pd.ArrowDtype) and stamps.dtype.kind == "M":
+        stamps = pd.DatetimeIndex(stamps)
     who = "" if owner is None else f"{owner}: "
     if isinstance(stamps, (pd.DatetimeIndex, pd.PeriodIndex)):
         if stamps.hasnans:
@@ -26,6 +28,7 @@ def check_kind(stamps: pd.Index, owner: str | None = None) -> None:
             f"{type(stamps).__name__} of dtype {stamps.dtype}: convert it with pd.to_datetime, or "
             f"name the column of time stamps with time="
         )
+    return stamps
 
 
 def indexed(stamps: Any) -> Any:

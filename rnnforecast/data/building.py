@@ -34,12 +34,14 @@ def build(
     freq: Any = None,
     columns: tuple[Column, ...] = (),
     calendar: Calendar | None = None,
+    compare: bool = False,
 ) -> Panel:
     """Put the rows of an input, (n_rows, n_columns) each, on the grid of their calendar.
 
     The calendar is inferred from the longest series, with ``freq`` if given, or it is that of
-    an earlier fit. ``static_rows`` must be constant within each series. Arrays are not copied
-    where no row moves. Stamps that are unsorted, repeated or off the grid are refused.
+    an earlier fit, and with ``compare`` rows of a coarser one are refused. ``static_rows`` must be
+    constant within each series. Arrays are not copied where no row moves. Stamps that are unsorted,
+    repeated or off the grid are refused.
     """
     series, indptr = keys.series, np.array([0, keys.n_rows])
     if series is not None:
@@ -63,7 +65,7 @@ def build(
         _check_sorted(who, keys, indptr)
         starts = keys.stamps(indptr[:-1])
         inferred = calendar is None
-        compare = inferred and freq is None and len(series) > 1
+        compare = compare or (inferred and freq is None and len(series) > 1)
         if calendar is None:
             longest = int(np.argmax(counts))
             calendar = infer_calendar(keys.stamps(slice(*indptr[longest : longest + 2])), freq)
@@ -74,7 +76,7 @@ def build(
             spans = steps_of_rows(owner, calendar, starts, place, keys, last) + 1
             if (spans != counts).any():
                 steps = steps_of_rows(owner, calendar, starts, place, keys, slice(None))
-                if inferred:
+                if inferred or compare:
                     _check_spans(who, calendar, indptr, steps, compare)
                 grid = _offsets(spans)
                 places = steps + np.repeat(grid[:-1], counts)
@@ -118,8 +120,9 @@ def _check_sorted(who: Who, keys: Keys, indptr: np.ndarray) -> None:
             f"(series, time)"
         )
     raise DataError(
-        f"{who(i)}: time stamps are not sorted: call sort_index() first. If a splitter shuffled "
-        f"the rows, use TimeSeriesSplit (or PanelTimeSeriesSplit), or shuffle=False"
+        f"{who(i)}: time stamps are not sorted: call sort_index() first, or sort_values() by a "
+        f"column of time. If a splitter shuffled the rows, use TimeSeriesSplit (or "
+        f"PanelTimeSeriesSplit), or shuffle=False"
     )
 
 
@@ -142,9 +145,8 @@ def _check_spans(
     if compare and coarse.any():
         i = int(np.argmax(coarse))
         raise DataError(
-            f"{who(i)} has a row every {least[i]} steps or more of the grid {calendar!r} that the "
-            f"longest series has: fit series of different frequencies apart, or pass freq= to put "
-            f"them on one grid"
+            f"{who(i)} has a row every {least[i]} steps or more of the grid {calendar!r}: "
+            f"fit series of different frequencies apart, or pass freq= to put them on one grid"
         )
 
 
@@ -263,7 +265,8 @@ def _gaps(panel: Panel, owner: str, firsts: pd.Index, series: np.ndarray) -> np.
     if panel.calendar.own_grid:
         return np.zeros(len(series), dtype=np.int64)
     try:
-        return panel.calendar.steps(lasts, firsts) - 1
+        assert panel.starts is not None
+        return panel.calendar.steps(panel.starts[series], firsts) - panel.lengths[series]
     except OffGridError as error:
         raise DataError(f"{owner}: {panel.label(int(series[error.row]))}: {error}") from error
 

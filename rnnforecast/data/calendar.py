@@ -50,6 +50,7 @@ class Calendar(ABC):
     """Maps stamps to step numbers."""
 
     season: int = 1  # usual seasonal period in steps; 1 where none is known
+    wall: bool = False  # steps are counted on the local clock
     own_grid: bool = False  # the rows seen are the steps, nothing is a gap
 
     @abstractmethod
@@ -81,6 +82,7 @@ class EvenCalendar(Calendar):
     """Abstract: stamps are whole numbers, and steps a constant difference."""
 
     interval: int
+    tz: Any = None
 
     def _count(self, stamps: Any) -> np.ndarray:
         """One stamp or several as numbers."""
@@ -90,9 +92,14 @@ class EvenCalendar(Calendar):
         distance = self._count(stamps) - self._count(origins)
         if self.interval == 1:
             return distance
-        if not self.own_grid:
-            self._check_grid(stamps, distance % self.interval != 0)
-        return -(-distance // self.interval)  # a stamp between two steps counts as the later one
+        rest = distance % self.interval
+        if not self.own_grid and rest.any():
+            bad = rest != 0
+            if self.wall:  # a change of the clock may have left out the step, and moved it on
+                there = delocalize(indexed(stamps)) - pd.to_timedelta(rest)
+                bad &= localize(there, self.tz) != stamps
+            self._check_grid(stamps, bad)
+        return _at_least_one(distance > 0, (distance + self.interval // 2) // self.interval)
 
 
 class IntegerCalendar(EvenCalendar):
@@ -168,6 +175,9 @@ class OffsetCalendar(Calendar):
         self.offset = pd.tseries.frequencies.to_offset(offset)
         self.tz, self.own_grid = tz, own_grid
         self.season = season_of_offset(self.offset)
+        # a stamp counts as the step that it is late for: by half an hour at most, or half a day
+        late = "30min" if isinstance(self.offset, pd.offsets.BusinessHour) else "12h"
+        self._near = pd.Timedelta(late if own_grid else 0)
         # two months at a time, or any day of the month: the grid depends on where it starts
         anchored = type(self.offset) is not pd.DateOffset and self.offset.n == 1
         self._one_grid = anchored and not isinstance(self.offset, pd.offsets.BusinessHour)
@@ -192,11 +202,11 @@ class OffsetCalendar(Calendar):
             grid = pd.date_range(
                 self.offset.rollback(low), self.offset.rollforward(high), freq=self.offset
             )
-            # a stamp between two steps counts as the later one: a Saturday is the next business day
-            at = grid.searchsorted(some)
-            bad[rows] = grid[np.minimum(at, len(grid) - 1)] != some
+            bad[rows] = ~some.isin(grid)
+            # a stamp near no step counts as the later one: a Saturday is the next business day
             # and an origin between two as the earlier one: Monday is the first step after Saturday
-            steps[rows] = at - grid.searchsorted(begin, side="right") + 1
+            at = grid.searchsorted(some - self._near) - grid.searchsorted(begin, side="right") + 1
+            steps[rows] = _at_least_one(some.to_numpy() > begin.to_numpy(), at)
         if not self.own_grid:
             self._check_grid(stamps, bad)
         return steps
@@ -234,17 +244,19 @@ class WeeklyCalendar(Calendar):
         self.season = days if days == len(slots) else round(len(slots) / days)
 
     def _ordinals(self, stamps: pd.DatetimeIndex) -> tuple[np.ndarray, np.ndarray]:
-        """Slots before each stamp since the first Monday of 1970, and whether it stands on one."""
-        week, rest = np.divmod(nanoseconds(delocalize(stamps)) - MONDAY, _WEEK)
-        return week * len(self.slots) + np.searchsorted(self.slots, rest), np.isin(rest, self.slots)
+        """Slots since 1970 before that of each stamp, and whether that is near, or else next."""
+        slots = np.append(self.slots, self.slots[0] + _WEEK)
+        near = np.diff(slots).min() // 2
+        week, rest = np.divmod(nanoseconds(delocalize(stamps)) - MONDAY - near, _WEEK)
+        place = np.searchsorted(self.slots, rest)
+        return week * len(self.slots) + place, slots[place] - rest <= 2 * near
 
     def steps(self, origins, stamps):
         stamps, starts = indexed(stamps), indexed(origins)
         before, on_slot = self._ordinals(starts)
         # an origin off the pattern (a Saturday session) stands just before the slot after it
-        steps = self._ordinals(stamps)[0] - before
         later = nanoseconds(stamps) > nanoseconds(starts)
-        return np.where(later, np.maximum(steps + ~on_slot, 1), steps)
+        return _at_least_one(later, self._ordinals(stamps)[0] - before + (later & ~on_slot))
 
     def shift(self, origins, steps):
         before, on_slot = self._ordinals(indexed(origins))
@@ -253,6 +265,11 @@ class WeeklyCalendar(Calendar):
 
     def __repr__(self):
         return f"a weekly pattern of {len(self.slots)} stamps"
+
+
+def _at_least_one(later: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Steps, one or more where the stamp is later than the origin."""
+    return np.where(later, np.maximum(steps, 1), steps)
 
 
 def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
@@ -264,9 +281,16 @@ def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
     interval, if the others are its multiples and half of the steps or more are present; else
     irregular, the rows being the grid. Integers have their greatest common step.
     """
-    check_kind(stamps)
+    stamps = check_kind(stamps)
     if isinstance(stamps, pd.PeriodIndex):
-        return PeriodCalendar(stamps.freq if freq is None else freq)
+        try:
+            calendar = PeriodCalendar(stamps.freq if freq is None else freq)
+            same = calendar.freq.base == stamps.freq.base
+        except (ValueError, TypeError):
+            same = False
+        if not same:
+            raise DataError(f"freq={freq!r} is not that of the PeriodIndex, {stamps.freqstr!r}")
+        return calendar
     if isinstance(stamps, pd.DatetimeIndex):
         nanoseconds(stamps[[0, -1]] if len(stamps) else stamps)
         return _infer_datetime(stamps) if freq is None else _from_offset(freq, stamps.tz)

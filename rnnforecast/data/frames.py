@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,6 +87,7 @@ class Table:
     keys: Keys
     columns: list  # names of all columns, key columns too, in order
     is_array: bool  # it had no names: an array or a list
+    has_index: bool  # pandas' frames and series have; other frames and arrays have not
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -116,9 +118,10 @@ def read_table(
             raise DataError(
                 f"{owner}: {role}={column!r} is not a column; the columns are {_some(columns)}"
             )
-    keys = _keys(owner, frame, series_id, time, is_array)
+    has_index = isinstance(X, (pd.DataFrame, pd.Series))
+    keys = _keys(owner, frame, series_id, time, has_index)
     drop = [name for name in (series_id, time) if name is not None and name in columns]
-    return Table(frame.drop(columns=drop) if drop else frame, keys, columns, is_array)
+    return Table(frame.drop(columns=drop) if drop else frame, keys, columns, is_array, has_index)
 
 
 def to_pandas(owner: str, X: Any) -> tuple[pd.DataFrame, bool]:
@@ -133,9 +136,17 @@ def to_pandas(owner: str, X: Any) -> tuple[pd.DataFrame, bool]:
         frame = _from_narwhals(X)
         if frame is not None:
             return frame, False
+    X = _unmasked(X)
     # sklearn's own refusals of sparse, complex, one-dimensional and non-numeric input
     array = check_array(X, dtype="numeric", ensure_all_finite="allow-nan", estimator=owner)
     return pd.DataFrame(array, copy=False), True
+
+
+def _unmasked(values: Any) -> Any:
+    """Numbers with NaN where a masked array has its mask; anything else as it is."""
+    if isinstance(values, np.ma.MaskedArray) and values.dtype.kind in "biuf":
+        return np.ma.filled(values.astype(np.result_type(values, np.float32)), np.nan)
+    return values
 
 
 def _from_narwhals(X: Any) -> pd.DataFrame | None:
@@ -156,9 +167,9 @@ def _column(series: Any) -> Any:
     return values if zone is None else pd.DatetimeIndex(values, tz="UTC").tz_convert(zone)
 
 
-def _keys(owner: str, frame: pd.DataFrame, series_id: Any, time: Any, is_array: bool) -> Keys:
+def _keys(owner: str, frame: pd.DataFrame, series_id: Any, time: Any, has_index: bool) -> Keys:
     if isinstance(frame.index, pd.MultiIndex) and series_id is None and time is None:
-        return _multiindex_keys(frame.index)
+        return _multiindex_keys(owner, frame.index)
     for level in (series_id, time):
         if level is not None and level not in frame.columns:
             frame = frame.reset_index(level=level)
@@ -170,10 +181,10 @@ def _keys(owner: str, frame: pd.DataFrame, series_id: Any, time: Any, is_array: 
             f"{owner}: with series_id={series_id!r} the index must be the time alone, got a "
             f"MultiIndex of {stamps.nlevels} levels: name the time column with time="
         )
-    elif is_array or (series_id is not None and is_default(stamps)):
+    elif not has_index or (series_id is not None and is_default(stamps)):
         stamps = None  # pandas' default index numbers all rows: no time axis of interleaved series
     if stamps is not None:
-        check_kind(stamps, owner)
+        stamps = check_kind(stamps, owner)
     name = time if time is not None else (None if stamps is None else stamps.name)
     if series_id is None:
         return Keys(None, pd.RangeIndex(1), None, stamps, (None, name), len(frame))
@@ -196,11 +207,15 @@ def is_default(index: pd.Index | None) -> bool:
     return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
 
 
-def _multiindex_keys(index: pd.MultiIndex) -> Keys:
+def _multiindex_keys(owner: str, index: pd.MultiIndex) -> Keys:
     if any(codes.min() < 0 for codes in index.codes):
-        raise DataError("the MultiIndex (series, time) has missing values (NaN or NaT)")
+        raise DataError(f"{owner}: the MultiIndex (series, time) has missing values (NaN or NaT)")
     levels = index.levels[-1]
-    check_kind(levels, "the last level of the MultiIndex")
+    first_is_time = isinstance(index.levels[0], (pd.DatetimeIndex, pd.PeriodIndex))
+    if first_is_time and pd.api.types.is_string_dtype(levels.dtype):
+        how = "swap them, e.g. X.swaplevel().sort_index()"
+        raise DataError(f"{owner}: the MultiIndex is (time, series), not (series, time): {how}")
+    levels = check_kind(levels, f"{owner}: the last level of the MultiIndex")
     names = tuple(index.names)
     if index.nlevels == 2:
         series, ids = index.codes[0], index.levels[0]
@@ -228,14 +243,18 @@ def rows_where(test: np.ufunc, values: np.ndarray) -> np.ndarray:
 def _parse_time(owner: str, column: pd.Series, name: Any) -> pd.Index:
     if column.isna().any():
         raise DataError(f"{owner}: column {name!r} (time) has missing values")
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
     if not (pd.api.types.is_string_dtype(column.dtype) or column.dtype == object):
         return pd.Index(column)
     kind = pd.api.types.infer_dtype(column)
     if kind == "integer":  # to_datetime would take them for nanoseconds
         return pd.Index(column.astype("int64"))
     try:
-        return pd.PeriodIndex(column) if kind == "period" else pd.Index(pd.to_datetime(column))
-    except (ValueError, TypeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # of several offsets, before pandas 3
+            return pd.PeriodIndex(column) if kind == "period" else pd.Index(pd.to_datetime(column))
+    except (ValueError, TypeError, FutureWarning) as error:
         raise DataError(
             f"{owner}: column {name!r} (time) cannot be read as time stamps: {error}"
         ) from error
@@ -257,6 +276,8 @@ def numeric(owner: str, frame: pd.DataFrame, columns: list) -> np.ndarray:
                 f"example with OneHotEncoder in a ColumnTransformer), or drop it"
             )
     small = all(dtype == np.float32 for dtype in part.dtypes)
+    if any(map(pd.api.types.is_object_dtype, part.dtypes)):  # which pandas fills too late
+        part = pd.DataFrame(part.to_numpy(dtype=object, na_value=np.nan), columns=columns)
     values = part.to_numpy(dtype=np.float32 if small else np.float64, na_value=np.nan)
     if np.isinf([np.fmax.reduce(values, axis=None), np.fmin.reduce(values, axis=None)]).any():
         row, column = np.argwhere(np.isinf(values))[0]
@@ -290,7 +311,7 @@ def read_targets(owner: str, y: Any, n_rows: int) -> tuple[np.ndarray, list, pd.
     # polars and the like have no index: their rows go with those of X
     frame = _from_narwhals(y) if index is None else to_pandas(owner, y)[0]
     if frame is None:
-        array = np.asarray(y)
+        array = np.asarray(_unmasked(y))
         if array.ndim not in (1, 2):
             raise DataError(f"{owner}: y must be 1-D or 2-D. Got shape {array.shape}")
         single = array.ndim == 1 or array.shape[1] == 1

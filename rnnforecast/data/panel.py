@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from rnnforecast.data import building
-from rnnforecast.data._stamps import nanoseconds
+from rnnforecast.data._stamps import nanoseconds, with_freq
 from rnnforecast.data.calendar import Calendar
 from rnnforecast.data.frames import Keys, copies_on_write
 from rnnforecast.data.roles import Column
@@ -210,6 +210,9 @@ class Panel:
         if self.calendar is None:
             end = int(self.lengths[i])
             return pd.RangeIndex(end, end + n)
+        if self.calendar.wall and self.stamps is None:  # a change of the clock may move a stamp on
+            stamps = self.stamps_at(np.full(n, i), self.lengths[i] + np.arange(n))
+            return with_freq(stamps).rename(self.names[-1])
         return self.as_given(self.calendar.after(self.lasts()[i], n))
 
     def index_at(self, series: np.ndarray, positions: np.ndarray) -> pd.Index:

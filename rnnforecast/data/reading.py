@@ -9,7 +9,15 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import _check_feature_names
 
-from rnnforecast.data.frames import Keys, Table, is_default, numeric, read_table, read_targets
+from rnnforecast.data.frames import (
+    Keys,
+    Table,
+    holds_numbers,
+    is_default,
+    numeric,
+    read_table,
+    read_targets,
+)
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.roles import Roles, as_list, columns_of, read_columns, resolve_roles
 from rnnforecast.exceptions import DataError
@@ -19,11 +27,12 @@ __all__ = [
     "Rows",
     "future_known",
     "laid_out",
+    "located",
     "read_fit",
     "read_history",
     "read_rows",
     "read_truth",
-    "targets_of",
+    "with_targets",
 ]
 
 
@@ -54,12 +63,32 @@ def read_fit(
     if y is not None:
         targets, names, index = read_targets(owner, y, len(table))
         keys = _aligned(owner, table, index)
+        if not hasattr(y, "columns") and getattr(y, "name", None) is None:
+            names = _other_names(owner, names, table, targets, as_list(target))
     roles = resolve_roles(owner, table, names, target, known, static)
     panel = _panel(owner, table, keys, targets, columns_of(table.frame, roles), freq=freq)
     return Reading(panel, roles, list(table.columns), table.is_array)
 
 
-def read_history(owner: str, table: Table, y: Any, roles: Roles, fitted: Panel) -> Panel:
+def _other_names(
+    owner: str, names: list, table: Table, targets: np.ndarray, left_out: list
+) -> list:
+    """Names of targets that came without: "y_" for "y" where that is another column of X."""
+    taken, chosen = set(table.frame.columns) - set(left_out), []
+    for name, values in zip(names, targets.T, strict=True):
+        if name in taken and holds_numbers(table.frame[name]):
+            own = numeric(owner, table.frame, [name])[:, 0]
+            if np.array_equal(own, values, equal_nan=True):
+                return names  # the target itself is in X, which is refused
+        while name in taken:
+            name += "_"
+        chosen.append(name)
+    return chosen
+
+
+def read_history(
+    owner: str, table: Table, y: Any, roles: Roles, fitted: Panel, freq: Any = None
+) -> Panel:
     """A panel of its own from rows like those of fit, of any series, on the fitted calendar."""
     keys, calendar = table.keys, fitted.calendar
     if calendar is not None and not keys.has_time:
@@ -69,8 +98,9 @@ def read_history(owner: str, table: Table, y: Any, roles: Roles, fitted: Panel) 
         )
     if keys.has_time and calendar is not None:
         keys = fitted.same_kind(owner, keys)
-    targets = targets_of(owner, table, y, roles)
-    return _panel(owner, table, keys, targets, fitted.columns, calendar=calendar)
+    _, targets = with_targets(owner, table, y, roles)
+    grid = {"calendar": calendar, "compare": calendar is not None and freq is None}
+    return _panel(owner, table, keys, targets, fitted.columns, **grid)
 
 
 def _panel(
@@ -96,35 +126,39 @@ def _panel(
     return panel
 
 
-def targets_of(owner: str, table: Table, y: Any, roles: Roles) -> np.ndarray | None:
-    """Targets of later rows from y, where fit had it apart from X; None if they are in X."""
+def with_targets(owner: str, table: Table, y: Any, roles: Roles) -> tuple[Table, np.ndarray | None]:
+    """Later rows, keyed as in fit, and their targets from y; None if fit had them in X."""
     if not roles.separate_y:
-        return None
+        return table, None
     if y is None:
         raise DataError(f"{owner}: update needs y, since fit was given y")
-    targets, _, _ = read_targets(owner, y, len(table))
+    targets, _, index = read_targets(owner, y, len(table))
     if targets.shape[1] != len(roles.targets):
         raise DataError(f"{owner}: y has {targets.shape[1]} targets, fit had {len(roles.targets)}")
-    return targets
+    return replace(table, keys=_aligned(owner, table, index)), targets
 
 
 def _aligned(owner: str, table: Table, y_index: pd.Index | None) -> Keys:
-    """Keys of the rows, checked against the index of y, or taken from it where X is an array."""
-    keys = table.keys
+    """Keys of the rows, checked against the index of y, or taken from it where X has none."""
+    keys, x_index = table.keys, table.frame.index
+    dates = isinstance(y_index, (pd.DatetimeIndex, pd.PeriodIndex))
     if y_index is None:
         return keys
-    if table.is_array:
-        if keys.series is not None:
-            return keys
-        if isinstance(y_index, pd.MultiIndex):
+    if not table.has_index:
+        if isinstance(y_index, pd.MultiIndex) and keys.series is None:
             raise DataError(
-                f"{owner}: y has a MultiIndex {tuple(y_index.names)}, but X is an array, so that "
+                f"{owner}: y has a MultiIndex {tuple(y_index.names)}, but X has no index, so that "
                 f"predict could not tell the series of its rows: keep X a frame (in a Pipeline "
                 f"with set_output(transform='pandas') on the steps before)"
             )
-        dates = isinstance(y_index, (pd.DatetimeIndex, pd.PeriodIndex))
-        return replace(keys, levels=y_index, names=(None, y_index.name)) if dates else keys
-    if not y_index.equals(table.frame.index):
+        if not dates or keys.series is not None:
+            return keys
+        if not keys.has_time:
+            return replace(keys, levels=y_index, names=(None, y_index.name))
+        x_index = keys.stamps(slice(None))
+    elif is_default(y_index) and not pd.api.types.is_integer_dtype(x_index.dtype):
+        return keys  # a transformer of the target left pandas' default index behind
+    if not y_index.equals(x_index):
         how = "align them first, e.g. y = y.reindex(X.index)"
         raise DataError(f"{owner}: X and y have different indices: {how}")
     return keys
@@ -216,21 +250,29 @@ class Rows(NamedTuple):
     series: np.ndarray  # (n,)
     steps: np.ndarray  # (n,); 1 is the first after the series' history, 0 and below lie in it
     known: np.ndarray  # (n, n_known)
+    times: np.ndarray  # (n,), whole numbers in order of time
+
+
+def located(owner: str, panel: Panel, table: Table, known: np.ndarray) -> Rows:
+    """The rows of a table, found in a panel or after it."""
+    series, steps = panel.locate(owner, table.keys)
+    return Rows(series, steps, known, table.keys.ranks() if table.keys.has_time else steps)
 
 
 def laid_out(
-    panel: Panel, place: np.ndarray, rows: Rows, shape: tuple[int, int]
+    owner: str, place: np.ndarray, rows: Rows, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Covariates of future rows by place and step, (*shape, n_known), and where there is a row."""
     known = np.full((*shape, rows.known.shape[1]), np.nan)
     given = np.zeros(shape, dtype=bool)
     known[place, rows.steps - 1], given[place, rows.steps - 1] = rows.known, True
-    own_grid = panel.calendar is not None and panel.calendar.own_grid
-    # on a grid of its own, rows between two steps may be the same step
-    if not own_grid and given.sum() < len(place):
-        raise DataError(
-            "X has two rows for the same time stamp of a series: drop the repeated rows"
-        )
+    if given.sum() < len(place):
+        if pd.DataFrame({"place": place, "time": rows.times}).duplicated().any():
+            what = "X has two rows for the same time stamp of a series"
+            raise DataError(f"{owner}: {what}: drop the repeated rows")
+        # rows between the steps of their own grid may be one step: the last of them counts
+        order = np.argsort(rows.times, kind="stable")
+        known[place[order], rows.steps[order] - 1] = rows.known[order]
     return known, given
 
 
@@ -244,7 +286,7 @@ def future_known(
         )
     use = (rows.steps > 0) & (rows.steps <= n_steps)
     rows = Rows(*(part[use] for part in rows))
-    known, given = laid_out(panel, rows.series, rows, (panel.n_series, n_steps))
+    known, given = laid_out(owner, rows.series, rows, (panel.n_series, n_steps))
     if panel.calendar is not None and panel.calendar.own_grid:
         # a trading calendar's future holds holidays that have no row: only the end must be there
         given = np.maximum.accumulate(given[:, ::-1], axis=1)[:, ::-1]

@@ -4,6 +4,7 @@ holds: numbers or categories.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ from rnnforecast.exceptions import DataError
 
 __all__ = ["Column", "Roles", "as_list", "columns_of", "read_columns", "resolve_roles"]
 
-_CATEGORIES = ("string", "mixed", "mixed-integer", "categorical")  # as pandas names them
+_WORDS = ("string", "categorical")  # as pandas names them
+_CATEGORIES = (*_WORDS, "mixed", "mixed-integer")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def resolve_roles(
 
     With ``y_names`` every column but the static ones is known in the future, and columns named by
     ``target`` are left out. Without, ``target`` names the targets (all columns that have no other
-    role if None), and the columns without a role are past-only.
+    role and are not words if None), and the columns without a role are past-only.
     """
     columns = list(table.frame.columns)
     named = {"target": as_list(target), "known": as_list(known), "static": as_list(static)}
@@ -88,7 +90,9 @@ def resolve_roles(
             )
         known_names = [name for name in columns if name in rest or seen.get(name) == "known"]
         return Roles(list(y_names), known_names, [], named["static"], True)
-    targets = named["target"] or rest
+    # a text among numbers is a mistake, and no covariate
+    words = {n for n in rest if pd.api.types.infer_dtype(table.frame[n]) in _WORDS}
+    targets = named["target"] or [name for name in rest if name not in words] or rest
     if not targets:
         raise DataError(f"{owner}: no target column is left; the columns are {columns}")
     past = [name for name in rest if name not in targets]
@@ -100,12 +104,12 @@ def columns_of(frame: pd.DataFrame, roles: Roles) -> tuple[Column, ...]:
     columns = [Column(name, "target") for name in roles.targets]
     for role in ("past", "known", "static"):
         for name in getattr(roles, role):
-            own = frame[name]
+            own, found = frame[name], Column(name, role)
             if not holds_numbers(own) and pd.api.types.infer_dtype(own) in _CATEGORIES:
-                found = tuple(pd.Categorical(own).categories.tolist())
-                columns.append(Column(name, role, "category", found))
-            else:
-                columns.append(Column(name, role))
+                with suppress(TypeError):  # lists, say: reading refuses them
+                    categories = tuple(pd.Categorical(own).categories.tolist())
+                    found = Column(name, role, "category", categories)
+            columns.append(found)
     return tuple(columns)
 
 
@@ -124,7 +128,10 @@ def read_columns(
 
 
 def _codes(column: pd.Series, categories: tuple) -> pd.Series:
-    values = pd.Categorical(column)
+    try:
+        values = pd.Categorical(column)
+    except TypeError:  # lists, say
+        return column
     known = pd.Index(categories, dtype=object, tupleize_cols=False)
     codes = known.get_indexer(values.categories.astype(object)).astype(np.float32)
     codes[codes < 0] = np.nan

@@ -147,9 +147,14 @@ class BaseForecaster(HistoryEstimator):
 
     def _ahead(self, rows: Rows) -> Forecast:
         """Forecast of future rows, ``(n_rows, n_targets)``."""
-        panel, n_steps = self.panel_, int(rows.steps.max())
-        series, place = np.unique(rows.series, return_inverse=True)
-        known, _ = reading.laid_out(panel, place, rows, (len(series), n_steps))
+        panel, n_steps, lane = self.panel_, int(rows.steps.max()), rows.series
+        if panel.calendar is not None and panel.calendar.own_grid:
+            # rows between two steps may be one step: each has a forecast with its own covariates
+            same_step = pd.Series(rows.steps).groupby([rows.series, rows.steps])
+            lane = lane + panel.n_series * same_step.cumcount().to_numpy()
+        lanes, place = np.unique(lane, return_inverse=True)
+        series, owner = lanes % panel.n_series, type(self).__name__
+        known, _ = reading.laid_out(owner, place, rows, (len(series), n_steps))
         forecast = self._forecast(panel, series, panel.lengths[series], n_steps, known)
         return forecast[place, rows.steps - 1]
 
@@ -378,10 +383,10 @@ class BaseForecaster(HistoryEstimator):
                 )
             steps = np.tile(np.arange(1, self.horizon + 1), panel.n_series)
             series = np.repeat(np.arange(panel.n_series), self.horizon)
-            return Rows(series, steps, np.empty((len(series), 0)))
+            return Rows(series, steps, np.empty((len(series), 0)), steps)
         table = reading.read_rows(self, X)
-        series, steps = panel.locate(owner, table.keys)
-        return Rows(series, steps, read_columns(owner, table.frame, panel.columns, "known"))
+        known = read_columns(owner, table.frame, panel.columns, "known")
+        return reading.located(owner, panel, table, known)
 
 
 def _numbers(values: torch.Tensor) -> np.ndarray:

@@ -37,7 +37,8 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
     horizon : int, default 1
         Steps forecast at once. Longer forecasts roll on.
     target : str or list of str, optional
-        Columns of X that are forecast. None: y, or without y every column that has no other role.
+        Columns of X that are forecast. None: y, or without y every column of numbers that has no
+        other role.
     known : str or list of str, optional
         Columns of X that are known in the future too (calendar, prices, plans). With y apart from X
         all columns are.
@@ -161,7 +162,7 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
         """The history with the rows of X (and y) appended."""
         check_is_fitted(self, "panel_")
         owner, table = type(self).__name__, reading.read_rows(self, X, ("known", "targets", "past"))
-        targets = reading.targets_of(owner, table, y, self.roles_)
+        table, targets = reading.with_targets(owner, table, y, self.roles_)
         panel = self.panel_.append(owner, table, targets)
         self._admit(panel)
         return panel
@@ -221,7 +222,7 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
             y = table.frame[roles.targets]
         else:
             table = reading.read_rows(self, rows, ("targets", "past", "known", "static"))
-        panel = reading.read_history(owner, table, y, roles, self.panel_)
+        panel = reading.read_history(owner, table, y, roles, self.panel_, self.freq)
         self._admit(panel)
         return self._at(panel, fresh=True)
 

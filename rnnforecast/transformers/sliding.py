@@ -11,7 +11,7 @@ import pandas as pd
 from rnnforecast._validation import check_choice, check_int
 from rnnforecast.data.frames import Table, numeric, read_table
 from rnnforecast.data.panel import Panel
-from rnnforecast.data.reading import Rows, future_known
+from rnnforecast.data.reading import future_known, located
 from rnnforecast.data.roles import resolve_roles
 from rnnforecast.data.seasonality import choose_lookback, choose_seasonality
 from rnnforecast.data.windows import WindowIndex, gather
@@ -314,7 +314,7 @@ class SlidingWindows(SteppedTransformer):
             if lacking:
                 raise DataError(f"{self._owner}: known column {lacking[0]!r} is missing from X")
             values = numeric(self._owner, table.frame[names], names)
-            rows = Rows(*panel.locate(self._owner, table.keys), values)
+            rows = located(self._owner, panel, table, values)
         known = future_known(self._owner, panel, names, rows, horizon)
         shape = (horizon, panel.n_series, len(self.columns_))
         ahead = np.full(shape, np.nan, panel.targets.dtype)

@@ -774,7 +774,7 @@ def test_later_rows_have_the_codes_of_fit_and_a_new_category_is_missing():
 def test_targets_are_numbers_and_so_is_a_column_that_was_one_in_fit():
     df = shops(promo=["sale", "none"] * 4, size=1.0)
     with pytest.raises(DataError, match=r"column 'promo' has dtype (object|str).*expected numbers"):
-        read_fit(OWNER, df)
+        read_fit(OWNER, df, target=["y", "promo"])
     fitted = read_fit(OWNER, df, **ROLES_OF_SHOPS)
     with pytest.raises(DataError, match=r"column 'size' has dtype (object|str).*expected numbers"):
         read_history(

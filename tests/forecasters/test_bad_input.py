@@ -95,7 +95,7 @@ FIT = {
     ),
     "text": (
         lambda: frame().assign(x="a"),
-        {},
+        {"target": ["x", "y"]},
         r"column 'x' has dtype (object|str).*OneHotEncoder.*drop",
     ),
     "dates as values": (

@@ -244,7 +244,7 @@ def test_a_failed_fit_changes_nothing(was_fitted, how, monkeypatch):
                 fc.partial_fit(wave(90).iloc[80:])
     elif how == "data":
         with pytest.raises(DataError):
-            fc.fit(df.assign(z="text"))
+            fc.fit(df.assign(y="text"))
     else:
         with pytest.raises(DataError, match="horizon"):
             fc.set_params(horizon=0).fit(df)
