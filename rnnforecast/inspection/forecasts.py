@@ -1,0 +1,356 @@
+"""Forecasts beside what came, and what their errors look like."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.validation import check_is_fitted
+
+from rnnforecast._validation import check_int, check_quantiles, check_real
+from rnnforecast.data.windows import WindowIndex
+from rnnforecast.exceptions import DataError, optional_import
+from rnnforecast.inspection.display import Display, tidy, time_axis
+from rnnforecast.metrics.wrappers import Unwrapped
+from rnnforecast.plotting import plot_forecast
+
+__all__ = ["ForecastDisplay", "ResidualDisplay"]
+
+
+def _forecaster(owner: str, estimator: Any, X: Any) -> Unwrapped:
+    """What is inside a fitted estimator that ends in a forecaster."""
+    found = Unwrapped(estimator, X)
+    if not hasattr(found.forecaster, "rolling_forecast"):
+        raise DataError(
+            f"{owner} takes a fitted forecaster or baseline of rnnforecast, alone or in a Pipeline, "
+            f"TransformedTargetRegressor or search. Got {type(found.forecaster).__name__}"
+        )
+    check_is_fitted(found.forecaster)
+    return found
+
+
+def _outside(found: Unwrapped, values: np.ndarray) -> np.ndarray:
+    """Values (..., targets) in the unit of the outermost estimator."""
+    return found.to_outside(values.reshape(-1, values.shape[-1])).reshape(values.shape)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ForecastDisplay(Display):
+    """History, forecast, intervals and truth, a panel for each series and target.
+
+    Parameters
+    ----------
+    history, forecast, truth : DataFrame
+        As :func:`rnnforecast.plotting.plot_forecast` takes them; no truth is None.
+    panels : list of (series, target)
+        What is drawn.
+    tail : int, optional
+        Rows of the history that are drawn.
+    title : str
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from rnnforecast import NaiveForecaster
+    >>> from rnnforecast.inspection import ForecastDisplay
+    >>> df = pd.DataFrame({"y": np.sin(np.arange(80.0))})
+    >>> display = ForecastDisplay.from_estimator(NaiveForecaster(horizon=5).fit(df[:75]), df[75:])
+    >>> display.forecast.shape, display.truth.shape
+    ((5, 5), (5, 1))
+    """
+
+    history: pd.DataFrame
+    forecast: pd.DataFrame
+    truth: pd.DataFrame | None
+    panels: list[tuple[Any, Any]]
+    tail: int | None = None
+    title: str = ""
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any = None,
+        y: Any = None,
+        *,
+        horizon: int | None = None,
+        coverage: Any = (0.5, 0.9),
+        series: Any = None,
+        target: Any = None,
+        max_panels: int = 6,
+        tail: int | None = None,
+    ) -> ForecastDisplay:
+        """Forecast the next steps.
+
+        Parameters
+        ----------
+        estimator : forecaster
+            Fitted, alone or in a Pipeline, TransformedTargetRegressor or search.
+        X, y : optional
+            The rows to come: known covariates, and the truth where their targets are there.
+        horizon : int, optional
+            Steps; None: as many as X has rows of a series, else the forecaster's.
+        coverage : float or sequence of float, default (0.5, 0.9)
+            Of the intervals. A forecaster that was trained on quantiles shows those.
+        series, target : hashable or list, optional
+            Which to draw; all, up to ``max_panels``, if None.
+        max_panels : int, default 6
+        tail : int, optional
+            Rows of the history to draw; four horizons, at least 48, if None.
+
+        Returns
+        -------
+        ForecastDisplay
+
+        Raises
+        ------
+        DataError
+            If the estimator ends in no forecaster, or known covariates are missing.
+        """
+        check_int(cls.__name__, "max_panels", max_panels)
+        found = _forecaster(cls.__name__, estimator, X)
+        model, X = found.forecaster, found.X
+        rows = None if X is None else model._rows_of(X)
+        if horizon is None:
+            horizon = model.horizon if rows is None else max(int(rows.steps.max()), 1)
+        levels = getattr(getattr(model, "output_", None), "levels", None)
+        if levels is None:
+            for each in np.atleast_1d(coverage):
+                check_real(cls.__name__, "coverage", float(each), 0, 1, closed="neither")
+            ends = [(1 + sign * each) / 2 for each in np.atleast_1d(coverage) for sign in (-1, 1)]
+            levels = check_quantiles(cls.__name__, [0.5, *ends])
+        known = X if model.roles_.known else None
+        table = model.forecast(known, horizon=horizon, quantiles=levels)
+        names = model.target_names_
+        values = table.to_numpy().reshape(len(table), len(names), -1).swapaxes(1, 2)
+        # a decreasing target transformer turns the order of quantiles round
+        values = np.sort(_outside(found, values), axis=1).swapaxes(1, 2)
+        table = pd.DataFrame(values.reshape(table.shape), table.index, table.columns)
+        truth, given = None, set(names) <= set(getattr(X, "columns", [])) or y is not None
+        if rows is not None and given:
+            truth_values = np.full((model.panel_.n_series, horizon, len(names)), np.nan)
+            use = (rows.steps > 0) & (rows.steps <= horizon)
+            observed = np.asarray(model._truth(X, y), float).reshape(len(use), -1)
+            truth_values[rows.series[use], rows.steps[use] - 1] = observed[use]
+            truth = pd.DataFrame(
+                _outside(found, truth_values.reshape(-1, len(names))), table.index, names
+            ).dropna(how="all")
+        panels = _panels(cls.__name__, table, series, names, target)[:max_panels]
+        title = type(model).__name__
+        return cls(
+            history=found.history(), forecast=table, truth=truth, panels=panels, tail=tail,
+            title=title,
+        )  # fmt: skip
+
+    @property
+    def _mosaic(self) -> Any:  # type: ignore[override]
+        n = len(self.panels)
+        wide = 1 if n < 3 else 2
+        names = [f"panel{k}" for k in range(n)]
+        names += names[-1:] * (-n % wide)
+        return [names[k : k + wide] for k in range(0, len(names), wide)]
+
+    @property
+    def _size(self) -> Any:  # type: ignore[override]
+        return (9.0 if len(self.panels) < 3 else 11.0, 0.6 + 2.7 * len(self._mosaic))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_draw_panel"):
+            return lambda ax: self._draw(ax, int(name.removeprefix("_draw_panel")))
+        raise AttributeError(name)
+
+    def _draw(self, ax: Any, k: int) -> None:
+        series, target = self.panels[k]
+        truth = self.truth
+        if truth is not None and series is not None and series not in truth.index.unique(0):
+            truth = None
+        title = ", ".join(str(name) for name in (self.title, series) if name is not None)
+        options: dict[str, Any] = {"target": target, "series": series, "tail": self.tail}
+        plot_forecast(self.history, self.forecast, truth, ax, title=title, **options)
+        ax.get_legend().remove()
+        if k == 0:
+            ax.legend(frameon=False, fontsize="small", ncols=2, loc="upper left")
+
+
+def _panels(owner: str, table: pd.DataFrame, series: Any, names: list, target: Any) -> list:
+    """Pairs of series and target to draw."""
+    all_series = [None] if table.index.nlevels == 1 else table.index.unique(0).tolist()
+    chosen = []
+    for what, given, known in (("series", series, all_series), ("target", target, names)):
+        wanted = known if given is None else given if isinstance(given, list) else [given]
+        if not set(wanted) <= set(known):
+            raise DataError(f"{owner}: {what} must be some of {known[:6]}. Got {given!r}")
+        chosen.append(wanted)
+    return [(one, other) for one in chosen[0] for other in chosen[1]]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ResidualDisplay(Display):
+    """Errors of forecasts from every origin of one series, truth minus forecast.
+
+    Parts: ``"time"`` (one step ahead), ``"acf"`` (autocorrelation of these, with the bounds of
+    white noise), ``"qq"`` (their quantiles beside those of the normal distribution),
+    ``"horizon"`` (spread at each step ahead).
+
+    Parameters
+    ----------
+    residuals : DataFrame
+        Indexed by the stamp of the first row forecast, a column for each step ahead.
+    acf : Series
+        Autocorrelation of step 1 by lag, NaN left out.
+    bound : float
+        Of 95 % of the autocorrelations of white noise, 1.96 / sqrt(n).
+    in_sample : bool
+        Whether the rows are those that were trained on.
+    title, unit : str
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from rnnforecast import NaiveForecaster
+    >>> from rnnforecast.inspection import ResidualDisplay
+    >>> df = pd.DataFrame({"y": np.sin(np.arange(80.0))})
+    >>> fc = NaiveForecaster(horizon=2).fit(df[:60])
+    >>> ResidualDisplay.from_estimator(fc, df[60:]).residuals.shape
+    (19, 2)
+    """
+
+    residuals: pd.DataFrame
+    acf: pd.Series
+    bound: float
+    in_sample: bool
+    title: str = ""
+    unit: str = ""
+
+    _mosaic = [["time", "time"], ["acf", "qq"], ["horizon", "horizon"]]
+    _size = (9.0, 8.4)
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any = None,
+        y: Any = None,
+        *,
+        series: Any = None,
+        target: Any = None,
+        n_lags: int = 40,
+        max_origins: int = 1000,
+    ) -> ResidualDisplay:
+        """Forecast from every origin and compare.
+
+        Parameters
+        ----------
+        estimator : forecaster
+            Fitted, alone or in a Pipeline, TransformedTargetRegressor or search.
+        X, y : optional
+            Observed rows after the history, as ``rolling_forecast`` takes them. None: the rows of
+            the history itself, in sample.
+        series, target : hashable, optional
+            Which one; the first if None.
+        n_lags : int, default 40
+            Of the autocorrelation, at most half of the origins.
+        max_origins : int, default 1000
+            The newest ones are taken.
+
+        Returns
+        -------
+        ResidualDisplay
+
+        Raises
+        ------
+        DataError
+            If no origin has ``horizon`` rows after it.
+        """
+        owner = cls.__name__
+        check_int(owner, "n_lags", n_lags)
+        check_int(owner, "max_origins", max_origins, minimum=2)
+        found = _forecaster(owner, estimator, X)
+        model = found.forecaster
+        view = model if X is None else model._at(model._extended(found.X, y))
+        panel, horizon = view.panel_, model.horizon
+        (name, column), *_ = _panels(
+            owner, panel.history([*model.target_names_]), series, model.target_names_, target
+        )
+        i = 0 if name is None else panel.ids.get_level_values(0).tolist().index(name)
+        j, n = model.target_names_.index(column), int(panel.lengths[i])
+        old = model.panel_.lengths
+        first = int(old[i]) if X is not None and i < len(old) else n // 4
+        if X is None:
+            first = min(max(getattr(model, "lookback_", first), 1), n // 2)
+        windows = WindowIndex.between(np.array([first]), np.array([n]), horizon)
+        if len(windows) < 2:
+            raise DataError(
+                f"{owner} needs {horizon + 1} rows of {panel.label(i)} to forecast (horizon "
+                f"{horizon}). Got {n - first}"
+            )
+        _, origins = windows[np.arange(len(windows))[-max_origins:]]
+        numbers = np.full(len(origins), i)
+        rows = (panel.indptr[i] + origins)[:, None] + np.arange(horizon)
+        forecast = view._forecast(panel, numbers, origins, horizon, panel.known[rows])
+        truth = _outside(found, panel.targets[rows].astype(float))
+        values = (truth - _outside(found, forecast.point.cpu().numpy()))[..., j]
+        steps = pd.RangeIndex(1, horizon + 1, name="step")
+        index = panel.stamps_at(numbers, origins)
+        acf = _acf(values[:, 0], n_lags)
+        n_seen = max(int((~np.isnan(values[:, 0])).sum()), 1)
+        return cls(
+            residuals=pd.DataFrame(values, index=index, columns=steps),
+            acf=acf,
+            bound=1.96 / math.sqrt(n_seen),
+            in_sample=X is None,
+            title=", ".join(str(p) for p in (type(model).__name__, name) if p is not None),
+            unit=str(column),
+        )
+
+    def _draw_time(self, ax: Any) -> None:
+        first = self.residuals.iloc[:, 0]
+        ax.axhline(0, color="0.6", lw=0.8)
+        ax.plot(time_axis(ax, first.index), first, color="C0", lw=0.9)
+        ax.margins(x=0.01)
+        where = "in sample" if self.in_sample else "new rows"
+        title = f"{self.title}: errors one step ahead, {where}"
+        tidy(ax, title, str(first.index.name or ""), f"truth − forecast, {self.unit}")
+
+    def _draw_acf(self, ax: Any) -> None:
+        ax.axhspan(-self.bound, self.bound, color="0.88", lw=0, label="95 % of white noise")
+        ax.vlines(self.acf.index[1:], 0, self.acf[1:], color="C0")
+        ax.plot(self.acf.index[1:], self.acf[1:], "o", color="C0", ms=3)
+        ax.axhline(0, color="0.6", lw=0.8)
+        most = max(float(self.acf[1:].abs().max()), self.bound) * 1.15
+        ax.set_ylim(-most, most)
+        tidy(ax, "", "lag in rows", "autocorrelation", legend=True)
+
+    def _draw_qq(self, ax: Any) -> None:
+        stats = optional_import("scipy.stats", "plot", type(self).__name__)
+        values = self.residuals.iloc[:, 0].dropna()
+        (normal, ordered), (slope, middle, _) = stats.probplot(values)
+        ax.plot(normal, middle + slope * normal, color="0.6", lw=0.8, label="normal distribution")
+        ax.plot(normal, ordered, ".", color="C0", ms=4)
+        tidy(ax, "", "quantile of a standard normal", f"error, {self.unit}", legend=True)
+
+    def _draw_horizon(self, ax: Any) -> None:
+        table = self.residuals.quantile([0.05, 0.25, 0.5, 0.75, 0.95])
+        x = table.columns.to_numpy()
+        wide = max(1.0, min(8.0, 160 / len(x)))
+        ax.axhline(0, color="0.6", lw=0.8)
+        ax.vlines(x, table.loc[0.05], table.loc[0.95], color="C0", lw=1, label="5 to 95 %")
+        style: dict[str, Any] = {"color": "C0", "alpha": 0.5, "lw": wide}
+        ax.vlines(x, table.loc[0.25], table.loc[0.75], label="25 to 75 %", **style)
+        ax.plot(x, table.loc[0.5], "k_", ms=6, label="median")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set_xlim(0.5, len(x) + 0.5)
+        tidy(ax, "by step ahead", "step ahead in rows", f"error, {self.unit}", legend=True)
+
+
+def _acf(values: np.ndarray, n_lags: int) -> pd.Series:
+    from statsmodels.tsa.stattools import acf
+
+    lags = min(n_lags, max(len(values) // 2, 1))
+    if np.nanstd(values) == 0:
+        return pd.Series(np.r_[1.0, np.zeros(lags)]).rename_axis("lag")
+    missing = "conservative" if np.isnan(values).any() else "none"
+    return pd.Series(acf(values, nlags=lags, missing=missing)).rename_axis("lag")
