@@ -52,15 +52,16 @@ class Display:
         OptionalDependencyError
             If matplotlib is not installed.
         """
-        owner, known = type(self).__name__, self._parts()
+        owner = type(self).__name__
+        known = list(dict.fromkeys(name for row in self._layout()[0] for name in row))
         names = [parts] if isinstance(parts, str) else list(known if parts is None else parts)
         if not names or not set(names) <= set(known):
             raise DataError(f"{owner}: parts must be some of {known}. Got {parts!r}")
         if ax is None:
             pyplot = optional_import("matplotlib.pyplot", "plot", owner)
             whole = parts is None
-            mosaic = self._mosaic if whole else [[name] for name in names]
-            width, height = self._size
+            mosaic, (width, height) = self._layout()
+            mosaic = mosaic if whole else [[name] for name in names]
             size = (width, height if whole else 3.6 * len(names))
             _, placed = pyplot.subplot_mosaic(mosaic, figsize=size, layout="constrained")
             axes = [placed[name] for name in names]
@@ -70,13 +71,16 @@ class Display:
         if len(axes) != len(names):
             raise DataError(f"{owner}: {len(names)} parts need as many axes. Got {len(axes)}")
         for name, each in zip(names, axes):
-            getattr(self, f"_draw_{name}")(each)
+            self._draw(each, name)
         self.figure_ = axes[0].figure
         self.ax_ = axes[0] if len(axes) == 1 else np.array(axes, dtype=object)
         return self
 
-    def _parts(self) -> list[str]:
-        return list(dict.fromkeys(sum(self._mosaic, [])))
+    def _layout(self) -> tuple[list[list[str]], tuple[float, float]]:
+        return self._mosaic, self._size
+
+    def _draw(self, ax: Any, part: str) -> None:
+        getattr(self, f"_draw_{part}")(ax)
 
 
 def tidy(ax: Axes, title: str, x: str, y: str, legend: bool = False) -> None:

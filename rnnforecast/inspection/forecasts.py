@@ -25,8 +25,8 @@ def _forecaster(owner: str, estimator: Any, X: Any) -> Unwrapped:
     found = Unwrapped(estimator, X)
     if not hasattr(found.forecaster, "rolling_forecast"):
         raise DataError(
-            f"{owner} takes a fitted forecaster or baseline of rnnforecast, alone or in a Pipeline, "
-            f"TransformedTargetRegressor or search. Got {type(found.forecaster).__name__}"
+            f"{owner} takes a fitted forecaster or baseline of rnnforecast, alone or in a "
+            f"Pipeline, TransformedTargetRegressor or search. Got {type(found.forecaster).__name__}"
         )
     check_is_fitted(found.forecaster)
     return found
@@ -40,6 +40,8 @@ def _outside(found: Unwrapped, values: np.ndarray) -> np.ndarray:
 @dataclass(kw_only=True, eq=False, repr=False)
 class ForecastDisplay(Display):
     """History, forecast, intervals and truth, a panel for each series and target.
+
+    Parts: ``"panel 0"``, ``"panel 1"``, ...
 
     Parameters
     ----------
@@ -145,34 +147,31 @@ class ForecastDisplay(Display):
             title=title,
         )  # fmt: skip
 
-    @property
-    def _mosaic(self) -> Any:  # type: ignore[override]
-        n = len(self.panels)
-        wide = 1 if n < 3 else 2
-        names = [f"panel{k}" for k in range(n)]
-        names += names[-1:] * (-n % wide)
-        return [names[k : k + wide] for k in range(0, len(names), wide)]
+    def plot(self, ax: Any = None, *, parts: Any = None) -> ForecastDisplay:
+        super().plot(ax, parts=parts)
+        if ax is None and parts is None and len(self._layout()[0][0]) > 1:
+            lines = self.ax_[0].get_legend_handles_labels()
+            self.figure_.legend(*lines, loc="outside upper right", ncols=6, frameon=False)
+            self.figure_.suptitle(self.title, x=0.01, ha="left", fontsize="medium")
+        return self
 
-    @property
-    def _size(self) -> Any:  # type: ignore[override]
-        return (9.0 if len(self.panels) < 3 else 11.0, 0.6 + 2.7 * len(self._mosaic))
+    def _layout(self) -> Any:
+        n, wide = len(self.panels), 1 if len(self.panels) < 3 else 2
+        names = [f"panel {k}" for k in range(n)] + [f"panel {n - 1}"] * (-n % wide)
+        mosaic = [names[k : k + wide] for k in range(0, len(names), wide)]
+        return mosaic, (7.0 + 2 * wide, 0.6 + 2.7 * len(mosaic))
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_draw_panel"):
-            return lambda ax: self._draw(ax, int(name.removeprefix("_draw_panel")))
-        raise AttributeError(name)
-
-    def _draw(self, ax: Any, k: int) -> None:
+    def _draw(self, ax: Any, part: str) -> None:
+        k = int(part.removeprefix("panel "))
         series, target = self.panels[k]
         truth = self.truth
         if truth is not None and series is not None and series not in truth.index.unique(0):
             truth = None
-        title = ", ".join(str(name) for name in (self.title, series) if name is not None)
+        title = self.title if series is None else str(series)
         options: dict[str, Any] = {"target": target, "series": series, "tail": self.tail}
         plot_forecast(self.history, self.forecast, truth, ax, title=title, **options)
-        ax.get_legend().remove()
-        if k == 0:
-            ax.legend(frameon=False, fontsize="small", ncols=2, loc="upper left")
+        if k or len(self._layout()[0][0]) > 1:
+            ax.get_legend().remove()
 
 
 def _panels(owner: str, table: pd.DataFrame, series: Any, names: list, target: Any) -> list:

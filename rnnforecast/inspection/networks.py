@@ -21,7 +21,7 @@ from rnnforecast.nn.sequence import SequenceNetwork
 from rnnforecast.outputs import Forecast
 from rnnforecast.training.source import Batch, static_inputs, to_inputs
 
-__all__ = ["Sequences", "Windows", "read", "unrolled", "watch"]
+__all__ = ["Sequences", "Windows", "read", "read_windows", "unrolled", "watch"]
 
 
 # ---- layers, step by step ------------------------------------------------------------------------
@@ -67,7 +67,7 @@ class Watched(Cell):
 
 def watch(network: Any, around: Any = nullcontext) -> tuple[Any, list[list[Watched]]]:
     """A copy of a network whose encoder runs step by step, and the watched cells of its layers: one
-    each, or two where a layer reads in both directions. ``around()`` is a context of a cell's steps.
+    each, or two where a layer reads in both directions. ``around()`` is a context of one's steps.
     """
     network = copy.deepcopy(network).requires_grad_(True)
     stack = network.stack if isinstance(network, SequenceNetwork) else network.encoder
@@ -75,7 +75,9 @@ def watch(network: Any, around: Any = nullcontext) -> tuple[Any, list[list[Watch
     found = []
     for depth, layer in enumerate(stack.layers):
         if stack.bidirectional:
-            layer.ahead, layer.back = (Watched(part, around()) for part in (layer.ahead, layer.back))
+            layer.ahead, layer.back = (
+                Watched(part, around()) for part in (layer.ahead, layer.back)
+            )
             found.append([layer.ahead, layer.back])
         else:
             stack.layers[depth] = Watched(layer, around())
@@ -118,6 +120,12 @@ def read(owner: str, estimator: Any, X: Any = None, *, windows: bool = False) ->
     )
 
 
+def read_windows(owner: str, estimator: Any, X: Any, future: Any) -> tuple[Windows, Any]:
+    """Windows of a forecaster, and future rows as it reads them."""
+    future = None if future is None else Unwrapped(estimator, future).X
+    return read(owner, estimator, X, windows=True), future
+
+
 class Windows:
     """Windows of a fitted forecaster's history (or of other rows X), as its networks read them."""
 
@@ -128,6 +136,7 @@ class Windows:
         self.spec = self.networks[0].spec
         self.segment, self.horizon = self.spec.segment, self.spec.horizon
         self.targets = list(forecaster.target_names_)
+        self.scale = self.forecaster.scale_.target_scale
 
     # -- which -------------------------------------------------------------------------------------
 
@@ -170,9 +179,7 @@ class Windows:
         rows = gather(self.panel, series, origins, self.spec.lookback, self.horizon)
         if known is not None:
             rows.future_known[...] = known
-        static = static_inputs(
-            self.panel, forecaster.scale_, forecaster.phases_, series, origins
-        )
+        static = static_inputs(self.panel, forecaster.scale_, forecaster.phases_, series, origins)
         return to_inputs(rows, forecaster.scale_, static, weight.device, weight.dtype)
 
     def ends(self, numbers: np.ndarray, future: Any = None) -> tuple[np.ndarray, Batch]:
@@ -273,9 +280,7 @@ class Sequences:
         self.spec = self.networks[0].spec
         weight = next(self.networks[0].parameters())
         x, lengths = model._read(X, reset=False)
-        self.x, self.steps = (
-            p.to(weight.device) for p in model._tensors(x, lengths, weight.dtype)
-        )
+        self.x, self.steps = (p.to(weight.device) for p in model._tensors(x, lengths, weight.dtype))
 
     network = Windows.network
 

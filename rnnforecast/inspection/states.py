@@ -306,11 +306,17 @@ class GateDisplay(Display):
         ):
             ax.barh(y, share, left=left, color=color, height=0.65, label=label)
             left = left + share.to_numpy()
-        ax.plot(table["mean"], y, "kD", ms=5, label="mean of the gate")
+        ax.plot(table["mean"], y, "kD", ms=5, label="mean value")
         ax.set_yticks(y, [f"{layer}, {gate}" for layer, gate in table.index])
         ax.set_ylim(len(y) - 0.5, -0.5)
         ax.set_xlim(0, 1)
-        tidy(ax, self.title, "share of units, steps and windows (mean: of 1)", "", legend=True)
+        tidy(
+            ax,
+            self.title,
+            "share of units, steps and windows (bar); value of the gate (diamond)",
+            "",
+            legend=True,
+        )
         ax.grid(axis="y", visible=False)
 
 
@@ -409,7 +415,7 @@ class AttentionDisplay(Display):
         heat_map(ax, time_axis(ax, table.columns), table.to_numpy(), "weight", diverging=False)
         tidy(ax, self.title, str(table.columns.name or "look-back"), self.ahead)
         if self.ahead != "sequence":
-            ticks = np.unique(np.linspace(0, len(table) - 1, 6).astype(int))
+            ticks = np.arange(0, len(table), max(len(table) // 6, 1))
             ax.set_yticks(ticks, [f"{k + 1}" for k in ticks])
             ax.set_ylabel(f"{self.ahead} (from {_stamp(table.index[0])})")
 

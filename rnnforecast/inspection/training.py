@@ -53,7 +53,7 @@ class TrainingCurveDisplay(Display):
     title: str = ""
     loss: str = "loss"
 
-    _mosaic = [["loss", "gradient"]]
+    _mosaic = [["loss", "loss", "gradient"]]
 
     @classmethod
     def from_estimator(cls, estimator: Any) -> TrainingCurveDisplay:
@@ -87,7 +87,10 @@ class TrainingCurveDisplay(Display):
         return cls(curves=curves, best_epochs=best, title=type(model).__name__, loss=name)
 
     def _draw_loss(self, ax: Any) -> None:
-        for name, label, color in (("train_loss", "training", "C0"), ("val_loss", "held out", "C1")):
+        for name, label, color in (
+            ("train_loss", "training", "C0"),
+            ("val_loss", "held out", "C1"),
+        ):
             self._lines(ax, name, label, color)
         kept = "val_loss" if self.curves["val_loss"].notna().any() else "train_loss"
         best = [self.curves.loc[(m, e), kept] for m, e in self.best_epochs.items()]
@@ -97,7 +100,6 @@ class TrainingCurveDisplay(Display):
     def _draw_gradient(self, ax: Any) -> None:
         self._lines(ax, "grad_norm", "", "C2")
         tidy(ax, "gradient of all weights", "epoch", "norm, before clipping")
-        ax.set_yscale("log")
 
     def _lines(self, ax: Any, name: str, label: str, color: str) -> None:
         if self.curves[name].isna().all():
@@ -217,7 +219,10 @@ class GradientFlowDisplay(Display):
             by_distance = _by_distance(norm * len(norm), subject.lengths(batch))
             parameters = list(cell.parameters())
             found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-            size = [sum(float(t.square().sum()) for t in p if t is not None) for p in (found, parameters)]
+            size = [
+                sum(float(t.detach().square().sum()) for t in tensors if t is not None)
+                for tensors in (found, parameters)
+            ]
             norms[name] = by_distance[::-1] if backward else by_distance
             weights[name] = dict(zip(("gradient", "weight"), np.sqrt(size)))
             summary[name] = _fit(by_distance)
@@ -241,8 +246,7 @@ class GradientFlowDisplay(Display):
         ax.set_yscale("log")
         ax.margins(x=0.01)
         tidy(ax, self.title, "lag: rows back from the origin", "norm of ∂ loss / ∂ state")
-        ax.legend(frameon=False, fontsize="small", ncols=2, loc="lower center",
-                  bbox_to_anchor=(0.5, -0.5))  # fmt: skip
+        ax.legend(fontsize="small", framealpha=0.7, edgecolor="none")
 
     def _draw_weights(self, ax: Any) -> None:
         share = self.weights["gradient"] / self.weights["weight"]
