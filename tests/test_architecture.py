@@ -27,8 +27,8 @@ FLOORS = [
     {"training"},
     {"forecasters"},
     {"baselines"},  # on the base class of forecasters
-    {"auto"},  # tries both
-    {"model_selection", "inspection", "persistence", "export", "plotting", "_versions"},
+    {"auto", "plotting"},  # tries both
+    {"model_selection", "inspection", "persistence", "export", "_versions"},
     {"cli"},
 ]
 FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}

@@ -163,8 +163,8 @@ class HiddenStateDisplay(Display):
         steps = np.arange(len(first)) - len(first) + 1
         dots = ax.scatter(first, second, c=steps, cmap="viridis", s=14, zorder=2)
         ax.plot(first[-1], second[-1], "k*", ms=9, label="newest step")
-        names = [f"component {k + 1} ({share:.0%})" for k, share in enumerate(self.explained)]
-        tidy(ax, "path of the state", *names, legend=True)
+        x, y = (f"component {k + 1} ({share:.0%})" for k, share in enumerate(self.explained))
+        tidy(ax, "path of the state", x, y, legend=True)
         color_bar(ax, dots, "steps before the newest")
 
     def _draw_autocorrelation(self, ax: Any) -> None:

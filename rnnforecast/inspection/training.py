@@ -15,10 +15,12 @@ from rnnforecast.exceptions import DataError
 from rnnforecast.inspection.display import Display, tidy
 from rnnforecast.inspection.networks import read, unrolled, watch
 from rnnforecast.metrics.wrappers import layers
+from rnnforecast.nn import IndRNNCell, LRUCell
+from rnnforecast.nn.cells import RNNCell
 
 __all__ = ["GradientFlowDisplay", "TrainingCurveDisplay"]
 
-_LEFT, _GROWN = 1e-3, 10.0  # of the newest step's gradient at the oldest: vanishing, exploding
+_LEFT, _GROWN = 1e-3, 1e2  # of the newest step's gradient at the oldest: vanishing, exploding
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -139,7 +141,7 @@ class GradientFlowDisplay(Display):
     summary : DataFrame
         By layer: ``factor`` of the norm for each step in the direction of reading, ``left``, what
         so many factors as the window has steps leave, and ``verdict``: "vanishing" where less than
-        a thousandth is left, "exploding" where it is more than tenfold, else "healthy".
+        a thousandth is left, "exploding" where it is more than a hundredfold, else "healthy".
     verdict_ : str
         The same in words, and what to change.
     title : str
@@ -233,7 +235,7 @@ class GradientFlowDisplay(Display):
             norms=pd.DataFrame(norms, index=lags),
             weights=pd.DataFrame(weights).T.rename_axis("layer"),
             summary=table,
-            verdict_=_words(table, n, subject),
+            verdict_=_words(table, n, subject, watched[0][0].innermost),
             title=subject.title(0).split(",")[0],
         )
 
@@ -259,15 +261,11 @@ class GradientFlowDisplay(Display):
 
 def _norms(held: list[Any], grads: Any) -> np.ndarray:
     """Norm of each step's gradient by row: (rows, steps), in the order of reading."""
-    found, grads = [], iter(grads)
+    grads, found = iter(grads), []
     for tensors in held:
-        square = None
-        for tensor in tensors:
-            grad = next(grads)
-            grad = torch.zeros_like(tensor) if grad is None else grad
-            own = grad.square().flatten(1).sum(1)
-            square = own if square is None else square + own
-        found.append(square)
+        given = [(tensor, next(grads)) for tensor in tensors]
+        own = [torch.zeros_like(tensor) if grad is None else grad for tensor, grad in given]
+        found.append(torch.stack([part.square().flatten(1).sum(1) for part in own]).sum(0))
     return torch.stack(found, 1).sqrt().double().cpu().numpy()
 
 
@@ -293,7 +291,7 @@ def _fit(norm: np.ndarray) -> dict[str, Any]:
     return {"factor": factor, "left": left, "verdict": word}
 
 
-def _words(summary: pd.DataFrame, n: int, subject: Any) -> str:
+def _words(summary: pd.DataFrame, n: int, subject: Any, cell: Any) -> str:
     """The verdict of each layer, and what to change."""
     lines = []
     for name, row in summary.iterrows():
@@ -311,29 +309,29 @@ def _words(summary: pd.DataFrame, n: int, subject: Any) -> str:
     verdicts = set(summary["verdict"])
     for word in ("vanishing", "exploding"):
         if word in verdicts:
-            lines.append(f"Against {word} gradients: " + "; ".join(_advice(word, n, subject)) + ".")
+            lines.append(f"Against {word} gradients: " + "; ".join(_advice(word, n, subject, cell)) + ".")
     return "\n".join(lines)
 
 
-def _advice(word: str, n: int, subject: Any) -> list[str]:
+def _advice(word: str, n: int, subject: Any, cell: Any) -> list[str]:
     """What to change, of the parameters that the estimator has and has not set."""
-    model = subject.forecaster
-    parameters, cell = model.get_params(deep=False), subject.spec.cell
-    gated = not (isinstance(cell, str) and cell in ("rnn", "indrnn"))
-    advice = [] if gated else ["a gated cell (cell='lstm' or 'gru')"]
-    if parameters.get("orthogonal") is False:
+    parameters = subject.forecaster.get_params(deep=False)
+    advice = []
+    if isinstance(cell, RNNCell | IndRNNCell):
+        advice.append("a gated cell (cell='lstm' or 'gru')")
+    if parameters.get("orthogonal") is False and cell.recurrent_weights:
         advice.append("orthogonal=True")
     if word == "exploding":
-        clip = parameters.get("gradient_clip")
-        now = "" if clip is None else f", now {clip:g}"
+        clip = parameters["gradient_clip"]
+        now = "" if clip is None else f" (now {clip:g})"
         return [*advice, f"a smaller gradient_clip{now}", "a smaller lr", "some weight_decay"]
-    if "lstm" in str(cell) and "forget_bias" in parameters:
+    if cell.forget_gate is not None and "forget_bias" in parameters:
         # remembers about as long as the window (Tallec & Ollivier 2018, arXiv:1804.11188, eq. 16)
         advice.append(f"forget_bias={max(math.log(n), 1):.1f}")
-    if "cell" in parameters and cell != "lru":
+    if "cell" in parameters and not isinstance(cell, LRUCell):
         advice.append("a linear recurrence (cell='lru')")
     if parameters.get("attention", 0) is None:
         advice.append("attention='dot', which reaches every step directly")
     if "segment" in parameters:
-        advice.append("a larger segment, or dilations, for fewer steps")
+        advice.append("a larger segment, for fewer steps")
     return advice
