@@ -45,8 +45,9 @@ class ForecastDisplay(Display):
 
     Parameters
     ----------
-    history, forecast, truth : DataFrame
-        As :func:`rnnforecast.plotting.plot_forecast` takes them; no truth is None.
+    history, forecast, intervals, truth : DataFrame
+        As :func:`rnnforecast.plotting.plot_forecast` takes them, intervals as quantiles; no truth
+        is None.
     panels : list of (series, target)
         What is drawn.
     tail : int, optional
@@ -61,11 +62,12 @@ class ForecastDisplay(Display):
     >>> df = pd.DataFrame({"y": np.sin(np.arange(80.0))})
     >>> display = ForecastDisplay.from_estimator(NaiveForecaster(horizon=5).fit(df[:75]), df[75:])
     >>> display.forecast.shape, display.truth.shape
-    ((5, 5), (5, 1))
+    ((5, 1), (5, 1))
     """
 
     history: pd.DataFrame
     forecast: pd.DataFrame
+    intervals: pd.DataFrame
     truth: pd.DataFrame | None
     panels: list[tuple[Any, Any]]
     tail: int | None = None
@@ -123,14 +125,16 @@ class ForecastDisplay(Display):
             for each in np.atleast_1d(coverage):
                 check_real(cls.__name__, "coverage", float(each), 0, 1, closed="neither")
             ends = [(1 + sign * each) / 2 for each in np.atleast_1d(coverage) for sign in (-1, 1)]
-            levels = check_quantiles(cls.__name__, [0.5, *ends])
-        known = X if model.roles_.known else None
-        table = model.forecast(known, horizon=horizon, quantiles=levels)
-        names = model.target_names_
-        values = table.to_numpy().reshape(len(table), len(names), -1).swapaxes(1, 2)
+            levels = [round(float(end), 12) for end in ends]
+        levels = check_quantiles(cls.__name__, levels)
+        known, names = X if model.roles_.known else None, model.target_names_
+        table = model.forecast(known, horizon=horizon)
+        table = pd.DataFrame(_outside(found, table.to_numpy()), table.index, table.columns)
+        bands = model.forecast(known, horizon=horizon, quantiles=levels)
+        values = bands.to_numpy().reshape(len(bands), len(names), -1).swapaxes(1, 2)
         # a decreasing target transformer turns the order of quantiles round
         values = np.sort(_outside(found, values), axis=1).swapaxes(1, 2)
-        table = pd.DataFrame(values.reshape(table.shape), table.index, table.columns)
+        bands = pd.DataFrame(values.reshape(bands.shape), bands.index, bands.columns)
         truth, given = None, set(names) <= set(getattr(X, "columns", [])) or y is not None
         if rows is not None and given:
             truth_values = np.full((model.panel_.n_series, horizon, len(names)), np.nan)
@@ -143,7 +147,7 @@ class ForecastDisplay(Display):
         panels = _panels(cls.__name__, table, series, names, target)[:max_panels]
         title = type(model).__name__
         return cls(
-            history=found.history(), forecast=table, truth=truth, panels=panels, tail=tail,
+            history=found.history(), forecast=table, intervals=bands, truth=truth, panels=panels, tail=tail,
             title=title,
         )  # fmt: skip
 
@@ -169,6 +173,7 @@ class ForecastDisplay(Display):
             truth = None
         title = self.title if series is None else str(series)
         options: dict[str, Any] = {"target": target, "series": series, "tail": self.tail}
+        options["intervals"] = self.intervals
         plot_forecast(self.history, self.forecast, truth, ax, title=title, **options)
         if k or len(self._layout()[0][0]) > 1:
             ax.get_legend().remove()

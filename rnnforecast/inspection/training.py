@@ -309,7 +309,9 @@ def _words(summary: pd.DataFrame, n: int, subject: Any, cell: Any) -> str:
     verdicts = set(summary["verdict"])
     for word in ("vanishing", "exploding"):
         if word in verdicts:
-            lines.append(f"Against {word} gradients: " + "; ".join(_advice(word, n, subject, cell)) + ".")
+            lines.append(
+                f"Against {word} gradients: " + "; ".join(_advice(word, n, subject, cell)) + "."
+            )
     return "\n".join(lines)
 
 
