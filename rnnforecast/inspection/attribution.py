@@ -17,7 +17,7 @@ from rnnforecast.inspection.networks import read_windows
 
 __all__ = ["AttributionDisplay"]
 
-_PRECISE = 1e-6  # of the difference that is explained
+_PRECISE = 1e-5  # of the difference that is explained
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _LEAST = 2.0**-24  # length of a part of the path
 

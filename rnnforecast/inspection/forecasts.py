@@ -141,9 +141,8 @@ class ForecastDisplay(Display):
             use = (rows.steps > 0) & (rows.steps <= horizon)
             observed = np.asarray(model._truth(X, y), float).reshape(len(use), -1)
             truth_values[rows.series[use], rows.steps[use] - 1] = observed[use]
-            truth = pd.DataFrame(
-                _outside(found, truth_values.reshape(-1, len(names))), table.index, names
-            ).dropna(how="all")
+            flat = truth_values.reshape(-1, len(names))  # y is outside, and X has no transformer
+            truth = pd.DataFrame(flat, table.index, names).dropna(how="all")
         panels = _panels(cls.__name__, table, series, names, target)[:max_panels]
         title = type(model).__name__
         return cls(
@@ -274,6 +273,9 @@ class ResidualDisplay(Display):
         check_int(owner, "max_origins", max_origins, minimum=2)
         found = _forecaster(owner, estimator, X)
         model = found.forecaster
+        if y is not None:
+            for transformer in reversed(found.transformers):
+                y = transformer.transform(np.asarray(y, float).reshape(len(y), -1))
         view = model if X is None else model._at(model._extended(found.X, y))
         panel, horizon = view.panel_, model.horizon
         (name, column), *_ = _panels(

@@ -51,6 +51,9 @@ def test_forecast_in_the_unit_of_the_outermost_estimator(single):
     np.testing.assert_allclose(display.forecast.iloc[:, 0], single["load"].iloc[129])
     np.testing.assert_allclose(display.truth.iloc[:, 0], single["load"][130:135])
     np.testing.assert_allclose(display.history.iloc[:, 0], single["load"][:130])
+    residuals = ResidualDisplay.from_estimator(model, X[130:], single["load"][130:]).residuals
+    expected = single["load"][130:146].to_numpy() - single["load"][129:145].to_numpy()
+    np.testing.assert_allclose(residuals[1], expected)
     turned = TransformedTargetRegressor(
         NaiveForecaster(horizon=5), func=np.negative, inverse_func=np.negative
     ).fit(X[:130], single["load"][:130])
