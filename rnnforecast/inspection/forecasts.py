@@ -144,11 +144,15 @@ class ForecastDisplay(Display):
             flat = truth_values.reshape(-1, len(names))  # y is outside, and X has no transformer
             truth = pd.DataFrame(flat, table.index, names).dropna(how="all")
         panels = _panels(cls.__name__, table, series, names, target)[:max_panels]
-        title = type(model).__name__
         return cls(
-            history=found.history(), forecast=table, intervals=bands, truth=truth, panels=panels, tail=tail,
-            title=title,
-        )  # fmt: skip
+            history=found.history(),
+            forecast=table,
+            intervals=bands,
+            truth=truth,
+            panels=panels,
+            tail=tail,
+            title=type(model).__name__,
+        )
 
     def plot(self, ax: Any = None, *, parts: Any = None) -> ForecastDisplay:
         super().plot(ax, parts=parts)

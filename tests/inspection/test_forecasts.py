@@ -15,7 +15,6 @@ from rnnforecast import ARIMAForecaster, NaiveForecaster
 from rnnforecast.exceptions import DataError
 from rnnforecast.inspection import ForecastDisplay, ResidualDisplay
 
-
 # -- forecasts -------------------------------------------------------------------------------------
 
 

@@ -68,8 +68,15 @@ def test_attributions_add_up_to_the_forecast(fitted, future, series, target, ste
     assert list(display.static.index) == ["size"]
 
 
-@pytest.mark.parametrize("options", [{"cell": "rnn", "activation": "relu"}, {"quantiles": [0.1, 0.9]},
-                                     {"scaler": "series"}, {"scaler": None}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cell": "rnn", "activation": "relu"},
+        {"quantiles": [0.1, 0.9]},
+        {"scaler": "series"},
+        {"scaler": None},
+    ],
+)
 def test_attributions_add_up_for_kinks_and_scalers(fit, options):
     display = AttributionDisplay.from_estimator(fit(**options), baseline="series")
     difference = display.forecast - display.baseline_forecast

@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 
-from rnnforecast import SeriesScaler, SequenceClassifier, SequenceRegressor
+from rnnforecast import SequenceClassifier, SequenceRegressor, SeriesScaler
 from rnnforecast.exceptions import DataError
 from rnnforecast.inspection import AttentionDisplay, GateDisplay, HiddenStateDisplay
 from rnnforecast.nn import Cell
@@ -29,9 +29,15 @@ def encoded(model, series=0):
 
 
 @pytest.mark.parametrize(
-    "options", [{"cell": "lstm"}, {"cell": "lru"}, {"cell": "gru", "bidirectional": True, "n_layers": 2},
-                {"cell": "rnn", "dilations": ((1, 2),)}, {"cell": "lstm", "segment": 5}]
-)  # fmt: skip
+    "options",
+    [
+        {"cell": "lstm"},
+        {"cell": "lru"},
+        {"cell": "gru", "bidirectional": True, "n_layers": 2},
+        {"cell": "rnn", "dilations": ((1, 2),)},
+        {"cell": "lstm", "segment": 5},
+    ],
+)
 def test_states_are_those_of_the_fast_pass(fit, single, options):
     model = fit(**options)
     display = HiddenStateDisplay.from_estimator(model)

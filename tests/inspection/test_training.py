@@ -70,7 +70,7 @@ def test_gradient_by_finite_differences(fit, attention, lag):
     ("gain", "verdict"), [(0.3, "vanishing"), (1.0, "healthy"), (1.5, "exploding")]
 )
 def test_factor_of_a_linear_network_is_its_gain(fit, gain, verdict):
-    """With tiny states tanh is the identity, and an orthogonal matrix times g changes norms by g."""
+    """Of tiny states tanh is the identity, and an orthogonal matrix times g changes norms by g."""
     model = fit(cell="rnn", orthogonal=True, hidden_size=4)
     for name, weight in model.network_.encoder.layers[0].named_parameters():
         turned = (
