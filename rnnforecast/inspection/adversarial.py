@@ -19,6 +19,7 @@ from rnnforecast.training import seeds_of
 __all__ = ["AdversarialDisplay"]
 
 _CHUNK = 128  # windows at once
+_SHOWN = 10  # series
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -125,7 +126,9 @@ class AdversarialDisplay(Display):
             found.append(torch.stack(sizes, 1).double().cpu().numpy())
             moved.append((attack, several))
         values = np.concatenate(found)
-        ids = panel.ids[every] if panel.is_panel else pd.Index([windows.name])
+        ids = (
+            panel.ids[every] if panel.is_panel else pd.Index([", ".join(map(str, windows.targets))])
+        )
         shifts = pd.DataFrame(values, index=ids, columns=["noise", "fgsm", "pgd"])
         shifts["sensitivity"] = shifts["pgd"] / epsilon
         worst = int(shifts["pgd"].to_numpy().argmax())
@@ -143,7 +146,7 @@ class AdversarialDisplay(Display):
         )
 
     def _draw_shifts(self, ax: Any) -> None:
-        table = self.shifts.sort_values("pgd", ascending=False).iloc[:20]
+        table = self.shifts.sort_values("pgd", ascending=False).iloc[:_SHOWN]
         y, height = np.arange(len(table)), 0.26
         for k, (name, label, color) in enumerate(
             (("noise", "random noise", "0.7"), ("fgsm", "FGSM", "C0"), ("pgd", "PGD", "C3"))
@@ -152,10 +155,13 @@ class AdversarialDisplay(Display):
         ax.axvline(self.epsilon, color="k", lw=0.9, ls=":", label="size of the change")
         ax.set_yticks(y, [str(name) for name in table.index])
         ax.set_ylim(len(y) - 0.5, -0.5)
-        more = "" if len(table) == len(self.shifts) else f", 20 of {len(self.shifts)} series"
-        title = f"{self.title}: sensitivity {self.adversarial_sensitivity_:.3g}{more}"
-        tidy(ax, title, "shift of the mean forecast, in standard deviations of the series", "",
-             legend=True)  # fmt: skip
+        tidy(
+            ax,
+            f"{self.title}: sensitivity {self.adversarial_sensitivity_:.3g}",
+            "shift of the mean forecast, in standard deviations of the series",
+            "" if len(table) == len(self.shifts) else f"first of {len(self.shifts)} series",
+            legend=True,
+        )
         ax.grid(axis="y", visible=False)
 
     def _draw_example(self, ax: Any) -> None:

@@ -184,10 +184,10 @@ class AttributionDisplay(Display):
         ax.set_ylim(len(labels) - 0.5, -0.5)
         ax.set_xlim(*self._limits(ax))
         rest = "".join(f", {name} {value:+.3g}" for name, value in self.static.items())
-        whole = (
+        change = (
             f"{self.baseline_forecast:.4g} (baseline) {self.forecast - self.baseline_forecast:+.3g}"
         )
-        title = f"{self.forecast:.4g} = {whole}{rest and ', of which' + rest[1:]}"
+        title = f"forecast {self.forecast:.4g} = {change}{rest and ', of which' + rest[1:]}"
         tidy(ax, title, str(table.index.name or ""), "")
         ax.grid(visible=False)
 

@@ -173,6 +173,7 @@ class HiddenStateDisplay(Display):
         ax.plot(table.index, table, color="C0", lw=0.7, alpha=0.35)
         ax.plot(table.index, table.mean(axis=1), color="C0", lw=2.0, label="mean of units")
         ax.set_ylim(-1.05, 1.05)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         tidy(ax, "memory of the units", "lag in steps", "autocorrelation", legend=True)
 
 

@@ -140,8 +140,9 @@ class GradientFlowDisplay(Display):
         By layer: ``gradient`` and ``weight``, the norms of both.
     summary : DataFrame
         By layer: ``factor`` of the norm for each step in the direction of reading, ``left``, what
-        so many factors as the window has steps leave, and ``verdict``: "vanishing" where less than
-        a thousandth is left, "exploding" where it is more than a hundredfold, else "healthy".
+        that leaves of the newest step's after ``steps`` steps (to the oldest one, or to where least
+        arrives), and ``verdict``: "vanishing" where less than a thousandth is left, "exploding"
+        where it is more than a hundredfold, else "healthy".
     verdict_ : str
         The same in words, and what to change.
     title : str
@@ -230,7 +231,7 @@ class GradientFlowDisplay(Display):
             summary[name] = _fit(by_distance)
         n = len(next(iter(norms.values())))
         lags = pd.RangeIndex(0, n * subject.segment, subject.segment, name="lag")
-        table = pd.DataFrame(summary).T.rename_axis("layer")
+        table = pd.DataFrame.from_dict(summary, orient="index").rename_axis("layer")
         return cls(
             norms=pd.DataFrame(norms, index=lags),
             weights=pd.DataFrame(weights).T.rename_axis("layer"),
@@ -240,23 +241,31 @@ class GradientFlowDisplay(Display):
         )
 
     def _draw_lags(self, ax: Any) -> None:
-        colors = {name: f"C{int(name.split()[1]) - 1}" for name in self.norms}
         for name, norm in self.norms.items():
-            style = {"color": colors[name], "ls": "--" if "backward" in name else "-", "lw": 1.6}
+            style = {"color": _color(name), "ls": "--" if "backward" in name else "-", "lw": 1.6}
             label = f"{name}: {self.summary.loc[name, 'verdict']}"
             ax.plot(self.norms.index, norm.where(norm > 0), label=label, **style)
         ax.set_yscale("log")
         ax.margins(x=0.01)
         tidy(ax, self.title, "lag: rows back from the origin", "norm of ∂ loss / ∂ state")
-        ax.legend(fontsize="small", framealpha=0.7, edgecolor="none")
+        columns = 2 if len(self.norms.columns) > 3 else 3
+        below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+        ax.legend(frameon=False, fontsize="small", ncols=columns, **below)
 
     def _draw_weights(self, ax: Any) -> None:
         share = self.weights["gradient"] / self.weights["weight"]
-        ax.barh(np.arange(len(share)), share, color="C0", height=0.6)
-        ax.set_yticks(np.arange(len(share)), share.index)
+        y = np.arange(len(share))
+        bars = ax.barh(y, share, color=[_color(name) for name in share.index], height=0.6)
+        for name, bar in zip(share.index, bars):
+            bar.set_alpha(0.5 if "backward" in name else 1.0)
+        ax.set_yticks(y, share.index)
         ax.set_ylim(len(share) - 0.5, -0.5)
-        tidy(ax, "weights", "‖∂ loss / ∂ weights‖ / ‖weights‖", "")
+        tidy(ax, "weights", "norm of ∂ loss / ∂ weights,\nof that of the weights", "")
         ax.grid(axis="y", visible=False)
+
+
+def _color(name: Any) -> str:
+    return f"C{int(name.split()[1]) - 1}"
 
 
 def _norms(held: list[Any], grads: Any) -> np.ndarray:
@@ -280,28 +289,29 @@ def _by_distance(norm: np.ndarray, lengths: Any) -> np.ndarray:
 
 
 def _fit(norm: np.ndarray) -> dict[str, Any]:
-    """Factor per step by least squares of logarithms, and what it leaves of a window."""
-    steps, seen = np.arange(len(norm)), norm > 0
-    if seen.sum() < 2:
-        factor = 0.0 if len(norm) > 1 else 1.0
-    else:
-        factor = float(np.exp(np.polyfit(steps[seen], np.log(norm[seen]), 1)[0]))
-    left = factor ** (len(norm) - 1)
+    """Factor per step by least squares of logarithms, and what it leaves of the newest gradient."""
+    # a layer below a bidirectional one learns from both ends: what counts is where least arrives
+    most = int(norm.argmin()) if norm.min() < _LEFT * norm[0] else len(norm) - 1
+    steps, seen = np.arange(most + 1), norm[: most + 1] > 0
+    factor = 0.0 if most else 1.0
+    if seen.sum() > 1:
+        factor = float(np.exp(np.polyfit(steps[seen], np.log(norm[: most + 1][seen]), 1)[0]))
+    left = factor**most
     word = "vanishing" if left < _LEFT else "exploding" if left > _GROWN else "healthy"
-    return {"factor": factor, "left": left, "verdict": word}
+    return {"factor": factor, "steps": most, "left": left, "verdict": word}
 
 
 def _words(summary: pd.DataFrame, n: int, subject: Any, cell: Any) -> str:
     """The verdict of each layer, and what to change."""
     lines = []
     for name, row in summary.iterrows():
-        factor, left = row["factor"], row["left"]
-        far = f"{100 * left:.2g} % of it is left {n - 1} steps back"
+        factor, left, steps = row["factor"], row["left"], row["steps"]
+        far = f"{100 * left:.2g} % of it is left {steps} steps back"
         if row["verdict"] == "vanishing":
             few = math.ceil(math.log(0.01) / math.log(factor)) if 0 < factor < 1 else 1
             far = f"less than 1 % of it is left {few} of {n - 1} steps back"
         elif left > 1:
-            far = f"it is {left:.2g} times as large {n - 1} steps back"
+            far = f"it is {left:.2g} times as large {steps} steps back"
         lines.append(
             f"{name}: {row['verdict']}. The gradient changes by a factor of {factor:.3g} per step: "
             f"{far}."
