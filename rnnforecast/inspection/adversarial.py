@@ -126,9 +126,8 @@ class AdversarialDisplay(Display):
             found.append(torch.stack(sizes, 1).double().cpu().numpy())
             moved.append((attack, several))
         values = np.concatenate(found)
-        ids = (
-            panel.ids[every] if panel.is_panel else pd.Index([", ".join(map(str, windows.targets))])
-        )
+        names = pd.Index([", ".join(map(str, windows.targets))])
+        ids = panel.ids[every] if panel.is_panel else names
         shifts = pd.DataFrame(values, index=ids, columns=["noise", "fgsm", "pgd"])
         shifts["sensitivity"] = shifts["pgd"] / epsilon
         worst = int(shifts["pgd"].to_numpy().argmax())
@@ -186,8 +185,7 @@ class _Attack:
         self.origins, batch = windows.ends(numbers, future)
         self.inputs = batch.inputs
         x = self.inputs.targets
-        scale = windows.forecaster.scale_.target_scale[numbers]
-        self.scale = torch.as_tensor(scale)[:, None].to(x)
+        self.scale = torch.as_tensor(windows.scale[numbers])[:, None].to(x)
         self.unit = torch.as_tensor(unit[numbers])[:, None].to(x)
         observed = ~torch.isnan(x)
         self.budget = epsilon * self.unit / self.scale * observed  # in the unit of the network
@@ -209,10 +207,8 @@ class _Attack:
 
     def noise(self, n: int, generator: torch.Generator) -> Tensor:
         """How far random signs move the forecast, mean: (rows,)."""
-        drawn = [torch.randn(self.budget.shape, generator=generator) for _ in range(n)]
-        return self.size(torch.stack([self.budget * d.to(self.budget).sign() for d in drawn])).mean(
-            0
-        )
+        signs = torch.randn((n, *self.budget.shape), generator=generator).sign()
+        return self.size(self.budget * signs.to(self.budget)).mean(0)
 
     def _slope(self, delta: Tensor) -> Tensor:
         delta = delta.detach().requires_grad_(True)

@@ -36,8 +36,8 @@ class AttributionDisplay(Display):
     Parameters
     ----------
     attributions : DataFrame
-        A row for each time step of the look-back and, for known covariates, of the horizon; a
-        column for each target, past and known covariate.
+        A row for each time step of the look-back and of the horizon, where known covariates alone
+        have something; a column for each target, past and known covariate.
     static : Series
         Of the static covariates, and of the calendar's phases as ``"calendar"``.
     forecast, baseline_forecast : float
@@ -135,19 +135,14 @@ class AttributionDisplay(Display):
         names = {role: [c.name for c in panel.columns if c.role == role]
                  for role in ("past", "known", "static")}  # fmt: skip
         back = np.concatenate([targets, past, known], 1)
-        ahead = np.concatenate(
-            [np.zeros((windows.horizon, back.shape[1] - ahead.shape[1])), ahead], 1
-        )
+        blank = np.zeros((windows.horizon, back.shape[1] - ahead.shape[1]))
+        values = np.concatenate([back, np.concatenate([blank, ahead], 1)])
         origin = int(origins[0])
         rows = np.arange(origin - len(back), origin + windows.horizon)
-        index = panel.stamps_at(np.full((rows >= 0).sum(), i), rows[rows >= 0])
-        table = pd.DataFrame(
-            np.concatenate([back, ahead])[rows >= 0],
-            index=index,
-            columns=[*windows.targets, *names["past"], *names["known"]],
-        )
-        if not names["known"]:
-            table = table.iloc[: -windows.horizon]
+        inside = rows >= 0
+        index = panel.stamps_at(np.full(inside.sum(), i), rows[inside])
+        columns = [*windows.targets, *names["past"], *names["known"]]
+        table = pd.DataFrame(values[inside], index=index, columns=columns)
         of_static = pd.Series(static[: len(names["static"])], index=names["static"], dtype=float)
         if len(static) > len(of_static):
             of_static["calendar"] = static[len(of_static) :].sum()
@@ -165,41 +160,31 @@ class AttributionDisplay(Display):
         )
 
     def _draw_history(self, ax: Any) -> None:
-        when = self.values.index.append(self._stamp())
-        x = time_axis(ax, when)
-        ax.plot(x[:-1], self.values, color="0.35", lw=1.2, label="observed")
-        ax.plot(x[-1], self.forecast, "o", color="C0", label="forecast")
-        ax.plot(x[-1], self.baseline_forecast, "o", color="C0", mfc="none", label="of the baseline")
-        ax.set_xlim(*self._limits(ax))
+        x = self._time(ax)
+        at = x[self.attributions.index.get_loc(self.time)]
+        ax.plot(x[: len(self.values)], self.values, color="0.35", lw=1.2, label="observed")
+        ax.plot(at, self.forecast, "o", color="C0", label="forecast")
+        ax.plot(at, self.baseline_forecast, "o", color="C0", mfc="none", label="of the baseline")
         tidy(ax, self.title, "", self.unit, legend=True)
 
     def _draw_heatmap(self, ax: Any) -> None:
-        table = self.attributions
-        heat_map(
-            ax, time_axis(ax, table.index), table.to_numpy().T, f"adds to the forecast, {self.unit}"
-        )
-        totals = table.sum()
-        labels = [f"{name} ({total:+.3g})" for name, total in totals.items()]
+        table, whole = self.attributions, self.forecast
+        heat_map(ax, self._time(ax), table.to_numpy().T, f"adds to the forecast, {self.unit}")
+        labels = [f"{name} ({total:+.3g})" for name, total in table.sum().items()]
         ax.set_yticks(np.arange(len(labels)), labels)
         ax.set_ylim(len(labels) - 0.5, -0.5)
-        ax.set_xlim(*self._limits(ax))
         rest = "".join(f", {name} {value:+.3g}" for name, value in self.static.items())
-        change = (
-            f"{self.baseline_forecast:.4g} (baseline) {self.forecast - self.baseline_forecast:+.3g}"
-        )
-        title = f"forecast {self.forecast:.4g} = {change}{rest and ', of which' + rest[1:]}"
+        title = f"forecast {whole:.4g} = {self.baseline_forecast:.4g} (baseline)"
+        title += f" {whole - self.baseline_forecast:+.3g}{rest and ', of which' + rest[1:]}"
         tidy(ax, title, str(table.index.name or ""), "")
         ax.grid(visible=False)
 
-    def _stamp(self) -> pd.Index:
-        return self.values.index[:0].append(pd.Index([self.time]))
-
-    def _limits(self, ax: Any) -> tuple[float, float]:
-        """Of the time axis, the same in both parts."""
-        last = self.attributions.index[-1:].append(self._stamp())
-        x = time_axis(ax, self.attributions.index[:1].append(last))
-        margin = 0.015 * (x.max() - x[0])
-        return x[0] - margin, x.max() + margin
+    def _time(self, ax: Any) -> np.ndarray:
+        """Positions of all rows; the same limits in both parts."""
+        x = time_axis(ax, self.attributions.index)
+        margin = 0.015 * (x[-1] - x[0])
+        ax.set_xlim(x[0] - margin, x[-1] + margin)
+        return x
 
 
 def _baseline(inputs: Any, spec: Any, kind: str) -> Any:
@@ -235,9 +220,7 @@ def _integrated(
 
     def on_path(at: Any) -> list[Tensor]:
         at = torch.as_tensor(at).to(ways[0])
-        return [
-            begin + at.view(-1, *[1] * (way.dim() - 1)) * way for begin, way in zip(start, ways)
-        ]
+        return [b + at.view(-1, *[1] * (way.dim() - 1)) * way for b, way in zip(start, ways)]
 
     @torch.no_grad()
     def value(at: float) -> float:
@@ -249,17 +232,12 @@ def _integrated(
     pieces = [(0.0, first, 1.0, last)]
     while pieces:
         low, at_low, high, at_high = pieces.pop()
-        given = [
-            part.requires_grad_(True) for part in on_path(low + (high - low) * (_NODES + 1) / 2)
-        ]
+        at = low + (high - low) * (_NODES + 1) / 2
+        given = [part.requires_grad_(True) for part in on_path(at)]
         grads = torch.autograd.grad(point(type(inputs)(*given)).sum(), given, allow_unused=True)
         weight = torch.as_tensor(_WEIGHTS * (high - low) / 2).to(ways[0])
-        found = [
-            torch.zeros_like(way)
-            if grad is None
-            else way * torch.tensordot(weight, torch.nan_to_num(grad), 1)[None]
-            for way, grad in zip(ways, grads)
-        ]
+        means = [None if g is None else torch.tensordot(weight, g.nan_to_num(), 1) for g in grads]
+        found = [0.0 * way if m is None else way * m for way, m in zip(ways, means)]
         off = sum(float(part.sum()) for part in found) - (at_high - at_low)
         if abs(off) > most * max(high - low, 1e-2) and high - low > _LEAST:
             middle = (low + high) / 2

@@ -117,11 +117,9 @@ def heat_map(
     limit = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     colors: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
     colors = colors if diverging else {"cmap": "viridis", "vmin": 0.0, "vmax": limit}
-    middles = (x[1:] + x[:-1]) / 2
-    width = x[1] - x[0] if len(x) > 1 else 1.0
-    first, last = (middles[[0, -1]] if len(x) > 1 else x[[0, 0]] + width / 2) - [width, 0]
-    last = x[-1] + (x[-1] - last if len(x) > 1 else width / 2)
-    edges = np.r_[first, middles, last]
+    half = np.diff(x) / 2
+    ends = half if len(half) else np.array([0.5])
+    edges = np.r_[x[0] - ends[0], x[:-1] + half, x[-1] + ends[-1]]
     mesh = ax.pcolormesh(edges, np.arange(len(values) + 1) - 0.5, values, **colors)
     color_bar(ax, mesh, label)
 

@@ -295,7 +295,7 @@ class GateDisplay(Display):
         if not rows:
             raise DataError(f"{cls.__name__}: the cell {subject.spec.cell!r} has no gate")
         table = pd.DataFrame(rows).T.rename_axis(["layer", "gate"])
-        return cls(gates=table, title=subject.title(0).split(",")[0])
+        return cls(gates=table, title=subject.name)
 
     def _draw_gates(self, ax: Any) -> None:
         table, y = self.gates, np.arange(len(self.gates))

@@ -237,7 +237,7 @@ class GradientFlowDisplay(Display):
             weights=pd.DataFrame(weights).T.rename_axis("layer"),
             summary=table,
             verdict_=_words(table, n, subject, watched[0][0].innermost),
-            title=subject.title(0).split(",")[0],
+            title=subject.name,
         )
 
     def _draw_lags(self, ax: Any) -> None:
@@ -249,7 +249,7 @@ class GradientFlowDisplay(Display):
         ax.margins(x=0.01)
         tidy(ax, self.title, "lag: rows back from the origin", "norm of ∂ loss / ∂ state")
         columns = 2 if len(self.norms.columns) > 3 else 3
-        below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+        below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)}
         ax.legend(frameon=False, fontsize="small", ncols=columns, **below)
 
     def _draw_weights(self, ax: Any) -> None:
@@ -260,7 +260,7 @@ class GradientFlowDisplay(Display):
             bar.set_alpha(0.5 if "backward" in name else 1.0)
         ax.set_yticks(y, share.index)
         ax.set_ylim(len(share) - 0.5, -0.5)
-        tidy(ax, "weights", "norm of ∂ loss / ∂ weights,\nof that of the weights", "")
+        tidy(ax, "weights", "norm of ∂ loss / ∂ weights\n/ norm of weights", "")
         ax.grid(axis="y", visible=False)
 
 
