@@ -15,7 +15,7 @@ pytest.importorskip("ipykernel")
 pytest.importorskip("matplotlib")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-NAMES = ("grid_search", "stock_forecasting", "weather_forecasting")
+NAMES = ("grid_search", "inside_a_network", "stock_forecasting", "weather_forecasting")
 BASELINES = {"last value", "ETS"}
 
 PATHS = r"/(home|root|tmp|usr|work|Users|var)/|site-packages"
@@ -198,6 +198,29 @@ def test_grid_search(execute):
         final.index
     )
     assert final["MAE, °C"].between(0.5, 10).all()
+
+
+@pytest.mark.notebook
+@pytest.mark.slow
+def test_inside_a_network(execute):
+    tables = execute("inside_a_network", ["board", "depth"])
+    board = tables["board"]
+    # one epoch decides how far the gradient of these reaches, not whether they learn
+    assert (board.loc[["plain", "LSTM"], "verdict"] == "vanishing").all()
+    assert (board.loc[["LSTM, forget gates open", "plain, with attention"], "left"] > 1e-3).all()
+    depth = tables["depth"]
+    assert depth.loc["layer 1", "residual"] > 10 * depth.loc["layer 1", "stacked"]
+
+
+@pytest.mark.notebook
+def test_the_remedies_of_the_stored_notebook():
+    cells = {cell.id: cell for cell in read("inside_a_network").cells}
+    table = cells["attention"].outputs[0].data["text/plain"]
+    errors = dict(re.findall(r"^(\S.*?)  +(0\.\d+) ", table, re.M))
+    solved = {name for name, error in errors.items() if float(error) < 0.3}
+    assert solved == {"LSTM, open and orthogonal", "plain, with attention"}
+    assert "layer 1: vanishing" in cells["plain"].outputs[0].text
+    assert "layer 1: exploding" in cells["exploding"].outputs[0].text
 
 
 @pytest.mark.notebook

@@ -351,7 +351,7 @@ class ResidualDisplay(Display):
         style: dict[str, Any] = {"color": "C0", "alpha": 0.5, "lw": wide}
         ax.vlines(x, table.loc[0.25], table.loc[0.75], label="25 to 75 %", **style)
         ax.plot(x, table.loc[0.5], "k_", ms=6, label="median")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set_xticks(x[:: max(len(x) // 12, 1)])
         ax.set_xlim(0.5, len(x) + 0.5)
         tidy(ax, "by step ahead", "step ahead in rows", f"error, {self.unit}", legend=True)
 

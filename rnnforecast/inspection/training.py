@@ -259,7 +259,8 @@ class GradientFlowDisplay(Display):
         for name, bar in zip(share.index, bars):
             bar.set_alpha(0.5 if "backward" in name else 1.0)
         ax.set_yticks(y, share.index)
-        ax.set_ylim(len(share) - 0.5, -0.5)
+        ax.set_ylim(max(len(share), 3) - 0.5, -0.5)
+        ax.locator_params(axis="x", nbins=3)
         tidy(ax, "weights", "norm of ∂ loss / ∂ weights\n/ norm of weights", "")
         ax.grid(axis="y", visible=False)
 
