@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from rnnforecast import DeepLSTMForecaster
-from rnnforecast.forecasters import windows
+from rnnforecast.forecasters import neural
 from rnnforecast.nn.library import status
 from rnnforecast.nn.window import fold
 
@@ -54,7 +54,7 @@ def alternate(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
 def recurrent_layers(fc: DeepLSTMForecaster) -> Callable:
     """The encoder alone over the last look-back of every series, in chunks as a forecast's."""
     network, n = fc.network_, fc.panel_.n_series
-    size = windows._at_once(network)
+    size = min(max(neural._CHUNK_NUMBERS // fc._numbers_a_forecast(network), 16), 512)
     chunks = []
     for start in range(0, n, size):
         series = np.arange(start, min(start + size, n))
@@ -86,8 +86,8 @@ def main() -> None:
             calls = {
                 "forecast": fc.forecast,
                 "predict": fc.predict,
-                "network": lambda fc=fc, known=known: fc._network_says(
-                    0, fc.panel_, np.array([0]), fc.panel_.lengths, 24, known
+                "network": lambda fc=fc, known=known: fc._average(
+                    fc.panel_, np.array([0]), fc.panel_.lengths, 24, known
                 ),
                 "recurrent_layers": recurrent_layers(fc),
             }

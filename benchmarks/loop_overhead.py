@@ -46,7 +46,9 @@ def prepare(
         batch_size=batch_size,
         random_state=0,
     )
-    return forecaster._job(read_fit("benchmark", df).panel, goes_on=False).learner
+    panel = read_fit("benchmark", df).panel
+    vars(forecaster).update(forecaster._choose(panel))
+    return forecaster._job(panel).learner
 
 
 def library(learner: Learner, network, generator: torch.Generator, steps: int) -> float:

@@ -31,7 +31,7 @@ def forecasters() -> dict:
         "DeepLSTM": rf.DeepLSTMForecaster(**shared, **network),
         "BiGRU": rf.BiGRUForecaster(**shared, **network, n_layers=1),
         "seasonal naive": rf.NaiveForecaster(**shared, strategy="seasonal"),
-        "ETS": rf.ETSForecaster(**shared, n_jobs=2),
+        "ETS": rf.ETSForecaster(**shared),
         "ARIMA": rf.ARIMAForecaster(**shared, order=(2, 0, 1)),
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -71,22 +70,23 @@ def _version(package: str) -> str:
 def _hardware() -> dict[str, str]:
     import joblib
     import torch
+    from threadpoolctl import threadpool_info
 
     from rnnforecast.nn.library import status
 
     model, flags = _cpu()
     threads = f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}"
     one_dnn = "yes" if torch.backends.mkldnn.is_available() else "no"
+    libraries = {f"{each['prefix']} {each['version'] or ''}".strip() for each in threadpool_info()}
     capability = torch.backends.cpu.get_cpu_capability()
     kernels = status()
     what = kernels.path if kernels.path == "torch" else f"native, {kernels.instruction_set}"
     return {
         "cpu": f"{model}, {joblib.cpu_count()} cores usable",
         "cpu features": " ".join(flag for flag in _CPU_FLAGS if flag in flags) or "unknown",
-        "bf16 on cpu": _bf16(flags),
         "torch threads": f"{torch.get_num_threads()} ({threads})",
-        "torch uses": f"{capability}, BLAS {_torch_blas()}, oneDNN {one_dnn}",
-        "numpy BLAS": _numpy_blas(),
+        "torch uses": f"{capability}, oneDNN {one_dnn}",
+        "libraries": ", ".join(sorted(libraries)),
         "gpu": _gpu(),
         "kernels": f"{what} ({kernels.reason})",
     }
@@ -102,30 +102,6 @@ def _cpu() -> tuple[str, set[str]]:
     fields = {key.strip().lower(): value.strip() for key, _, value in lines}
     model = fields.get("model name") or platform.processor() or platform.machine() or "unknown"
     return model, set((fields.get("flags") or fields.get("features") or "").split())
-
-
-def _bf16(flags: set[str]) -> str:
-    """Whether the processor multiplies bfloat16 numbers itself."""
-    native = sorted(flags & {"avx512_bf16", "amx_bf16", "bf16"})
-    if native:
-        return f"yes ({', '.join(native)})"
-    return "no" if flags else "unknown"
-
-
-def _torch_blas() -> str:
-    import torch
-
-    if torch.backends.mkl.is_available():
-        return "MKL"
-    found = re.search(r"BLAS_INFO=([^\s,]+)", torch.__config__.show())
-    return found[1] if found else "unknown"
-
-
-def _numpy_blas() -> str:
-    import numpy as np
-
-    blas = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
-    return " ".join(str(blas[key]) for key in ("name", "version") if blas.get(key)) or "unknown"
 
 
 def _gpu() -> str:

@@ -14,7 +14,6 @@ import hashlib
 import http.client
 import json
 import os
-import re
 import sys
 from functools import cache
 from importlib.resources import as_file, files
@@ -98,7 +97,9 @@ def _read_bundled(name: str, **options: Any) -> pd.DataFrame:
 
 
 def _read_csv(path: Path, **options: Any) -> pd.DataFrame:
-    if pd.__version__ < "3":  # the float nearest to what the file says; pandas 3 needs no telling
+    """Read a file, by default of dated rows, with the floats nearest to what it says."""
+    options = options or {"index_col": "date", "parse_dates": ["date"]}
+    if pd.__version__ < "3":  # pandas 3 needs no telling
         options["float_precision"] = "round_trip"
     return pd.read_csv(path, **options)
 
@@ -123,7 +124,7 @@ def load_sp500() -> pd.DataFrame:
     2018-12-31    2506.850098
     Name: close, dtype: float64
     """
-    return _read_bundled("sp500", index_col="date", parse_dates=["date"])
+    return _read_bundled("sp500")
 
 
 def load_nyc_weather() -> pd.DataFrame:
@@ -172,8 +173,7 @@ def load_seattle_weather() -> pd.DataFrame:
     >>> load_seattle_weather().iloc[0].to_dict()
     {'precipitation': 0.0, 'temp_max': 12.8, 'temp_min': 5.0, 'wind': 4.7, 'weather': 'drizzle'}
     """
-    frame = _read_bundled("seattle_weather", index_col="date", parse_dates=["date"])
-    return frame.asfreq("D")
+    return _read_bundled("seattle_weather").asfreq("D")
 
 
 # Files of statsmodels
@@ -311,8 +311,7 @@ def load_ett(
     """
     check_choice("load_ett", "name", name, ("ETTh1", "ETTh2", "ETTm1"))
     path = _fetch(f"{name}.csv", data_home, download, verbose)
-    frame = _read_csv(path, index_col="date", parse_dates=["date"])
-    return frame.asfreq("15min" if name.startswith("ETTm") else "h")
+    return _read_csv(path).asfreq("15min" if name.startswith("ETTm") else "h")
 
 
 def load_m4(
@@ -362,18 +361,15 @@ def load_m4(
 
 def _long(wide: pd.DataFrame, start: Any) -> pd.DataFrame:
     """Stack one series a row, its end padded with empty cells; its time counts from ``start``."""
-    values = wide.to_numpy(float)
-    seen = ~np.isnan(values)
-    lengths = seen.shape[1] - np.argmax(seen[:, ::-1], axis=1)
-    series, step = np.nonzero(np.arange(seen.shape[1]) < lengths[:, None])
-    time = step + np.broadcast_to(start, lengths.shape)[series]
+    series, step = np.nonzero(wide.bfill(axis=1).notna())
+    time = step + np.broadcast_to(start, len(wide))[series]
     # levels by hand keep the order of the file, and the index sorted at once
     index = pd.MultiIndex(
         levels=[wide.index.astype(object), pd.RangeIndex(time.max() + 1)],
         codes=[series, time],
         names=["series", "time"],
     )
-    return pd.DataFrame({"y": values[series, step]}, index=index)
+    return pd.DataFrame({"y": wide.to_numpy(float)[series, step]}, index=index)
 
 
 def load_weather_benchmark(
@@ -408,8 +404,6 @@ def load_weather_benchmark(
     >>> load_weather_benchmark().shape  # doctest: +SKIP
     (52696, 21)
     """
-    path = _fetch("weather.csv", data_home, download, verbose)
-    frame = _read_csv(path, index_col="date", parse_dates=["date"], encoding="utf-8")
-    bad = "\N{REPLACEMENT CHARACTER}"
-    units = {f"{bad}mol/m{bad}": "µmol/m²", f"m{bad}": "m²"}
-    return frame.rename(columns=lambda name: re.sub("|".join(units), lambda m: units[m[0]], name))
+    frame = _read_csv(_fetch("weather.csv", data_home, download, verbose))
+    names = frame.columns.str.replace("\N{REPLACEMENT CHARACTER}mol", "µmol")
+    return frame.set_axis(names.str.replace("\N{REPLACEMENT CHARACTER}", "²"), axis=1)

@@ -150,8 +150,8 @@ def forecast_figure(
     2
     """
     figure_module = optional_import("matplotlib.figure", "plot", "forecast_figure")
-    names = _series_names(forecast)
-    columns = list(forecast.columns.unique(0))
+    names = [None] if forecast.index.nlevels == 1 else forecast.index.unique(0)
+    columns = forecast.columns.unique(0)
     cells = [(name, column) for name in names for column in columns][:max_panels]
     figure = figure_module.Figure(figsize=(9, 0.9 + 2.7 * len(cells)), layout="constrained")
     axes = figure.subplots(len(cells), 1, squeeze=False)[:, 0]
@@ -165,30 +165,28 @@ def forecast_figure(
     return figure
 
 
-def _series_names(table: pd.Series | pd.DataFrame) -> list[Any]:
-    return [None] if table.index.nlevels == 1 else list(table.index.unique(0))
+def _choose(names: pd.Index, wanted: Any, what: str, parameter: str) -> Any:
+    """The wanted one of ``names``, or the only one."""
+    shown = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+    if wanted is None and len(names) > 1:
+        raise DataError(f"{what} holds more than one {parameter} ({shown}): pass {parameter}=")
+    if wanted is not None and wanted not in names:
+        raise DataError(f"{what} holds no {parameter} {wanted!r}, but {shown}")
+    return names[0] if wanted is None else wanted
+
+
+def _one_series(table: Any, series: Any, what: str) -> Any:
+    if table.index.nlevels == 1:
+        return table
+    return table.xs(_choose(table.index.unique(0), series, what, "series"), level=0)
 
 
 def _pick(table: Any, target: Any, series: Any, what: str) -> Any:
     """Reduce to one series and one target: a Series, or a frame with one column per quantile."""
-    if table.index.nlevels > 1:
-        names = _series_names(table)
-        if series is None and len(names) > 1:
-            shown = ", ".join(repr(n) for n in names[:5])
-            raise DataError(f"{what} holds {len(names)} series ({shown}, ...): pass series=")
-        wanted = names[0] if series is None else series
-        if wanted not in names:
-            raise DataError(f"{what} holds no series {wanted!r}")
-        table = table.xs(wanted, level=0)
+    table = _one_series(table, series, what)
     if isinstance(table, pd.Series):
         return table
-    columns = list(table.columns.unique(0))
-    if target is None and len(columns) > 1:
-        raise DataError(f"{what} holds the columns {columns}: pass target=")
-    wanted = columns[0] if target is None else target
-    if wanted not in columns:
-        raise DataError(f"{what} holds no column {wanted!r}, but {columns}")
-    return table[wanted]
+    return table[_choose(table.columns.unique(0), target, what, "target")]
 
 
 def _centre(quantiles: pd.DataFrame) -> pd.Series:
@@ -206,12 +204,11 @@ def _bands(quantiles: pd.DataFrame) -> list[tuple[float | None, np.ndarray, np.n
 
 def _given_bands(intervals: Any, line: pd.Series, target: Any, series: Any) -> list:
     """Bands of a frame of quantiles, or of lower and upper bounds for the rows of ``line``."""
-    frame = isinstance(intervals, pd.DataFrame)
-    if frame and intervals.columns.nlevels > 1:
+    if isinstance(intervals, pd.DataFrame) and intervals.columns.nlevels > 1:
         bands = _bands(_pick(intervals, target, series, "intervals"))
     else:
-        if frame and intervals.index.nlevels > 1:
-            intervals = intervals.xs(_series_names(line)[0] if series is None else series, level=0)
+        if isinstance(intervals, pd.DataFrame):
+            intervals = _one_series(intervals, series, "intervals")
         bounds = np.asarray(intervals, dtype=float)
         if bounds.ndim != 2 or bounds.shape[1] != 2:
             expected = f"the shape ({len(line)}, 2), lower and upper"
@@ -234,8 +231,7 @@ def _dress(ax: Axes, line: pd.Series, title: Any) -> None:
     """Axis labels, dates, legend."""
     dates = optional_import("matplotlib.dates", "plot", "plot_forecast")
     if isinstance(line.index, pd.DatetimeIndex | pd.PeriodIndex):
-        locator = dates.AutoDateLocator()
-        ax.xaxis.set_major_locator(locator)
+        locator = ax.xaxis.get_major_locator()
         ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
     else:
         ax.set_xlabel(str(line.index.name or "step"))

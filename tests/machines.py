@@ -114,7 +114,8 @@ def pip_install(python: Path, *what: str | Path, **variables: str) -> None:
 def no_compiler(folder: Path) -> tuple[Path, Variables]:
     """The project installed from its sources where PATH has everything but compilers."""
     sources, tools = folder / "sources", folder / "tools"
-    made = shutil.ignore_patterns("__pycache__", "_kernels.*", "_build.txt")
+    # the library that was made here, not the module nn/_kernels.py
+    made = shutil.ignore_patterns("__pycache__", "_kernels.[!p]*", "_build.txt")
     for name in ("rnnforecast", "datasets"):
         shutil.copytree(ROOT / name, sources / name, ignore=made)
     for name in ("pyproject.toml", "hatch_build.py", "LICENSE", "README.md"):

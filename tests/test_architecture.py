@@ -20,12 +20,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module may import its own unit and the units of lower floors.
 FLOORS = [
     {"exceptions"},
-    {"_validation"},
+    {"_validation", "parameters"},
     {"data", "nn", "datasets"},
     {"metrics", "transformers"},
     {"outputs"},
     {"training"},
-    {"forecasters"},
+    {"forecasters", "sequences"},
     {"baselines"},  # on the base class of forecasters
     {"auto", "plotting"},  # tries both
     {"model_selection", "inspection", "persistence", "export", "_versions"},

@@ -246,13 +246,13 @@ def test_missing_file(fails, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("empty.csv", b"", "is empty"),
+        ("empty.csv", b"", "empty.csv cannot be read: No columns"),
         ("header.csv", b"day,temp\n", "holds no rows"),
         ("ragged.csv", b"day,temp\n1,2\n1,2,3,4\n", "cannot be read"),
         ("binary.csv", b"\xff\xfe\x00day,temp\n", "cannot be read"),
         ("fake.parquet", b"PAR1 no", "cannot be read"),
-        ("data.xlsx", b"PK", "expected a file ending in .csv, .csv.gz or .parquet"),
-        ("words.csv", b"day,temp\n2024-01-01,warm\n", "must hold numbers. Got 'warm'"),
+        ("data.xlsx", b"PK", "expected a file name ending in .csv or .csv.gz or .parquet"),
+        ("words.csv", b"day,temp\n2024-01-01,warm\n", "must hold numbers: Unable to parse"),
         ("twice.csv", b"day,temp\n2024-01-01,1\n2024-01-01,2\n", "appears more than once"),
         ("short.csv", b"day,temp\n2024-01-01,1\n", "frequency of 1 sample cannot be inferred"),
         ("infinite.csv", b"day,temp\n2024-01-01,1\n2024-01-02,inf\n2024-01-03,inf\n", "infinity"),
@@ -274,7 +274,7 @@ def test_unusable_files(fails, tmp_path, name, content, expected):
         (["--target", "temp", "--time", "hour"], "'hour' for --time"),
         (["--target", "temp", "--time", "sky"], "'sky' cannot be read as time stamps"),
         (["--target", "temp", "--series-id", "shop"], "'shop' for --series-id"),
-        (["--target", "sky"], "'sky' must hold numbers. Got 'sun'"),
+        (["--target", "sky"], "'sky' must hold numbers: Unable to parse string \"sun\""),
         (["--target", "temp", "--past", "temp"], "'temp' is named twice"),
         ([], "has the numeric columns temp, sun: name one with --target"),
         (["--target", "temp", "--model", "lstm"], "'lstm' is not one of 'deep-rnn'"),
@@ -307,9 +307,9 @@ def test_no_horizon(fails, daily):
     ("option", "name", "expected"),
     [
         ("--out", "no/folder/out.csv", "there is no folder"),
-        ("--out", "out.xlsx", "ending in .csv or .parquet"),
-        ("--out", "out", "ending in .csv or .parquet"),
-        ("--out", "folder.csv", "is a folder"),
+        ("--out", "out.xlsx", "ending in .csv or .csv.gz or .parquet or .pq"),
+        ("--out", "out", "ending in .csv or"),
+        ("--out", "folder.csv", "is a directory"),
         ("--plot", "plot.csv", "ending in .pdf or .png or .svg"),
         ("--plot", "no/plot.png", "there is no folder"),
     ],
@@ -446,7 +446,20 @@ def test_other_separators_are_read(command, daily, tmp_path, mark):
 def test_numbers_that_are_not_read_as_such_are_refused(fails, daily, tmp_path):
     path = tmp_path / "comma.csv"  # decimal commas
     path.write_text(daily.read_text().replace(",", ";").replace(".", ","))
-    assert "column 'temp' must hold numbers. Got '1" in fails("forecast", path, *FORECAST)
+    assert "column 'temp' must hold numbers: Unable to parse string \"1" in fails(
+        "forecast", path, *FORECAST
+    )
+
+
+def test_stamps_are_no_target(fails, tmp_path):
+    pytest.importorskip("pyarrow")
+    days = pd.date_range("2024-01-01", periods=40)
+    path = tmp_path / "data.parquet"
+    pd.DataFrame({"day": days, "due": days, "temp": 1.0}).to_parquet(path)
+    args = ["--time", "day", "--target", "due", "--horizon", 5, "--model", "naive"]
+    assert "column 'due' has dtype datetime64[ns], expected numbers" in fails(
+        "forecast", path, *args
+    )
 
 
 def test_a_single_column_is_not_cut_at_a_letter(command, tmp_path):

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -16,6 +17,13 @@ pytest.importorskip("matplotlib")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = ("grid_search", "inside_a_network", "stock_forecasting", "weather_forecasting")
+NAMES = (
+    "direction_classification",
+    "grid_search",
+    "sentiment_of_texts",
+    "stock_forecasting",
+    "weather_forecasting",
+)
 BASELINES = {"last value", "ETS"}
 
 PATHS = r"/(home|root|tmp|usr|work|Users|var)/|site-packages"
@@ -221,6 +229,65 @@ def test_the_remedies_of_the_stored_notebook():
     assert solved == {"LSTM, open and orthogonal", "plain, with attention"}
     assert "layer 1: vanishing" in cells["plain"].outputs[0].text
     assert "layer 1: exploding" in cells["exploding"].outputs[0].text
+
+
+def test_direction_classification(execute):
+    tables = execute("direction_classification", ["board", "control", "leak"])
+    models = ["base rate", "logistic regression", "vanilla RNN", "LSTM", "GRU"]
+    for name in ("board", "control"):
+        assert list(tables[name].index) == models
+        assert tables[name]["accuracy"].between(0.4, 0.75).all()
+        assert tables[name].loc["base rate", "ahead of base"] == 0
+    # directions are nobody's, ranges are the regression's too
+    direction, (ahead, error) = tables["board"], ["ahead of base", "± (s.e.) "]
+    assert (direction[ahead] <= 3 * direction[error]).all()
+    assert tables["control"].loc["logistic regression", ahead] > 0.05
+    assert list(tables["leak"].index) == ["shuffled", "walking forward"]
+
+
+@pytest.mark.notebook
+@pytest.mark.slow
+def test_sentiment_of_texts(execute):
+    tables = execute("sentiment_of_texts", ["board", "twins", "share"])
+    models = {"counts of words", "counts of 1 to 3 words", "vanilla RNN", "LSTM", "GRU"}
+    assert models < set(tables["board"].index)
+    assert tables["board"].drop(columns="± (s.e.) of all").stack().between(0.3, 1).all()
+    # the same words: who counts them is wrong on one of each pair
+    assert (tables["twins"].loc["counts of words"] == 0).all()
+    assert tables["twins"].stack().between(0, 1).all()
+    np.testing.assert_allclose(tables["share"].sum(), 1.0)
+
+
+@pytest.mark.notebook
+def test_the_stored_answers_are_those_of_the_text():
+    cells = {cell.id: cell for cell in read("direction_classification").cells}
+    numbers = {
+        name: [
+            [float(x) for x in re.findall(r"-?\d\.\d+", line)]
+            for line in cells[name].outputs[0].data["text/plain"].splitlines()
+            if re.match(r"[a-zA-Z].*\d\.\d", line)
+        ]
+        for name in ("board", "control", "leak")
+    }
+    assert "Nobody beats" in cells["board-text"].source
+    assert all(-2 * row[3] < row[2] < 0 for row in numbers["board"][1:5])
+    assert "more than ten standard errors" in cells["control-text"].source
+    assert all(row[2] > 10 * row[3] for row in numbers["control"][1:5])
+    (shuffled, always), (walked, always_then) = numbers["leak"]
+    assert shuffled - always > 0.2 and walked < always_then
+
+    cells = {cell.id: cell for cell in read("sentiment_of_texts").cells}
+    assert "generated" in cells["title"].source
+    board = cells["board"].outputs[0].data["text/plain"]
+    found = {name: float(all_) for name, all_ in re.findall(r"^(\S.*?) {2,}(\d\.\d+)", board, re.M)}
+    assert "96 percent, against 83" in cells["end"].source
+    assert found["LSTM"] == pytest.approx(0.96, abs=0.005) == found["GRU"]
+    assert found["counts of 1 to 3 words"] == pytest.approx(0.83, abs=0.005)
+    assert found["counts of words"] == pytest.approx(0.57, abs=0.005)
+    twins = cells["twins"].outputs[1].data["text/plain"]
+    assert "right on every pair" in cells["twins-text"].source
+    for name in ("LSTM", "GRU", "GRU with attention"):
+        assert re.search(rf"^{name} +1.000 +1.00 +1.00$", twins, re.M)
 
 
 @pytest.mark.notebook

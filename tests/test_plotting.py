@@ -91,13 +91,13 @@ def test_intervals_of_predict_interval(ax, values):
 
 def test_panels_and_many_columns_ask_which_one(ax, values):
     panel = pd.concat({"x": values, "y": values + 5}, names=["series", "time"])
-    with pytest.raises(DataError, match=r"forecast holds the columns \['a', 'b'\]: pass target="):
+    with pytest.raises(DataError, match=r"holds more than one target \('a', 'b'\): pass target="):
         plot_forecast(values, values, ax=ax)
-    with pytest.raises(DataError, match=r"2 series \('x', 'y', ...\): pass series="):
+    with pytest.raises(DataError, match=r"more than one series \('x', 'y'\): pass series="):
         plot_forecast(panel, panel, ax=ax, target="a")
     with pytest.raises(DataError, match="no series 'z'"):
         plot_forecast(panel, panel, ax=ax, target="a", series="z")
-    with pytest.raises(DataError, match="no column 'c'"):
+    with pytest.raises(DataError, match="no target 'c', but 'a', 'b'"):
         plot_forecast(values, values, ax=ax, target="c")
     plot_forecast(panel, panel, ax=ax, target="a", series="y")
     np.testing.assert_array_equal(drawn(ax)["forecast"], values["a"] + 5)
@@ -146,3 +146,10 @@ def test_import_does_not_load_matplotlib():
     code = "import sys, rnnforecast.plotting; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_bounds_of_the_only_series_of_a_panel(ax, values):
+    panel = pd.concat({"x": values["a"]}, names=["series", "time"])
+    bounds = pd.DataFrame({"lower": panel - 2, "upper": panel + 2})
+    plot_forecast(panel[:90], panel[90:], ax=ax, intervals=bounds[90:])
+    assert bands(ax) == {"interval": (88.0, 101.0)}

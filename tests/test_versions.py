@@ -56,19 +56,6 @@ def test_the_kernels_of_this_process():
     assert line.startswith(kernels.path) and kernels.reason in line
 
 
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ({"avx2", "avx512_bf16", "amx_bf16"}, "yes (amx_bf16, avx512_bf16)"),
-        ({"asimd", "bf16"}, "yes (bf16)"),
-        ({"avx2"}, "no"),
-        (set(), "unknown"),
-    ],
-)
-def test_bf16_is_read_from_the_features_of_the_processor(flags, expected):
-    assert _versions._bf16(flags) == expected
-
-
 def test_a_system_without_cpuinfo(monkeypatch):
     def refuse(*args, **options):
         raise FileNotFoundError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
@@ -59,7 +58,6 @@ class Search:
     season: int
     start: float  # of the budget's seconds
     seeds: np.random.RandomState
-    bar: Any = None
     judge: Judge | None = None  # once its reference, the naive forecasts, were tried
     trials: list[Trial] = field(default_factory=list)
     _weights: np.ndarray | None = None  # of the trials judged so far; these are never taken back
@@ -82,16 +80,6 @@ class Search:
     def _by_series(self, values: np.ndarray) -> np.ndarray:
         return values.reshape(len(self.judged), -1, *values.shape[1:])
 
-    def judge_by(self, reference: Any) -> None:
-        """Score what was tried so far, and from now on, beside a forecast of the held-out rows."""
-        truth = self._by_series(self.panel.targets[self._rows].astype(np.float64))
-        metric = self.auto.metric
-        scale = series_scales(self.train, self.season, 2 if metric == "rmsse" else 1)
-        self.judge = Judge(metric, truth, scale[self.judged], reference)
-        for trial in self.trials:
-            if trial.forecast is not None:
-                trial.score = self.judge.loss(trial.forecast)
-
     # -- one candidate -----------------------------------------------------------------------------
 
     def run(self, candidate: Candidate, free: bool = False) -> None:
@@ -112,9 +100,8 @@ class Search:
             trial.status = f"failed: {': '.join([type(error).__name__, *lines[:1]])}"
         trial.seconds = monotonic() - begin
         self.trials.append(trial)
-        if self.bar is not None:
-            self.bar.total = max(self.bar.total, self.bar.n + 1)  # further seeds come on top
-            self.bar.update()
+        self.bar.total = max(self.bar.total, self.bar.n + 1)  # further seeds come on top
+        self.bar.update()
 
     def prepared(self, candidate: Candidate, seed: int) -> Candidate:
         """A clone with the horizon, and with what its own parameters leave open."""
@@ -239,20 +226,41 @@ class Search:
 
     # -- all of them -------------------------------------------------------------------------------
 
-    def run_all(self, candidates: Iterable[Candidate]) -> None:
-        """Try the candidates in turn, and further seeds of the networks that do well.
+    def run_all(self, naive: list[Candidate], candidates: list[Candidate]) -> None:
+        """Try the candidates in turn after the naive ones, and further seeds of good networks.
 
         Once four networks were tried, one that holds half of the ensemble's weight gets its further
         seeds before the next candidate; after the last candidate, all that have a weight do.
         """
-        pending = list(candidates)
-        while pending:
-            varied = sum(trial.is_network for trial in self.trials) >= _VARIETY
-            stars = self._repeatable(_STAR) if varied and self.left > 0 else []
-            self.run(stars[0] if stars else pending.pop(0))
-        for _ in range(_REPEATS):
-            for candidate in self._repeatable(0.0):
-                self.run(candidate)
+        from tqdm.auto import tqdm
+
+        if not len(self.judged):
+            status = "skipped: no series is long enough to hold rows out"
+            self.trials += [Trial(each.name, each, status=status) for each in candidates]
+            return
+        owner, n = type(self.auto).__name__, len(naive) + len(candidates)
+        with tqdm(total=n, desc=owner, unit="candidate", disable=not self.auto.verbose) as self.bar:
+            for candidate in naive:
+                self.run(candidate, free=True)
+            self._judge_by(self.trials[0].forecast)
+            pending = list(candidates)
+            while pending:
+                varied = sum(trial.is_network for trial in self.trials) >= _VARIETY
+                stars = self._repeatable(_STAR) if varied and self.left > 0 else []
+                self.run(stars[0] if stars else pending.pop(0))
+            for _ in range(_REPEATS):
+                for candidate in self._repeatable(0.0):
+                    self.run(candidate)
+
+    def _judge_by(self, reference: Any) -> None:
+        """Score what was tried so far, and from now on, beside a forecast of the held-out rows."""
+        truth = self._by_series(self.panel.targets[self._rows].astype(np.float64))
+        metric = self.auto.metric
+        scale = series_scales(self.train, self.season, 2 if metric == "rmsse" else 1)
+        self.judge = Judge(metric, truth, scale[self.judged], reference)
+        for trial in self.trials:
+            if trial.forecast is not None:
+                trial.score = self.judge.loss(trial.forecast)
 
     def _repeatable(self, above: float) -> list[Candidate]:
         """Networks whose seeds together weigh more than ``above`` and that may have one more."""

@@ -12,7 +12,7 @@ import torch
 from sklearn.base import clone
 
 from rnnforecast._validation import check_bool, check_choice, check_int, check_real
-from rnnforecast.auto._search import Search, Trial
+from rnnforecast.auto._search import Search
 from rnnforecast.auto.candidates import Candidate, given_candidates, naive_candidates, table
 from rnnforecast.auto.judge import METRICS, series_scales
 from rnnforecast.data.panel import Panel
@@ -86,8 +86,6 @@ class AutoForecaster(BaseForecaster):
         intervals.
     error_scale_ : ndarray, shape (n_series, n_targets)
         Mean error of the seasonal naive forecast in each series.
-    panel_, roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
-        As of every forecaster.
 
     Notes
     -----
@@ -151,7 +149,11 @@ class AutoForecaster(BaseForecaster):
         search = Search(self, panel, season, start, seeds)
         naive = naive_candidates(season)
         fallback = self._fallback(search, naive[0])
-        self._try_all(search, naive)
+        if self.candidates is None:
+            n_train = int(np.median(search.train.lengths))
+            search.run_all(naive, table(panel, n_train, self.horizon, season))
+        else:
+            search.run_all(naive, given_candidates(type(self).__name__, self.candidates))
         members = self._members(search)
         scale = self._error_scale(panel, season)
         score, judge, weighted = float("nan"), search.judge, search.weighted()
@@ -184,26 +186,6 @@ class AutoForecaster(BaseForecaster):
         except DataError as error:
             raise DataError(str(error).replace("NaiveForecaster", owner, 1)) from error
         return member
-
-    def _try_all(self, search: Search, naive: list[Candidate]) -> None:
-        """Try and judge every candidate."""
-        from tqdm.auto import tqdm
-
-        owner, panel, season = type(self).__name__, search.panel, search.season
-        if self.candidates is None:
-            rows = table(panel, int(np.median(search.train.lengths)), self.horizon, season)
-        else:
-            rows = given_candidates(owner, self.candidates)
-        if not len(search.judged):
-            status = "skipped: no series is long enough to hold rows out"
-            search.trials += [Trial(row.name, row, status=status) for row in rows]
-            return
-        n, hidden = len(naive) + len(rows), not self.verbose
-        with tqdm(total=n, desc=owner, unit="candidate", disable=hidden) as search.bar:
-            for row in naive:
-                search.run(row, free=True)
-            search.judge_by(search.trials[0].forecast)
-            search.run_all(rows)
 
     def _members(self, search: Search) -> list[Candidate]:
         """The chosen members, fitted to all rows where the budget allows; notes the outcome."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.windows import WindowIndex
-from rnnforecast.metrics.terms import POINT_ERRORS, observed_mean
+from rnnforecast.metrics.terms import POINT_ERRORS, naive_scales, observed_mean
 
 __all__ = ["METRICS", "Judge", "choose_weights", "first_rows", "plan_origins", "series_scales"]
 
@@ -63,15 +64,8 @@ def first_rows(panel: Panel, series: np.ndarray, lengths: np.ndarray) -> Panel:
 
 def series_scales(panel: Panel, season: int, power: int = 1) -> np.ndarray:
     """What MASE divides by, (n_series, n_targets); of one step for series within one season."""
-    series = np.repeat(np.arange(panel.n_series), panel.lengths)
-    lag = np.where(panel.lengths > season, season, 1)[series]
-    rows = np.flatnonzero(np.arange(len(series)) - panel.indptr[series] >= lag)
-    change = np.full(panel.targets.shape, np.nan)
-    change[rows] = np.abs(panel.targets[rows] - panel.targets[rows - lag[rows]]) ** power
-    seen = ~np.isnan(change)
-    starts = panel.indptr[:-1]
-    total = np.add.reduceat(np.where(seen, change, 0.0), starts)
-    return np.where(total > 0, total, np.nan) / np.maximum(np.add.reduceat(seen * 1, starts), 1)
+    scales, short = naive_scales(panel, season, power), panel.lengths <= season
+    return np.where(short[:, None], naive_scales(panel, 1, power), scales)
 
 
 @dataclass(eq=False)
@@ -104,10 +98,11 @@ class Judge:
     def _mean(self, metric: str, forecast: np.ndarray) -> float:
         error = POINT_ERRORS[metric]
         by_target = observed_mean(error.term(self.truth, forecast), axis=(1, 2))
+        scale: Any = 1.0
         if error.power:
             known = np.isfinite(self.scale) & np.isfinite(by_target)
-            by_target = by_target / (np.where(known, self.scale, np.nan) if known.any() else 1.0)
-        by_target = np.sqrt(by_target) if error.root else by_target
+            scale = np.where(known, self.scale, np.nan) if known.any() else scale
+        by_target = error.of_mean(by_target, scale)
         return float(observed_mean(observed_mean(by_target, axis=1)))
 
     def thinned(self) -> tuple[Judge, slice]:

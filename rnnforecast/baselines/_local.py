@@ -11,16 +11,15 @@ import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
-from scipy.special import ndtri
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
@@ -32,28 +31,8 @@ from rnnforecast.forecasters.base import BaseForecaster
 from rnnforecast.outputs import Forecast, NormalForecast
 from rnnforecast.parameters import estimator
 
-SCORES = np.linspace(-3.0, 3.0, 25)  # standard normal scores of the quantiles that are simulated
-
-
-class SimulatedForecast(Forecast):
-    """A centre, and deviations from it at normal scores; between and beyond them linear in the
-    score, which is exact for a normal distribution.
-    """
-
-    def __init__(self, centre: torch.Tensor, deviations: torch.Tensor):
-        self.centre = centre  # (..., targets)
-        self.deviations = deviations  # (..., targets, 25)
-
-    @property
-    def median(self) -> torch.Tensor:
-        return self.centre
-
-    def quantile(self, levels: Sequence[float]) -> torch.Tensor:
-        place = (ndtri(np.asarray(levels)) - SCORES[0]) / (SCORES[1] - SCORES[0])
-        low = np.clip(np.floor(place), 0, len(SCORES) - 2).astype(int)
-        left, right = self.deviations[..., low], self.deviations[..., low + 1]
-        share = torch.as_tensor(place - low).to(self.centre)
-        return self.centre[..., None] + torch.lerp(left, right, share.expand(left.shape))
+_UNKNOWN = 1e4  # a variance this far above that of the innovations: the level is not known yet
+_BLOCK = 1000  # rows filtered at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,51 +40,67 @@ class LocalModel(ABC):
     """What was learnt of one target of one series; small and picklable."""
 
     form: Any  # what it is, e.g. ETS(A,N,A)[12], as text for repr
+    sigma: float  # standard deviation of the errors one step ahead
     first: int = 0  # row of the first observed value
+    beta: np.ndarray | tuple = ()  # coefficients of the covariates
     converged: bool = True
     note: str = ""  # what the user should know about this fit
 
-    @abstractmethod
     def ahead(
         self, y: np.ndarray, x: np.ndarray, origins: np.ndarray, n_steps: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Forecasts after the first ``origins: (k,)`` rows of a history ``y: (n_rows,)`` with
-        covariates ``x: (n_rows, n_known)``, less what the covariates of the steps ahead add: mean
-        ``(k, n_steps)``, and deviation of that shape or ``(k, n_steps, 25)`` at ``SCORES``.
+        """Mean, less the effect of the covariates ahead, and standard deviation ``(k, n_steps)``
+        after the first ``origins: (k,)`` rows of a history ``y: (n_rows,)``, ``x: (n_rows, n)``.
         """
+        mean, deviation = np.empty((2, len(origins), n_steps))
+        inside, origins = (origins < len(y)) & (n_steps == 1), np.maximum(origins, self.first)
+        if inside.any():
+            at = origins[inside] - self.first
+            mean[inside, 0], deviation[inside, 0] = (part[at] for part in self.one_step(y, x))
+        model = self
+        for origin in np.unique(origins[~inside]):
+            model, chosen = model.after(origin, y, x), ~inside & (origins == origin)
+            mean[chosen], deviation[chosen] = model.steps(y[: max(origin, self.first + 1)], n_steps)
+        return mean, deviation
 
-    def effect(self, x: np.ndarray) -> np.ndarray | float:
-        """What covariates ``x: (..., n_known)`` add to the mean."""
-        return 0.0
+    @abstractmethod
+    def one_step(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of every row from ``first`` on, by the rows before it."""
 
-    def updated(self, y: np.ndarray, x: np.ndarray) -> LocalModel:
-        """The same model once more rows of its history are known."""
-        return self
+    @abstractmethod
+    def steps(self, y: np.ndarray, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the steps after a history that the state is of."""
 
     @abstractmethod
     def moved(self, y: np.ndarray, x: np.ndarray, shift: int) -> LocalModel:
         """The same parameters for a history that starts ``shift`` rows after that of fit."""
 
-    def describe(self) -> str:
-        return str(self.form)
+    def after(self, row: int, y: np.ndarray, x: np.ndarray) -> LocalModel:
+        """The same with the state after the first ``row`` rows of the history."""
+        return self
 
+    def effect(self, x: np.ndarray) -> np.ndarray | float:
+        """What covariates ``x: (..., n_known)`` add to the mean."""
+        return x @ np.asarray(self.beta) if len(self.beta) else 0.0
 
-class Filtered(NamedTuple):
-    """One-step means and variances of some rows, and the predicted state of the row after them."""
-
-    mean: np.ndarray
-    variance: np.ndarray
-    state: np.ndarray
-    cov: np.ndarray
+    @abstractmethod
+    def estimates(self, known: list) -> dict[str, float]:
+        """Parameters by name, those of the covariates ``known`` among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilterModel(LocalModel):
-    """A linear state space model of statsmodels, filtered to the end of a history."""
+    """A linear state space model of statsmodels, filtered to some row of a history.
 
-    sigma: float  # standard deviation of the innovations
-    unit: float  # the filter sees (y - trend - effect) / unit, with innovations of variance 1
-    row: int  # rows that were read
+    The filter sees ``(y - centre - slopes @ time - beta @ x) / unit``, with innovations of
+    variance 1.
+    """
+
+    unit: float
+    centre: float = 0.0
+    slopes: dict[int, float] = field(default_factory=dict)  # power of time -> coefficient
+    time: int = 0  # of row 0
+    row: int = 0  # rows that were read
     state: np.ndarray | None = None  # predicted state of the row after them; None at the start
     cov: np.ndarray | None = None
 
@@ -113,66 +108,67 @@ class FilterModel(LocalModel):
     def space(self, values: np.ndarray) -> Any:
         """Statsmodels' model of ``values`` with the fitted parameters, at its own start."""
 
-    @abstractmethod
-    def trend(self, start: int, n: int) -> np.ndarray:
-        """What is added to the filter's values in rows start..start + n - 1."""
+    def trend(self, row: int, n: int) -> np.ndarray:
+        """What is added to the filter's values in ``n`` rows from ``row`` on."""
+        time = self.time + row + np.arange(float(n))
+        return sum((b * time**power for power, b in self.slopes.items()), np.full(n, self.centre))
 
-    def run(self, y: np.ndarray, x: np.ndarray, row: int, at: Any = None) -> Filtered:
-        """Filter rows from ``row`` on; ``at`` has the state after those before them."""
-        if len(y) > 2000:  # statsmodels keeps the covariance of every row's state
-            half = len(y) // 2
-            left = self.run(y[:half], x[:half], row, at)
-            right = self.run(y[half:], x[half:], row + half, left)
-            mean, variance = (np.append(a, b) for a, b in zip(left[:2], right[:2], strict=True))
-            return Filtered(mean, variance, right.state, right.cov)
+    def run(
+        self, y: np.ndarray, x: np.ndarray, end_only: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, Any]:
+        """One-step means, variances over sigma² of the rows after those that were read, and the
+        model with the state after them; with ``end_only`` nothing else, in less time and memory.
+        """
+        trend = self.trend(self.row, len(y))
         # a covariate may be missing only where the target is, where nothing is read
-        effect = self.effect(np.nan_to_num(x))
-        model = self.space((y - effect - self.trend(row, len(y))) / self.unit)
-        if at is not None and at.state is not None:
-            model.ssm.initialize_known(at.state, at.cov)
+        model = self.space((y - trend - self.effect(np.nan_to_num(x))) / self.unit)
+        if self.state is not None:
+            model.ssm.initialize_known(self.state, self.cov)
+        if end_only:
+            model.ssm.memory_conserve, model.ssm.memory_no_forecast = True, False
         found = model.ssm.filter()
-        return Filtered(
-            found.forecasts[0] * self.unit + self.trend(row, len(y)),
-            np.maximum(found.forecasts_error_cov[0, 0], 0.0) * self.sigma**2,
-            found.predicted_state[:, -1],
-            found.predicted_state_cov[:, :, -1],
-        )
+        mean = found.forecasts[0] * self.unit + trend
+        variance = np.maximum(found.forecasts_error_cov[0, 0], 0.0)
+        state, cov = found.predicted_state[:, -1], found.predicted_state_cov[:, :, -1]
+        return mean, variance, replace(self, row=self.row + len(y), state=state, cov=cov)
 
-    def updated(self, y, x):
-        if len(y) == self.row:
-            return self
-        done = self.run(y[self.row :], x[self.row :], self.row, self)
-        return replace(self, row=len(y), state=done.state, cov=done.cov)
+    def restarted(self, **changes: Any) -> Any:
+        """The same before its first observed row."""
+        first = changes.get("first", self.first)
+        return replace(self, **{"row": first, "state": None, "cov": None, **changes})
 
-    def one_step(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One-step mean and variance of every row; those before ``first`` have its own."""
-        done = self.run(y[self.first :], x[self.first :], self.first)
-        pad = (self.first, 0)
-        return np.pad(done.mean, pad, mode="edge"), np.pad(done.variance, pad, mode="edge")
+    def after(self, row, y, x):
+        start = self if row >= self.row else self.restarted()
+        read = slice(start.row, row)
+        return start if row == start.row else start.run(y[read], x[read], end_only=True)[2]
 
-    def ahead(self, y, x, origins, n_steps):
-        mean, variance = np.empty((2, len(origins), n_steps))
-        inside = (origins < self.row) & (n_steps == 1)
-        if inside.any():  # one pass for all rows of the history
-            one_step = self.one_step(y[: self.row], x[: self.row])
-            mean[inside, 0], variance[inside, 0] = (part[origins[inside]] for part in one_step)
-        unknown = np.full(n_steps, np.nan), np.zeros((n_steps, x.shape[1]))
-        origins = np.maximum(origins, self.first)
-        row, at = self.row, self
-        for origin in np.unique(origins[~inside]):
-            if origin < row:
-                row, at = self.first, None
-            if origin > row:
-                at = self.run(y[row:origin], x[row:origin], row, at)
-                row = origin
-            chosen, done = ~inside & (origins == origin), self.run(*unknown, row, at)
-            mean[chosen], variance[chosen] = done.mean, done.variance
-        return mean, np.sqrt(variance)
+    def one_step(self, y, x):
+        model, parts = self.restarted(), []
+        while model.row < len(y):  # statsmodels keeps the covariance of every row's state
+            read = slice(model.row, model.row + _BLOCK)
+            *part, model = model.run(y[read], x[read])
+            parts.append(part)
+        mean, variance = np.hstack(parts)
+        # where the level is not known yet, the last value, or the mean before the first one
+        last = pd.Series(y[self.first :]).ffill().shift().fillna(np.nanmean(y))
+        return np.where(variance > _UNKNOWN, last, mean), self.sigma * np.sqrt(variance)
+
+    def steps(self, y, n_steps):
+        unknown = np.full(n_steps, np.nan), np.zeros((n_steps, len(self.beta)))
+        mean, variance, _ = self.run(*unknown)
+        return mean, self.sigma * np.sqrt(variance)
 
 
 def leading_missing(y: np.ndarray) -> int:
     """Number of missing values before the first observed one."""
     return int(np.argmax(~np.isnan(y)))
+
+
+def spread(values: np.ndarray) -> float:
+    """Standard deviation of the observed values, 0 where it is rounding."""
+    seen = values[~np.isnan(values)]
+    deviation = float(seen.std()) if len(seen) else 0.0
+    return deviation if deviation > 1e-12 * np.abs(seen).max(initial=0.0) else 0.0
 
 
 @contextmanager
@@ -184,33 +180,10 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-_lock, _fits = threading.Lock(), 0
-_limits: threadpool_limits
-
-
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Let BLAS use one thread: a filter's products are far too small for more, which cost five
-    times the time where cores are busy. Fits in several threads share the limit.
-    """
-    global _fits, _limits
-    with _lock:
-        if not _fits:
-            _limits = threadpool_limits(1, user_api="blas")
-        _fits += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _fits -= 1
-            if not _fits:
-                _limits.restore_original_limits()
-
-
-def _fit_one(fit: Callable, label: str, y: np.ndarray, x: np.ndarray, options: dict) -> LocalModel:
+def _fit_one(fit: Callable, label: str, y: np.ndarray, x: np.ndarray) -> LocalModel:
     try:
         with _quiet():
-            return fit(y, x, **options)
+            return fit(y, x).after(len(y), y, x)
     except DataError as error:
         raise DataError(f"{label}: {error}") from error
     except (ValueError, ArithmeticError, IndexError, np.linalg.LinAlgError) as error:
@@ -218,6 +191,9 @@ def _fit_one(fit: Callable, label: str, y: np.ndarray, x: np.ndarray, options: d
             f"{label}: the model could not be fitted ({error}): use a simpler one, or leave this "
             f"series out"
         ) from error
+
+
+_one_fit = threading.Lock()  # limits set by two threads would undo each other
 
 
 @estimator
@@ -242,8 +218,8 @@ class LocalForecaster(BaseForecaster):
         seasonality_: int = field(init=False)
 
     @abstractmethod
-    def _local_fit(self, seasonality: int) -> tuple[Callable, dict[str, Any]]:
-        """A module-level function ``fit(y, x, **options) -> LocalModel`` and its options."""
+    def _fitter(self, seasonality: int) -> Callable[[np.ndarray, np.ndarray], LocalModel]:
+        """What fits a model to ``y: (n_rows,)`` and ``x: (n_rows, n_known)``; picklable."""
 
     def _season(self, panel: Panel) -> int:
         return choose_seasonality(panel) if self.seasonality is None else int(self.seasonality)
@@ -255,17 +231,17 @@ class LocalForecaster(BaseForecaster):
         check_int(type(self).__name__, "seasonality", self.seasonality, none=True)
 
     def _fit_panel(self, panel: Panel) -> dict[str, Any]:
-        owner = type(self).__name__
+        owner, width = type(self).__name__, panel.targets.shape[1]
         check_values(owner, panel, 2)
-        self._check_covariates(panel, np.zeros(panel.n_series, dtype=np.int64))
+        self._check_covariates(panel)
         seasonality = self._season(panel)
-        fit, options = self._local_fit(seasonality)
-        width = panel.targets.shape[1]
+        fit = self._fitter(seasonality)
         places = [(i, k) for i in range(panel.n_series) for k in range(width)]
-        labels = [_label(panel, i, k) for i, k in places]
-        with _one_blas_thread():
+        labels = [_label(panel, *place) for place in places]
+        # a filter's products are far too small for several threads
+        with _one_fit, threadpool_limits(1, user_api="blas"):
             models = Parallel(n_jobs=self.n_jobs)(
-                delayed(_fit_one)(fit, f"{owner}: {label}", *self._rows(panel, *place), options)
+                delayed(_fit_one)(fit, f"{owner}: {label}", *self._rows(panel, *place))
                 for label, place in zip(labels, places, strict=True)
             )
         _report(owner, labels, models)
@@ -286,22 +262,17 @@ class LocalForecaster(BaseForecaster):
         return self.panel_.ids.get_indexer(history.ids) if same else np.full(history.n_series, -1)
 
     def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
-        place = self._place(history)
         if fresh:
             check_values(type(self).__name__, history, 2)
-        read = np.zeros(history.n_series, dtype=np.int64)
-        if not fresh:
-            read[: self.panel_.n_series] = self.panel_.lengths
-        self._check_covariates(history, read)
+        self._check_covariates(history)
         models: list[list[LocalModel]] = []
         with _quiet():
-            for i, old in enumerate(place):
-                shift = self._shift(history, i, int(old)) if fresh else 0
+            for i, old in enumerate(self._place(history)):
                 models.append([])
                 for k, model in enumerate(self.models_[old] if old >= 0 else ()):
-                    rows = self._rows(history, i, k)
-                    new = model.moved(*rows, shift) if fresh else model.updated(*rows)
-                    models[-1].append(new)
+                    y, x = self._rows(history, i, k)
+                    new = model.moved(y, x, self._shift(history, i, int(old))) if fresh else model
+                    models[-1].append(new.after(len(y), y, x))
         return {"models_": models}
 
     def _shift(self, history: Panel, i: int, old: int) -> int:
@@ -322,27 +293,14 @@ class LocalForecaster(BaseForecaster):
         known: np.ndarray,
     ) -> Forecast:
         shape = len(series), n_steps, history.targets.shape[1]
-        mean, deviation = (
-            np.full(shape, np.nan),
-            np.full(shape, np.nan),
-        )  # of series without a model
-        simulated: np.ndarray | None = None
+        mean, deviation = np.full((2, *shape), np.nan)  # of series without a model
         with _quiet():
             for i, rows in group_rows(series):
                 for k, model in enumerate(self.models_[i]):
                     centre, width = model.ahead(*self._rows(history, i, k), origins[rows], n_steps)
                     mean[rows, :, k] = centre + model.effect(known[rows])
-                    if width.ndim == 2:
-                        deviation[rows, :, k] = width
-                        continue
-                    if simulated is None:
-                        simulated = np.full((*shape, len(SCORES)), np.nan)
-                    simulated[rows, :, k] = width
-        if simulated is None:
-            return NormalForecast(torch.from_numpy(mean), torch.from_numpy(deviation))
-        normal = np.isnan(simulated[..., :1])
-        simulated = np.where(normal, deviation[..., None] * SCORES, simulated)
-        return SimulatedForecast(torch.from_numpy(mean), torch.from_numpy(simulated))
+                    deviation[rows, :, k] = width
+        return NormalForecast(torch.from_numpy(mean), torch.from_numpy(deviation))
 
     # -- rows -------------------------------------------------------------------------------------
 
@@ -352,24 +310,20 @@ class LocalForecaster(BaseForecaster):
         known = panel.known[rows, : None if self._uses_known else 0]
         return panel.targets[rows, k].astype(np.float64), known.astype(np.float64)
 
-    def _check_covariates(self, panel: Panel, read: np.ndarray) -> None:
-        """Raise where a target is observed and a covariate is not, after the rows ``read``."""
-        if not self._uses_known:
-            return
-        series = np.repeat(np.arange(panel.n_series), panel.lengths)
-        row = np.arange(len(series)) - panel.indptr[series]
-        looked_at = panel.mask.any(axis=1) & (row >= read[series])
-        bad = np.isnan(panel.known) & looked_at[:, None]
-        if bad.any():
-            at, column = np.argwhere(bad)[0]
-            i = int(series[at])
+    def _check_covariates(self, panel: Panel) -> None:
+        """Raise where a target is observed and a covariate is not."""
+        bad = np.isnan(panel.known) & panel.mask.any(axis=1, keepdims=True)
+        if self._uses_known and bad.any():
+            row, column = (int(place) for place in np.argwhere(bad)[0])
+            i = int(np.searchsorted(panel.indptr, row, side="right")) - 1
+            stamp = panel.time_index(i)[row - panel.indptr[i]]
             raise DataError(
                 f"{type(self).__name__}: {panel.label(i)}: known covariate number {column + 1} is "
-                f"missing (NaN) at row {panel.time_index(i)[int(row[at])]}: fill it or drop the "
-                f"row first, as a regression cannot use it"
+                f"missing (NaN) at row {stamp}: fill it or drop the row first, as a regression "
+                f"cannot use it"
             )
 
-    # -- scikit-learn -----------------------------------------------------------------------------
+    # -- scikit-learn and fitted values -----------------------------------------------------------
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -377,12 +331,9 @@ class LocalForecaster(BaseForecaster):
         return tags
 
     def _describe(self) -> list[str]:
-        forms = Counter(model.describe() for models in self.models_ for model in models)
-        if len(forms) == 1:
-            return [next(iter(forms)), *super()._describe()]
-        shown = ", ".join(f"{form} x {count}" for form, count in forms.most_common(3))
-        more = f", {len(forms) - 3} other forms" if len(forms) > 3 else ""
-        return [shown + more, *super()._describe()]
+        forms = Counter(str(model.form) for models in self.models_ for model in models)
+        shown = [f"{form} x {n}" if len(forms) > 1 else form for form, n in forms.most_common(3)]
+        return [", ".join(shown + ["..."] * (len(forms) > 3)), *super()._describe()]
 
     def _per_series(self, value: Callable[[Any], Any], name: str) -> Any:
         """A fitted value of every model: itself for one, a frame (series × target) for more."""
@@ -399,6 +350,13 @@ class LocalForecaster(BaseForecaster):
     def converged_(self) -> Any:
         """Whether the optimiser met its criterion: a bool, or a frame (series × target)."""
         return self._per_series(lambda model: model.converged, "converged_")
+
+    @property
+    def params_(self) -> Any:
+        """Estimates by name: a Series, or a frame (series × target) of them."""
+        return self._per_series(
+            lambda model: pd.Series(model.estimates(self.roles_.known), dtype="float64"), "params_"
+        )
 
 
 def check_values(owner: str, panel: Panel, least: int) -> None:
@@ -420,15 +378,12 @@ def _label(panel: Panel, i: int, k: int) -> str:
 
 def _report(owner: str, labels: list[str], models: list[LocalModel]) -> None:
     """One warning for each kind of trouble, naming the first few series."""
-    found: dict[str, list[str]] = {}
     trouble = (
         "the optimiser did not converge, and the best parameters found are used: "
         "raise maxiter= where there is one, or choose a simpler model"
     )
-    for label, model in zip(labels, models, strict=True):
-        for note in (model.note, "" if model.converged else trouble):
-            found.setdefault(note, []).append(label)
-    found.pop("", None)
-    for note, those in found.items():
+    notes = [(model.note, "" if model.converged else trouble) for model in models]
+    for note in dict.fromkeys(note for pair in notes for note in pair if note):
+        those = [label for label, pair in zip(labels, notes, strict=True) if note in pair]
         names = "; ".join(those[:3]) + (f"; and {len(those) - 3} more" if len(those) > 3 else "")
         warnings.warn(f"{owner}: {names}: {note}", ConvergenceWarning, stacklevel=5)

@@ -3,24 +3,159 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
+from scipy.linalg import LinAlgError
 
 from rnnforecast._validation import check_choice, check_int
-from rnnforecast.baselines._arima import ArimaModel, Orders, fit_arima, fit_auto_arima
-from rnnforecast.baselines._local import LocalForecaster
+from rnnforecast.baselines._local import (
+    FilterModel,
+    LocalForecaster,
+    LocalModel,
+    leading_missing,
+    spread,
+)
 from rnnforecast.data.panel import Panel
-from rnnforecast.exceptions import DataError, optional_import
+from rnnforecast.exceptions import DataError
 from rnnforecast.parameters import estimator
 
-__all__ = ["ARIMAForecaster", "AutoARIMAForecaster"]
+__all__ = ["ARIMAForecaster", "ArimaBase", "ArimaModel", "Orders", "fit_arima"]
 
 _TRENDS = {"n": (), "c": (0,), "t": (1,), "ct": (0, 1)}
+_ENOUGH = 0.95  # share of the rows that differencing must leave beside missing ones
 
 
-class _ArimaBase(LocalForecaster):
+class Orders(NamedTuple):
+    """(p, d, q), (P, D, Q, m) and the powers of time in the mean."""
+
+    order: tuple[int, int, int] = (0, 0, 0)
+    seasonal: tuple[int, int, int, int] = (0, 0, 0, 0)
+    trend: tuple[int, ...] = ()
+
+    @property
+    def n_lost(self) -> int:
+        """Rows lost by differencing."""
+        return self.order[1] + self.seasonal[1] * self.seasonal[3]
+
+    @property
+    def n_arma(self) -> int:
+        return sum(self.order[::2] + self.seasonal[:3:2])
+
+    def __str__(self) -> str:
+        text = "ARIMA({},{},{})".format(*self.order)
+        if any(self.seasonal[:3]):
+            text += "({},{},{})[{}]".format(*self.seasonal)
+        names = {(): "", (0,): " with mean", (1,): " with drift", (0, 1): " with linear trend"}
+        return text + names[self.trend]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArimaModel(FilterModel):
+    """A fitted regression with ARIMA errors; row 0 of fit is time 0."""
+
+    form: Orders
+    arma: np.ndarray  # coefficients in the order of statsmodels
+
+    def space(self, values):
+        model = _sarimax(values, self.form)
+        model.update(np.append(self.arma, 1.0))
+        return model
+
+    def moved(self, y, x, shift):
+        first = leading_missing(y)
+        fresh = self.restarted(first=first, time=shift, centre=0.0)
+        if self.form.n_lost:  # the filter starts at 0, so that its numbers stay small
+            start = y[first] - self.effect(x[first]) - fresh.trend(first, 1)[0]
+            fresh = replace(fresh, centre=float(start))
+        return fresh
+
+    def estimates(self, known):
+        named = {("const", "drift")[power]: slope for power, slope in self.slopes.items()}
+        arma = self.space(np.zeros(1)).param_names
+        named |= zip(known, self.beta, strict=True)
+        return named | dict(zip(arma, [*self.arma, self.sigma**2], strict=True))
+
+
+def _sarimax(values: np.ndarray, orders: Orders, **options: Any) -> Any:
+    from statsmodels.tsa.statespace.sarimax import SARIMAX
+
+    return SARIMAX(values, order=orders.order, seasonal_order=orders.seasonal, trend="n", **options)
+
+
+def fit_arima(y: np.ndarray, x: np.ndarray, orders: Orders, maxiter: int) -> LocalModel:
+    """Maximum likelihood fit to one series with at least two observed values; NaN in ``x`` only
+    where ``y`` is NaN.
+    """
+    from statsmodels.tsa.statespace.tools import diff
+
+    first, n_observed, lost = leading_missing(y), int((~np.isnan(y)).sum()), orders.n_lost
+    time = np.arange(float(len(y)))[:, None] ** np.array(orders.trend, dtype=int)
+    columns, values = np.hstack([time, np.nan_to_num(x)])[first:], y[first:]
+    if n_observed - lost <= orders.n_arma + columns.shape[1] + 1 or not spread(values):
+        return _plain(y, x, orders)
+    centre = values[0] if lost else np.nanmean(values) if 0 in orders.trend else 0.0
+    values, columns = values - centre, columns - columns[0] * bool(lost)
+    changes = diff(values, orders.order[1], orders.seasonal[1], orders.seasonal[3])
+    unit, size = spread(changes) or spread(values), np.sqrt(np.mean(columns**2, axis=0))
+    size[size == 0] = 1.0
+    # where differencing takes the neighbours of missing rows away, the filter does it instead
+    simple = int((~np.isnan(changes)).sum()) >= _ENOUGH * (n_observed - lost)
+    try:
+        model = _sarimax(
+            values / unit,
+            orders,
+            exog=columns / size if columns.size else None,
+            simple_differencing=simple,
+            concentrate_scale=True,
+        )
+        options = {"maxiter": maxiter, "disp": 0, "cov_type": "none", "low_memory": True}
+        found = model.fit(**options) if model.param_names else model.filter([])
+        converged = getattr(found, "mle_retvals", {"converged": True})["converged"]
+        if not converged:  # on with gradients that are slow and exact
+            found = model.fit(found.params, optim_score="approx", **options)
+            converged = found.mle_retvals["converged"]
+    except (LinAlgError, ValueError, IndexError, ZeroDivisionError):
+        return _plain(y, x, orders)
+    sigma = float(np.sqrt(found.scale)) * unit
+    if not (np.isfinite([*found.params, sigma]).all() and sigma > 0):
+        return _plain(y, x, orders)
+    n_trend, n = time.shape[1], columns.shape[1]
+    coefficients = np.asarray(found.params[:n]) * unit / size
+    slopes = dict(zip(orders.trend, coefficients[:n_trend].tolist(), strict=True))
+    if not lost and 0 in slopes:
+        slopes[0] += centre
+    return ArimaModel(
+        form=orders,
+        sigma=sigma,
+        unit=max(sigma, 1e-9 * unit),
+        converged=bool(converged),
+        slopes=slopes,
+        beta=coefficients[n_trend:],
+        arma=np.asarray(found.params[n:]),
+    ).moved(y, x, 0)
+
+
+def _plain(y: np.ndarray, x: np.ndarray, asked: Orders) -> LocalModel:
+    """A random walk, or a mean, where the rows do not bear the orders that were asked for."""
+    seen, walk = y[~np.isnan(y)], min(asked.n_lost, 1)
+    orders = Orders((0, walk, 0), trend=() if walk else (0,))
+    sigma = float(np.sqrt(np.mean(np.diff(seen) ** 2))) if walk else spread(seen)
+    note = f"too few rows, or too little in them, for {asked}; fitted as {orders}"
+    return ArimaModel(
+        form=orders,
+        sigma=sigma,
+        unit=sigma or 1.0,
+        note="" if orders == asked else note,
+        slopes={} if walk else {0: float(seen.mean())},
+        beta=np.zeros(x.shape[1]),
+        arma=np.zeros(0),
+    ).moved(y, x, 0)
+
+
+class ArimaBase(LocalForecaster):
     """What ARIMA with given and with chosen orders have in common."""
 
     _uses_known = True
@@ -52,24 +187,9 @@ class _ArimaBase(LocalForecaster):
         """(P, D, Q, m) in use: a tuple, or a frame (series × target)."""
         return self._per_series(lambda model: model.form.seasonal, "seasonal_order_")
 
-    @property
-    def params_(self) -> Any:
-        """Estimates: a Series, or a frame (series × target) of them."""
-        known = getattr(self, "roles_", None)
-        names = [] if known is None else known.known
-        return self._per_series(lambda model: _parameters(model, names), "params_")
-
-
-def _parameters(model: ArimaModel, known: list) -> pd.Series:
-    """Named estimates of one series, as statsmodels names them."""
-    names = [("const", "drift")[power] for power in model.form.trend]
-    names += [*known, *model.space(np.zeros(1)).param_names]
-    values = np.concatenate([model.slopes, model.beta, model.arma, [model.sigma**2]])
-    return pd.Series(values, index=names)
-
 
 @estimator
-class ARIMAForecaster(_ArimaBase):
+class ARIMAForecaster(ArimaBase):
     """Regression with seasonal ARIMA errors, by maximum likelihood.
 
     Parameters
@@ -109,8 +229,8 @@ class ARIMAForecaster(_ArimaBase):
     that of the differenced series, or of the levels where differencing would take more than 5% of
     the observed rows along. Intervals are normal, with the parameters taken as known.
 
-    A series with too few rows for its parameters is fitted without the season, then without the
-    ARMA terms, then without differences; a warning names it and ``order_`` shows what was used.
+    A series with too few rows for its parameters is fitted as a random walk, or as a mean where it
+    is not differenced, without covariates; a warning names it and ``order_`` shows what was used.
     ``update`` runs the filter on and keeps the parameters. In-sample rows whose level is not
     identified yet (the first ``d + D m``) get the last value, the very first one the mean.
 
@@ -151,114 +271,20 @@ class ARIMAForecaster(_ArimaBase):
         given = self.seasonal_order[3] if len(self.seasonal_order) == 4 else 0
         return int(given) or super()._season(panel)
 
-    def _local_fit(self, seasonality: int) -> tuple[Callable, dict[str, Any]]:
-        p, d, q = (int(value) for value in self.order)
-        seasonal_p, seasonal_d, seasonal_q = (int(value) for value in self.seasonal_order[:3])
-        seasonal = seasonal_p + seasonal_d + seasonal_q > 0
-        if seasonal and seasonality < 2:
+    def _fitter(self, seasonality: int) -> Callable[[np.ndarray, np.ndarray], LocalModel]:
+        p, d, q, seasonal_p, seasonal_d, seasonal_q = map(
+            int, (*self.order, *self.seasonal_order[:3])
+        )
+        m = seasonality if seasonal_p + seasonal_d + seasonal_q else 0
+        if m == 1:
             raise DataError(
                 f"{type(self).__name__}: seasonal_order={tuple(self.seasonal_order)} needs a "
                 f"season of 2 or more steps, and none was found: pass seasonality=, e.g. "
                 f"seasonality=12. Got {seasonality}"
             )
-        auto = (0,) if d + seasonal_d == 0 else ()
-        trend = auto if self.trend is None else _TRENDS[self.trend]
-        orders = Orders(
-            p, d, q, seasonal_p, seasonal_d, seasonal_q, seasonality if seasonal else 0, trend
-        )
-        return fit_arima, {"orders": orders, "maxiter": int(self.maxiter)}
-
-
-@estimator
-class AutoARIMAForecaster(_ArimaBase):
-    """Regression with seasonal ARIMA errors, its orders chosen by statsforecast.
-
-    Needs the extra ``auto``: ``pip install rnnforecast[auto]``.
-
-    Parameters
-    ----------
-    d, D : int, optional
-        Differences and seasonal differences; None: by unit root tests.
-    max_p, max_q, max_P, max_Q : int, default 5, 5, 2, 2
-        Greatest orders tried.
-    criterion : {"aicc", "aic", "bic"}, default "aicc"
-        What the chosen orders minimise.
-    stepwise : bool, default True
-        Walk through neighbouring orders; False tries all.
-    approximation : bool, default False
-        Compare orders by conditional sums of squares: quicker for long seasons.
-
-    Attributes
-    ----------
-    order_, seasonal_order_ : tuple, or frame (series × target)
-        Chosen orders; ``repr`` shows them too.
-    params_ : Series, or frame (series × target) of Series
-        Estimates.
-    converged_ : bool, or frame (series × target)
-    seasonality_ : int
-    models_ : list of list
-        Parameters and end state of each series and target.
-
-    Raises
-    ------
-    OptionalDependencyError
-        In ``fit``, if statsforecast is not installed.
-    DataError
-        In ``fit``, as for ``ARIMAForecaster``.
-
-    Notes
-    -----
-    The search is that of Hyndman & Khandakar (2008), Journal of Statistical Software 27(3), as in
-    R's auto.arima. With a complete series the coefficients are statsforecast's; forecasts,
-    intervals, in-sample values and ``update`` run through the same state space form as
-    ``ARIMAForecaster``. With missing values inside, the orders are chosen on the longest stretch
-    without them, and the parameters are then estimated as in ``ARIMAForecaster`` from all rows. A
-    constant series, or one with fewer than five rows, gets its mean.
-
-    Examples
-    --------
-    >>> import numpy as np, pandas as pd
-    >>> rows = np.random.default_rng(0).normal(size=60).cumsum()
-    >>> fc = AutoARIMAForecaster(horizon=3).fit(pd.Series(rows))  # doctest: +SKIP
-    >>> fc.order_  # doctest: +SKIP
-    (0, 1, 0)
-    """
-
-    d: int | None = None
-    D: int | None = None
-    max_p: int = 5
-    max_q: int = 5
-    max_P: int = 2
-    max_Q: int = 2
-    criterion: str = "aicc"
-    stepwise: bool = True
-    approximation: bool = False
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        owner = type(self).__name__
-        for name in ("d", "D"):
-            check_int(owner, name, getattr(self, name), minimum=0, none=True)
-        for name in ("max_p", "max_q", "max_P", "max_Q"):
-            check_int(owner, name, getattr(self, name), minimum=0)
-        check_choice(owner, "criterion", self.criterion, ("aicc", "aic", "bic"))
-        check_choice(owner, "stepwise", self.stepwise, (True, False))
-        check_choice(owner, "approximation", self.approximation, (True, False))
-
-    def _local_fit(self, seasonality: int) -> tuple[Callable, dict[str, Any]]:
-        optional_import("statsforecast.models", "auto", type(self).__name__)
-        settings = {
-            "d": self.d,
-            "D": self.D,
-            "max_p": self.max_p,
-            "max_q": self.max_q,
-            "max_P": self.max_P,
-            "max_Q": self.max_Q,
-            "ic": self.criterion,
-            "stepwise": bool(self.stepwise),
-            "approximation": bool(self.approximation),
-        }
-        return fit_auto_arima, {"m": seasonality, "settings": settings, "maxiter": 100}
+        trend = _TRENDS[self.trend or ("n" if d + seasonal_d else "c")]
+        orders = Orders((p, d, q), (seasonal_p, seasonal_d, seasonal_q, m), trend)
+        return partial(fit_arima, orders=orders, maxiter=int(self.maxiter))
 
 
 def _check_orders(owner: str, name: str, value: Any, lengths: tuple[int, ...]) -> None:

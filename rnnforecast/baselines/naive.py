@@ -19,6 +19,7 @@ from rnnforecast.parameters import estimator
 __all__ = ["NaiveForecaster"]
 
 _STRATEGIES = ("last", "seasonal", "drift")
+_MEASURED = ("drift_", "sigma_", "season_sigma_", "span_", "mean_", "std_")
 
 
 @estimator
@@ -89,7 +90,7 @@ class NaiveForecaster(BaseForecaster):
     def _check_params(self) -> None:
         super()._check_params()
         owner = type(self).__name__
-        check_choice(owner, "strategy", self.strategy, ("last", "seasonal", "drift"))
+        check_choice(owner, "strategy", self.strategy, _STRATEGIES)
         check_int(owner, "seasonality", self.seasonality, none=True)
 
     def _fit_panel(self, panel: Panel) -> dict[str, Any]:
@@ -112,42 +113,35 @@ class NaiveForecaster(BaseForecaster):
         return found
 
     def _measure(self, panel: Panel, season: int) -> dict[str, np.ndarray]:
-        """Drift and errors of each series and target, NaN where there are too few values."""
-        n, shape = panel.n_series, (panel.n_series, panel.targets.shape[1])
-        drift, sigma, season_sigma, span, mean, std = (np.full(shape, np.nan) for _ in range(6))
-        every = np.repeat(np.arange(n), panel.lengths)
-        for k, y in enumerate(panel.targets.T.astype(np.float64)):
-            at = np.flatnonzero(~np.isnan(y))
-            series, count = every[at], np.bincount(every[at], minlength=n)
-            end = np.cumsum(count)
-            first, last = at[end - count], at[end - 1]
-            span[:, k] = np.maximum(last - first, 1)
-            # the mean first, so that large levels cost no digits
-            mean[:, k] = np.bincount(series, y[at], n) / count
-            std[:, k] = np.sqrt(np.bincount(series, (y[at] - mean[series, k]) ** 2, n) / count)
-            drift[:, k] = (y[last] - y[first]) / span[:, k] if self.strategy == "drift" else 0.0
-            same = series[1:] == series[:-1]
-            gap = np.diff(at)[same]
-            change = (y[at[1:]] - y[at[:-1]])[same] - drift[series[1:][same], k] * gap
-            lost = int(self.strategy == "drift")
-            sigma[:, k] = _root_mean(change**2 / gap, series[1:][same], n, lost)
-            if self.strategy != "seasonal":
-                season_sigma[:, k] = sigma[:, k]
-                continue
+        """Fitted values of each series and target, NaN where there are too few rows."""
+        targets = panel.targets.T.astype(np.float64)
+        found = np.stack([self._measure_target(panel, y, season) for y in targets], axis=-1)
+        return dict(zip(_MEASURED, found, strict=True))
+
+    def _measure_target(self, panel: Panel, y: np.ndarray, season: int) -> np.ndarray:
+        n, at, drifts = panel.n_series, np.flatnonzero(~np.isnan(y)), self.strategy == "drift"
+        series = np.repeat(np.arange(n), panel.lengths)[at]
+        count = np.bincount(series, minlength=n)
+        end = np.cumsum(count)
+        first, last = at[end - count], at[end - 1]
+        span = np.maximum(last - first, 1)
+        # the mean first, so that large levels cost no digits
+        mean = np.bincount(series, y[at], n) / count
+        std = np.sqrt(np.bincount(series, (y[at] - mean[series]) ** 2, n) / count)
+        drift = (y[last] - y[first]) / span * drifts
+        same = series[1:] == series[:-1]
+        whose, gap = series[1:][same], np.diff(at)[same]
+        change = (y[at[1:]] - y[at[:-1]])[same] - drift[whose] * gap
+        sigma = season_sigma = _root_mean(change**2 / gap, whose, n, lost=int(drifts))
+        if self.strategy == "seasonal":
             start = panel.indptr[series]
             before = _observed(~np.isnan(y), at - season, start, season)
             known = before >= start
-            at, before, series = at[known], before[known], series[known]
-            found = _root_mean((y[at] - y[before]) ** 2 / ((at - before) // season), series, n)
-            season_sigma[:, k] = np.where(np.isnan(found), sigma[:, k], found)
-        return {
-            "drift_": drift,
-            "sigma_": sigma,
-            "season_sigma_": season_sigma,
-            "span_": span,
-            "mean_": mean,
-            "std_": std,
-        }
+            at, before = at[known], before[known]
+            squares = (y[at] - y[before]) ** 2 / ((at - before) // season)
+            season_sigma = _root_mean(squares, series[known], n)
+            season_sigma = np.where(np.isnan(season_sigma), sigma, season_sigma)
+        return np.array([drift, sigma, season_sigma, span, mean, std])
 
     def _forecast(
         self,
@@ -165,10 +159,8 @@ class NaiveForecaster(BaseForecaster):
             last = _observed(seen, rows[:, :1] - 1, start, 1)
             ahead = np.maximum(rows - last, 1)
             centre = y[last] + self.drift_[series, k][:, None] * ahead
-            grown = ahead * (1 + ahead / self.span_[series, k][:, None])
-            width = self.sigma_[series, k][:, None] * np.sqrt(
-                grown if self.strategy == "drift" else ahead
-            )
+            grown = ahead / self.span_[series, k][:, None] * (self.strategy == "drift")
+            width = self.sigma_[series, k][:, None] * np.sqrt(ahead * (1 + grown))
             if self.strategy == "seasonal":
                 m = self.seasonality_
                 found = _observed(seen, rows - m * (np.arange(n_steps) // m + 1), start, m)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from rnnforecast._validation import check_choice, check_real
-from rnnforecast.baselines._exponential import Form, LinearModel
-from rnnforecast.baselines._local import LocalForecaster, leading_missing
+from rnnforecast.baselines._local import (
+    FilterModel,
+    LocalForecaster,
+    LocalModel,
+    leading_missing,
+    spread,
+)
+from rnnforecast.baselines._smoothing import Form, smoother
 from rnnforecast.exceptions import DataError
 from rnnforecast.parameters import estimator
 
@@ -19,71 +25,45 @@ __all__ = ["ThetaForecaster"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThetaModel(LinearModel):
-    """Simple exponential smoothing of the seasonally adjusted series, with a drift.
-
-    That is the Theta method (Hyndman & Billah 2003, IJF 19(2), section 3): smoothing of the series
-    less its drift ``b t``, to which ``b t`` is added.
-
-    Attributes
-    ----------
-    slope : float
-        b_0, the slope of the least-squares line.
-    weight : float
-        (theta - 1) / theta.
-    season : ndarray, shape (m,)
-        Seasonal factors or terms by row modulo m, from row 0 of fit on; one if there is no season.
-    multiplicative : bool
-    time : int
-        Time of row 0.
+class ThetaModel(FilterModel):
+    """Simple exponential smoothing of the seasonally adjusted series less its drift ``b t``, to
+    which ``b t`` is added: the Theta method (Hyndman & Billah 2003, IJF 19(2), section 3).
     """
 
-    slope: float
-    weight: float
-    season: np.ndarray
+    alpha: float
+    b0: float  # slope of the least-squares line
+    season: np.ndarray  # by row modulo m, from row 0 of fit on; one number if there is no season
     multiplicative: bool
-    time: int = 0
 
-    def trend(self, start, n):
-        time = self.time + start + np.arange(n)
-        return self.centre + self.weight * self.slope * time
+    def space(self, values):
+        return smoother(values, Form(), [self.alpha], [0.0])
 
-    def _season(self, start: int, n: int) -> np.ndarray:
-        return self.season[(self.time + start + np.arange(n)) % len(self.season)]
+    def adjusted(self, y: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """The values less their season, and the season."""
+        season = self.season[(self.time + row + np.arange(len(y))) % len(self.season)]
+        return (y / season if self.multiplicative else y - season), season
 
-    def _adjusted(self, y: np.ndarray, row: int) -> np.ndarray:
-        season = self._season(row, len(y))
-        return y / season if self.multiplicative else y - season
-
-    def run(self, y, x, row, at=None):
-        season = self._season(row, len(y))
-        done = super().run(self._adjusted(y, row), x, row, at)
+    def run(self, y, x, end_only=False):
+        values, season = self.adjusted(y, self.row)
+        mean, variance, model = super().run(values, x, end_only)
         if self.multiplicative:
-            return done._replace(mean=done.mean * season, variance=done.variance * season**2)
-        return done._replace(mean=done.mean + season)
+            return mean * season, variance * season**2, model
+        return mean + season, variance, model
 
     def moved(self, y, x, shift):
-        fresh = replace(self, time=shift, first=leading_missing(y), centre=0.0)
+        first = leading_missing(y)
+        fresh = self.restarted(first=first, time=shift, centre=0.0)
         # statsmodels starts the smoothing at the first adjusted value
-        start = fresh._adjusted(y[fresh.first :][:1], fresh.first) - fresh.trend(fresh.first, 1)
-        fresh = replace(fresh, centre=float(start[0]), row=fresh.first, state=None, cov=None)
-        return fresh.updated(y, x)
+        start = fresh.adjusted(y[first:][:1], first)[0] - fresh.trend(first, 1)
+        return replace(fresh, centre=float(start[0]))
 
-    def describe(self):
-        if len(self.season) == 1:
-            return "Theta"
-        return f"Theta, {'mul' if self.multiplicative else 'add'} season[{len(self.season)}]"
+    def estimates(self, known):
+        return {"alpha": self.alpha, "b0": self.b0, "sigma": self.sigma}
 
 
 def fit_theta(
-    y: np.ndarray,
-    x: np.ndarray,
-    theta: float,
-    m: int,
-    deseasonalize: bool,
-    use_test: bool,
-    method: str,
-) -> LinearModel:
+    y: np.ndarray, x: np.ndarray, theta: float, m: int, options: dict[str, Any]
+) -> LocalModel:
     """Fit to one series without missing values between its first and last observed ones."""
     first = leading_missing(y)
     inner = y[first : len(y) - leading_missing(y[::-1])]
@@ -94,54 +74,46 @@ def fit_theta(
             f"{row} has one: fill them yourself before fit, or use ETSForecaster or "
             f"ARIMAForecaster, which skip them"
         )
-    if method == "mul" and inner.min() <= 0:
+    if options["method"] == "mul" and inner.min() <= 0:
         raise DataError(
             f"method='mul' needs values above 0: use method='add' or 'auto'. Got {inner.min():g}"
         )
-    seasonal = deseasonalize and m > 1 and len(inner) >= 2 * m and np.ptp(inner) > 0
-    alpha, slope, season, multiplicative = _estimate(inner, m, seasonal, use_test, method)
+    alpha, b0, season, multiplicative = 0.5, 0.0, np.zeros(1), False  # of a constant series
+    unit, seasonal = spread(inner), options["deseasonalize"] and m > 1 and len(inner) >= 2 * m
+    if unit and len(inner) < 3:
+        alpha, b0 = 1.0, float(inner[1] - inner[0])
+    elif unit:
+        from statsmodels.tsa.forecasting.theta import ThetaModel as Estimator
+
+        period = m if seasonal else 1
+        options = {**options, "deseasonalize": seasonal}
+        estimator = Estimator(inner / unit, period=period, **options)
+        found = estimator.fit(use_mle=False)
+        alpha = min(max(float(found.params["alpha"]), 1e-4), 1.0)
+        b0 = float(found.params["b0"]) * unit
+        parts = np.asarray(found.forecast_components(period)["seasonal"])
+        if seasonal and np.ptp(parts):  # or the test did not find a season
+            multiplicative = not estimator.method.startswith("add")
+            season = np.roll(parts, len(y) - leading_missing(y[::-1])) * (
+                1 if multiplicative else unit
+            )
+    kind = f", {'mul' if multiplicative else 'add'} season[{m}]" if len(season) > 1 else ""
     model = ThetaModel(
+        form=f"Theta{kind}",
         sigma=1.0,
         unit=1.0,
-        row=0,
-        form=Form(),
-        smoothing=np.array([alpha]),
-        start=np.zeros(1),
-        centre=0.0,
-        slope=slope,
-        weight=(theta - 1) / theta,
-        season=np.roll(season, first % len(season)),
+        slopes={1: (theta - 1) / theta * b0},
+        alpha=alpha,
+        b0=b0,
+        season=season,
         multiplicative=multiplicative,
     ).moved(y, x, 0)
-    errors = inner - model.run(inner, x[: len(inner)], first).mean
+    errors = inner - model.run(inner, x[first:][: len(inner)])[0]
     if multiplicative:
-        errors = errors / model._season(first, len(inner))
+        errors = errors / model.adjusted(inner, first)[1]
     # the first error is 0 by construction
     sigma = np.sqrt(np.sum(errors[1:] ** 2) / max(len(inner) - 3, 1))
     return replace(model, sigma=float(sigma))
-
-
-def _estimate(
-    y: np.ndarray, m: int, seasonal: bool, use_test: bool, method: str
-) -> tuple[float, float, np.ndarray, bool]:
-    """alpha, slope, seasonal terms and whether these are factors, by statsmodels."""
-    from statsmodels.tsa.forecasting.theta import ThetaModel as Model
-
-    unit, none = float(y.std()), np.zeros(1)
-    if unit <= 1e-12 * max(float(np.abs(y).max()), 1e-300):
-        return 0.5, 0.0, none, False
-    if len(y) < 3:
-        return 1.0, float(y[1] - y[0]), none, False
-    period = m if seasonal else 1
-    model = Model(y / unit, period=period, deseasonalize=seasonal, use_test=use_test, method=method)
-    result = model.fit(use_mle=False)
-    alpha = min(max(float(result.params["alpha"]), 1e-4), 1.0)
-    slope, additive = float(result.params["b0"]) * unit, model.method.startswith("add")
-    parts = np.asarray(result.forecast_components(period)["seasonal"])
-    if not seasonal or np.ptp(parts) == 0:  # or the test did not find a season
-        return alpha, slope, none, False
-    season = np.roll(parts, len(y) % m)
-    return alpha, slope, season * unit if additive else season, not additive
 
 
 @estimator
@@ -210,22 +182,7 @@ class ThetaForecaster(LocalForecaster):
         check_choice(owner, "use_test", self.use_test, (True, False))
         check_choice(owner, "method", self.method, ("auto", "add", "mul"))
 
-    def _local_fit(self, seasonality: int) -> tuple[Callable, dict[str, Any]]:
-        options = {
-            "theta": float(self.theta),
-            "m": seasonality,
-            "deseasonalize": bool(self.deseasonalize),
-            "use_test": bool(self.use_test),
-            "method": self.method,
-        }
-        return fit_theta, options
-
-    @property
-    def params_(self) -> Any:
-        """alpha, b0 and sigma: a Series, or a frame (series × target) of them."""
-        return self._per_series(
-            lambda model: pd.Series(
-                {"alpha": model.smoothing[0], "b0": model.slope, "sigma": model.sigma}
-            ),
-            "params_",
-        )
+    def _fitter(self, seasonality: int) -> Callable[[np.ndarray, np.ndarray], LocalModel]:
+        names = ("deseasonalize", "use_test", "method")
+        options = {name: getattr(self, name) for name in names}
+        return partial(fit_theta, theta=float(self.theta), m=seasonality, options=options)

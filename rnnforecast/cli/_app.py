@@ -8,15 +8,11 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from rnnforecast.cli import _files, _models
-from rnnforecast.cli._frames import flatten, load, load_future
-
-if TYPE_CHECKING:
-    import pandas as pd
+from rnnforecast.cli import _models
 
 __all__ = ["main"]
 
@@ -35,6 +31,7 @@ class _List(click.ParamType):
 
 
 _PATH = click.Path(path_type=Path)
+_OUTPUT = click.Path(dir_okay=False, writable=True, path_type=Path)
 _COUNT = click.IntRange(min=1)
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 _MODEL = click.Choice(list(_models.MODELS))
@@ -79,8 +76,8 @@ def app() -> None:
 @click.option("--quantiles", type=_List(_SHARE, "numbers"),
               help="Quantiles instead, such as 0.1,0.5,0.9.")  # fmt: skip
 @click.option("--future", type=_PATH, help="File with the coming values of the --known columns.")
-@click.option("--out", type=_PATH, help="CSV or Parquet file to write  [default: print CSV]")
-@click.option("--plot", type=_PATH, help="Picture to write: png, svg or pdf.")
+@click.option("--out", type=_OUTPUT, help="CSV or Parquet file to write  [default: print CSV]")
+@click.option("--plot", type=_OUTPUT, help="Picture to write: png, svg or pdf.")
 def forecast(data: Path, model: str, future: Path, out: Path, plot: Path, **options: Any) -> None:
     """Fit a model to DATA (CSV or Parquet) and forecast the steps after its end."""
     levels, coverage, known = options["quantiles"], options["coverage"], options["known"]
@@ -91,26 +88,28 @@ def forecast(data: Path, model: str, future: Path, out: Path, plot: Path, **opti
     ):
         if wrong:
             raise click.ClickException(message)
-    _files.check_output(out, _files.TABLES, [data, future])
+    from rnnforecast.cli import _files, _frames
+    from rnnforecast.plotting import forecast_figure
+
+    _files.check_output(out, _files.TABLES, data, future)
     _files.check_output(plot, _files.PICTURES)
-    frame, roles = load(data, options)
-    coming = None if future is None else load_future(future, roles)
-    fitted = _build([model], roles, options)[model].fit(frame)
+    frame, roles = _frames.load(data, options)
+    coming = None if future is None else _frames.load_future(future, roles)
+    verbose = _verbose(options["quiet"])
+    fitted = _models.build([model], roles, options, verbose)[model].fit(frame)
     point = fitted.forecast(coming)
     # rounded: 0.05, not 0.04999999999999999
     ends = [round((1 + sign * (coverage or 0.9)) / 2, 12) for sign in (-1, 1)]
     spread = fitted.forecast(coming, quantiles=levels or ends)
-    table = flatten(_with_bounds(point, spread, levels))
-    writers = [
-        (out, lambda path: _files.write_table(table, path)),
-        (plot, lambda path: _draw(fitted.history(), point, spread, path)),
-    ]
-    writers = [(path, write) for path, write in writers if path is not None]
-    _files.write_all(writers)
+    table = _frames.flatten(point, spread, levels)
+
+    def draw(path: Path) -> None:
+        forecast_figure(fitted.history(), point, intervals=spread).savefig(path, dpi=120)
+
+    writers = [(out, lambda path: _files.write_table(table, path)), (plot, draw)]
+    _files.write_all(writers, options["quiet"])
     if out is None:
         click.echo(table.to_csv(index=False), nl=False)
-    for path, _ in writers if not options["quiet"] else ():
-        click.echo(f"wrote {path}", err=True)
 
 
 @app.command()
@@ -121,22 +120,20 @@ def forecast(data: Path, model: str, future: Path, out: Path, plot: Path, **opti
 @click.option("--origins", type=_COUNT, default=3, show_default=True,
               help="How many forecast origins, counted back from the end.")  # fmt: skip
 @click.option("--step", type=_COUNT, help="Steps between origins.")
-@click.option("--out", type=_PATH, help="CSV or Parquet file to write the table to.")
+@click.option("--out", type=_OUTPUT, help="CSV or Parquet file to write the table to.")
 def compare(data: Path, models: Any, origins: int, step: int, out: Path, **options: Any) -> None:
     """Compare models on DATA (CSV or Parquet) by rolling origin, best first."""
     import rnnforecast
+    from rnnforecast.cli import _files, _frames
 
-    _files.check_output(out, _files.TABLES, [data])
-    frame, roles = load(data, options)
+    _files.check_output(out, _files.TABLES, data)
+    frame, roles = _frames.load(data, options)
     rolling = {"horizon": options["horizon"], "n_origins": origins, "step": step}
-    built = _build(models, roles, options | {"quiet": True})
+    built = _models.build(models, roles, options, verbose=0)
     board = rnnforecast.compare(built, frame, **rolling, verbose=_verbose(options["quiet"]))
     table = board.reset_index()
-    if out is not None:
-        _files.write_all([(out, lambda path: _files.write_table(table, path))])
+    _files.write_all([(out, lambda path: _files.write_table(table, path))], options["quiet"])
     click.echo(table.to_string(index=False, float_format="{:.4g}".format))
-    if out is not None and not options["quiet"]:
-        click.echo(f"wrote {out}", err=True)
 
 
 @app.command()
@@ -147,32 +144,9 @@ def versions() -> None:
     rnnforecast.show_versions()
 
 
-def _build(names: Sequence[str], roles: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    roles = roles | {key: options[key] for key in ("horizon", "freq")}
-    named = ("lookback", "max_epochs", "time_budget", "seasonality", "order", "seasonal_order")
-    settings = {key: options[key] for key in (*named, "random_state")}
-    return _models.build(names, roles, settings | {"verbose": _verbose(options["quiet"])})
-
-
 def _verbose(quiet: bool) -> int:
     # a bar is for somebody who watches: none in a log file
     return int(not quiet and sys.stderr.isatty())
-
-
-def _with_bounds(point: pd.DataFrame, spread: pd.DataFrame, levels: Any) -> pd.DataFrame:
-    """Put the bounds beside the forecast: temp, temp_lower, temp_upper, or temp, temp_q0.1, ..."""
-    parts = []
-    for name in point.columns:
-        ends = spread[name]
-        names = ["lower", "upper"] if levels is None else [f"q{level:g}" for level in ends.columns]
-        parts += [point[[name]], ends.set_axis([f"{name}_{end}" for end in names], axis=1)]
-    return parts[0].join(parts[1:])
-
-
-def _draw(history: pd.DataFrame, point: pd.DataFrame, spread: pd.DataFrame, path: Path) -> None:
-    from rnnforecast.plotting import forecast_figure
-
-    forecast_figure(history, point, intervals=spread).savefig(path, dpi=120)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from click import ClickException
 
 from rnnforecast.cli._files import read
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["flatten", "load", "load_future"]
 
@@ -32,16 +30,19 @@ def load(path: Path, options: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, A
     if series_id and time is None:
         raise ClickException(f"{path}: no column holds time stamps: name one with --time")
     target = list(options["target"]) or [_only_number(frame, path, {time, *named})]
-    for name in target:
-        text = frame[name].dtype.kind not in "biuf"
-        wrong = next((v for v in frame[name].dropna() if not _is_number(v)), None) if text else None
-        if wrong is not None:
-            raise ClickException(f"{path}: column {name!r} must hold numbers. Got {wrong!r}")
+    for name in (name for name in target if _is_text(frame[name])):
+        try:
+            frame[name] = pd.to_numeric(frame[name])
+        except (ValueError, TypeError) as error:
+            message = f"{path}: column {name!r} must hold numbers: {error}"
+            raise ClickException(message) from error
     roles = {
         "target": target[0] if len(target) == 1 else target,
         "known": list(options["known"]) or None,
         "series_id": series_id,
         "time": time,
+        "horizon": options["horizon"],
+        "freq": options["freq"],
     }
     return _columns(frame, roles, [*target, *options["past"], *options["known"]], path), roles
 
@@ -51,8 +52,16 @@ def load_future(path: Path, roles: dict[str, Any]) -> pd.DataFrame:
     return _columns(read(path), roles, roles["known"], path)
 
 
-def flatten(table: pd.DataFrame) -> pd.DataFrame:
-    """Turn the index into columns with the names that the file had."""
+def flatten(point: pd.DataFrame, spread: pd.DataFrame, levels: Any) -> pd.DataFrame:
+    """Columns of the index, as the file names them, and of each target: temp, and beside it
+    temp_lower and temp_upper, or temp_q0.1 and so on for the quantiles asked for.
+    """
+    parts = []
+    for name in point.columns:
+        ends = spread[name]
+        names = ["lower", "upper"] if levels is None else [f"q{level:g}" for level in ends.columns]
+        parts += [point[[name]], ends.set_axis([f"{name}_{end}" for end in names], axis=1)]
+    table = parts[0].join(parts[1:])
     return table.rename_axis(index=[name or "step" for name in table.index.names]).reset_index()
 
 
@@ -80,8 +89,6 @@ def _check_present(frame: pd.DataFrame, names: Sequence[str], path: Path, role: 
 
 def _find_time(frame: pd.DataFrame, path: Path, taken: Sequence[str]) -> Any:
     """Name of the first column of time stamps, or of text that begins with one."""
-    import pandas as pd
-
     for name in frame.columns.difference(taken, sort=False):
         column = frame[name].dropna()
         if pd.api.types.is_datetime64_any_dtype(column.dtype):
@@ -96,17 +103,14 @@ def _find_time(frame: pd.DataFrame, path: Path, taken: Sequence[str]) -> Any:
 
 def _is_stamp(value: Any) -> bool:
     """Whether a text reads as a time stamp: pandas takes "sun" for one too, hence four digits."""
-    import pandas as pd
-
-    if sum(character.isdigit() for character in str(value)) < 4 or _is_number(value):
-        return False
-    return not pd.isna(pd.to_datetime(value, errors="coerce"))
+    text = str(value)
+    digits = sum(character.isdigit() for character in text)
+    number, stamp = (read(text, errors="coerce") for read in (pd.to_numeric, pd.to_datetime))
+    return digits >= 4 and pd.isna(number) and not pd.isna(stamp)
 
 
 def _stamps(column: pd.Series, path: Path) -> pd.Series:
     """Text as time stamps; in UTC where their offsets differ, as around a clock change."""
-    import pandas as pd
-
     offsets = column.astype(str).str.extract(r":\d\d[\d.:]*([+-]\d\d:?\d\d)$")[0]
     try:
         return pd.to_datetime(column, utc=offsets.nunique() > 1)
@@ -125,14 +129,4 @@ def _only_number(frame: pd.DataFrame, path: Path, taken: set[Any]) -> str:
 
 
 def _is_text(column: pd.Series) -> bool:
-    import pandas as pd
-
     return pd.api.types.is_string_dtype(column.dtype) or column.dtype == object
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True

@@ -35,24 +35,25 @@ _MUST_APPLY = ("lookback", "max_epochs", "time_budget", "seasonality", "order", 
 
 
 def build(
-    names: Sequence[str], roles: Mapping[str, Any], settings: Mapping[str, Any]
+    names: Sequence[str], roles: Mapping[str, Any], options: Mapping[str, Any], verbose: int
 ) -> dict[str, Any]:
     """Make estimators by name.
 
-    ``roles`` are parameters that every model has; of ``settings`` each model takes those that it
+    ``roles`` are parameters that every model has; of ``options`` each model takes those that it
     has (None: its own default), and what the user set must apply to one of them at least.
     """
     import rnnforecast
 
     classes = {name: getattr(rnnforecast, MODELS[name][0]) for name in names}
-    given = {key: value for key, value in settings.items() if value is not None}
     accepted = {name: set(inspect.signature(kind).parameters) for name, kind in classes.items()}
     for name in {"naive", "drift"} & set(names):
         accepted[name].remove("seasonality")  # it means nothing to them
+    given = {key: options[key] for key in _MUST_APPLY if options[key] is not None}
     for key in given:
-        if key in _MUST_APPLY and not any(key in accepts for accepts in accepted.values()):
+        if not any(key in accepts for accepts in accepted.values()):
             option = f"--{key.replace('_', '-')}"
             raise ClickException(f"{option} does not apply to {', '.join(names)}")
+    given |= {"random_state": options["random_state"], "verbose": verbose}
     models = {}
     for name, kind in classes.items():
         parameters = {key: value for key, value in given.items() if key in accepted[name]}

@@ -28,10 +28,9 @@ def check_kind(stamps: pd.Index, owner: str | None = None) -> None:
         )
 
 
-def dates(stamps: Any) -> pd.DatetimeIndex:
+def indexed(stamps: Any) -> Any:
     """Stamps as they are, or one of them as an index."""
-    is_index = isinstance(stamps, pd.DatetimeIndex)
-    return stamps if is_index else pd.DatetimeIndex(np.atleast_1d(stamps))
+    return stamps if isinstance(stamps, pd.Index) else pd.Index([stamps])
 
 
 def nanoseconds(stamps: pd.DatetimeIndex) -> np.ndarray:

@@ -11,14 +11,14 @@ import pandas as pd
 
 from rnnforecast.data._stamps import numbers
 from rnnforecast.data.calendar import Calendar, OffGridError, infer_calendar
-from rnnforecast.data.frames import Keys, Table
+from rnnforecast.data.frames import Keys, Table, rows_where
 from rnnforecast.data.roles import Column, read_columns
 from rnnforecast.exceptions import DataError
 
 if TYPE_CHECKING:
     from rnnforecast.data.panel import Panel
 
-__all__ = ["append", "build", "extended", "grown", "steps_of_rows"]
+__all__ = ["append", "build", "grown", "steps_of_rows"]
 
 Who = Callable[[int], str]  # how a message begins, for a series of the panel to be
 
@@ -41,16 +41,16 @@ def build(
     an earlier fit. ``static_rows`` must be constant within each series. Arrays are not copied
     where no row moves. Stamps that are unsorted, repeated or off the grid are refused.
     """
-    order = _order(keys)
-    if order is not None:
-        keys, static_rows = keys.take(order), static_rows[order]
-        targets, past, known = targets[order], past[order], known[order]
-    if keys.series is None:
-        series, indptr = np.zeros(1, dtype=np.int64), np.array([0, keys.n_rows])
-    else:
-        cuts = np.flatnonzero(keys.series[1:] != keys.series[:-1]) + 1
+    series, indptr = keys.series, np.array([0, keys.n_rows])
+    if series is not None:
+        cuts = rows_where(np.not_equal, series)
+        if len(cuts) >= len(keys.ids):  # a series stands in several pieces
+            order = np.argsort(np.argsort(pd.unique(series))[series], kind="stable")
+            keys, series, static_rows = keys.take(order), series[order], static_rows[order]
+            targets, past, known = targets[order], past[order], known[order]
+            cuts = rows_where(np.not_equal, series)
         indptr = np.concatenate([[0], cuts, [keys.n_rows]])
-        series = keys.series[indptr[:-1]].astype(np.int64)
+    series = np.zeros(1, dtype=np.int64) if series is None else series[indptr[:-1]].astype(np.int64)
     counts, grid = np.diff(indptr), indptr
 
     def who(i: int) -> str:
@@ -62,7 +62,8 @@ def build(
     else:
         _check_sorted(who, keys, indptr)
         starts = keys.stamps(indptr[:-1])
-        compare = calendar is None and freq is None and len(series) > 1
+        inferred = calendar is None
+        compare = inferred and freq is None and len(series) > 1
         if calendar is None:
             longest = int(np.argmax(counts))
             calendar = infer_calendar(keys.stamps(slice(*indptr[longest : longest + 2])), freq)
@@ -73,7 +74,8 @@ def build(
             spans = steps_of_rows(owner, calendar, starts, place, keys, last) + 1
             if (spans != counts).any():
                 steps = steps_of_rows(owner, calendar, starts, place, keys, slice(None))
-                _check_spans(who, calendar, indptr, steps, compare)
+                if inferred:
+                    _check_spans(who, calendar, indptr, steps, compare)
                 grid = _offsets(spans)
                 places = steps + np.repeat(grid[:-1], counts)
                 absent = np.ones(int(grid[-1]), dtype=bool)
@@ -98,21 +100,14 @@ def _offsets(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _order(keys: Keys) -> np.ndarray | None:
-    """Rows with each series in one piece, in order of appearance; None if they stand so."""
-    if keys.series is None or np.count_nonzero(np.diff(keys.series)) + 1 == len(keys.ids):
-        return None
-    return np.argsort(np.argsort(pd.unique(keys.series))[keys.series], kind="stable")
-
-
 def _check_sorted(who: Who, keys: Keys, indptr: np.ndarray) -> None:
     """Raise unless stamps rise within each series."""
     ranks = keys.ranks()
-    bad = ranks[1:] <= ranks[:-1]
-    bad[indptr[1:-1] - 1] = False  # from one series to the next
-    if not bad.any():
+    bad = rows_where(np.less_equal, ranks)
+    bad = bad[indptr[np.searchsorted(indptr, bad)] != bad]  # within a series
+    if not len(bad):
         return
-    i = int(np.searchsorted(indptr, np.argmax(bad), side="right")) - 1
+    i = int(np.searchsorted(indptr, bad[0], side="right")) - 1
     own = ranks[indptr[i] : indptr[i + 1]]
     repeated = pd.Series(own).duplicated()
     if repeated.any():
@@ -231,20 +226,12 @@ def append(panel: Panel, owner: str, table: Table, targets: np.ndarray | None = 
 def grown(panel: Panel, targets: np.ndarray, past: np.ndarray, known: np.ndarray) -> Panel:
     """The panel with the next rows of every series, (n_rows, n_series, n_columns) each."""
     n_rows, n = len(targets), panel.n_series
-    rows = (
-        part.transpose(1, 0, 2).reshape(n * n_rows, -1 if part.shape[2] else 0)
-        for part in (targets, past, known)
-    )
-    return extended(panel, np.full(n, n_rows), *rows)
-
-
-def extended(panel: Panel, counts: np.ndarray, *rows: np.ndarray) -> Panel:
-    """The panel with the next ``counts[i]`` rows of each series, in this order: targets, past and
-    known covariates, (n_rows, n_columns) each.
-    """
-    new: dict[str, Any] = dict(zip(("targets", "past", "known"), rows, strict=True))
-    added = replace(panel, **new, indptr=_offsets(counts), stamps=None, absent=None)
-    return _joined(panel, added, np.arange(len(counts)), np.zeros(len(counts), dtype=np.int64))
+    new: dict[str, Any] = {
+        name: part.transpose(1, 0, 2).reshape(n * n_rows, part.shape[2])
+        for name, part in (("targets", targets), ("past", past), ("known", known))
+    }
+    added = replace(panel, **new, indptr=np.arange(n + 1) * n_rows, stamps=None, absent=None)
+    return _joined(panel, added, np.arange(n), np.zeros(n, dtype=np.int64))
 
 
 def _static_of_new(panel: Panel, owner: str, table: Table, new: np.ndarray) -> np.ndarray:

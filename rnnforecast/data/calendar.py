@@ -18,12 +18,13 @@ from rnnforecast.data._stamps import (
     DAY,
     MONDAY,
     check_kind,
-    dates,
     delocalize,
+    indexed,
     infer_freq,
     localize,
     mode,
     nanoseconds,
+    numbers,
     out_of_bounds,
     season_of_interval,
     season_of_offset,
@@ -81,9 +82,9 @@ class EvenCalendar(Calendar):
 
     interval: int
 
-    @abstractmethod
     def _count(self, stamps: Any) -> np.ndarray:
         """One stamp or several as numbers."""
+        return numbers(indexed(stamps))
 
     def steps(self, origins, stamps):
         distance = self._count(stamps) - self._count(origins)
@@ -100,9 +101,6 @@ class IntegerCalendar(EvenCalendar):
     def __init__(self, interval: int = 1):
         self.interval = int(interval)
 
-    def _count(self, stamps):
-        return np.asarray(stamps, dtype=np.int64)
-
     def shift(self, origins, steps):
         return pd.Index(self._count(origins) + self.interval * np.asarray(steps))
 
@@ -116,9 +114,6 @@ class PeriodCalendar(EvenCalendar):
     def __init__(self, freq: Any):
         self.freq = pd.PeriodDtype(freq).freq  # to_offset would take "M" for a deprecated alias
         self.interval, self.season = self.freq.n, season_of_offset(self.freq)
-
-    def _count(self, stamps):
-        return stamps.ordinal if isinstance(stamps, pd.Period) else stamps.asi8
 
     def shift(self, origins, steps):
         ordinals = self._count(origins) + self.interval * np.asarray(steps)
@@ -138,13 +133,15 @@ class FixedCalendar(EvenCalendar):
         self.season = 1 if own_grid else season_of_interval(self.interval)
 
     def _count(self, stamps):
-        stamps = dates(stamps)
+        stamps = indexed(stamps)
         return nanoseconds(delocalize(stamps) if self.wall else stamps)
 
     def shift(self, origins, steps):
         start, steps = self._count(origins), np.asarray(steps, dtype=np.int64)
         if (start + float(self.interval) * steps > pd.Timestamp.max.value).any():
-            raise out_of_bounds(f"{steps.max()} steps after {dates(origins).max()} lie beyond them")
+            raise out_of_bounds(
+                f"{steps.max()} steps after {indexed(origins).max()} lie beyond them"
+            )
         stamps = pd.DatetimeIndex(start + self.interval * steps)
         if self.wall or self.tz is None:
             return localize(stamps, self.tz)
@@ -185,7 +182,7 @@ class OffsetCalendar(Calendar):
         return list(pd.Series(codes).groupby(codes).indices.values())
 
     def steps(self, origins, stamps):
-        local, starts = delocalize(dates(stamps)), delocalize(dates(origins))
+        local, starts = delocalize(indexed(stamps)), delocalize(indexed(origins))
         steps, bad = np.empty(len(local), dtype=np.int64), np.zeros(len(local), dtype=bool)
         for rows in self._grids(starts):
             some, begin = local[rows], starts[rows]
@@ -205,7 +202,7 @@ class OffsetCalendar(Calendar):
         return steps
 
     def shift(self, origins, steps):
-        starts, steps = delocalize(dates(origins)), np.asarray(steps)
+        starts, steps = delocalize(indexed(origins)), np.asarray(steps)
         stamps = np.empty(np.broadcast_shapes(starts.shape, steps.shape), dtype="datetime64[ns]")
         for rows in self._grids(starts):
             begin, ahead = starts[rows], steps[rows]
@@ -218,7 +215,7 @@ class OffsetCalendar(Calendar):
         return localize(pd.DatetimeIndex(stamps), self.tz)
 
     def after(self, origin, n):
-        start = delocalize(dates(origin))[0]
+        start = delocalize(indexed(origin))[0]
         grid = pd.date_range(start, periods=n + 1, freq=self.offset)
         return localize(grid[1:] if grid[0] == start else grid[:n], self.tz)
 
@@ -242,7 +239,7 @@ class WeeklyCalendar(Calendar):
         return week * len(self.slots) + np.searchsorted(self.slots, rest), np.isin(rest, self.slots)
 
     def steps(self, origins, stamps):
-        stamps, starts = dates(stamps), dates(origins)
+        stamps, starts = indexed(stamps), indexed(origins)
         before, on_slot = self._ordinals(starts)
         # an origin off the pattern (a Saturday session) stands just before the slot after it
         steps = self._ordinals(stamps)[0] - before
@@ -250,7 +247,7 @@ class WeeklyCalendar(Calendar):
         return np.where(later, np.maximum(steps + ~on_slot, 1), steps)
 
     def shift(self, origins, steps):
-        before, on_slot = self._ordinals(dates(origins))
+        before, on_slot = self._ordinals(indexed(origins))
         week, slot = np.divmod(before + on_slot - 1 + np.asarray(steps), len(self.slots))
         return localize(pd.DatetimeIndex(MONDAY + week * _WEEK + self.slots[slot]), self.tz)
 
@@ -265,7 +262,7 @@ def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
     frequency; what pandas infers; months, quarters or years with gaps; a weekly pattern (some times
     of the week never occur over two weeks or more), whose own rows are the grid; the most frequent
     interval, if the others are its multiples and half of the steps or more are present; else
-    irregular, the rows being the grid.
+    irregular, the rows being the grid. Integers have their greatest common step.
     """
     check_kind(stamps)
     if isinstance(stamps, pd.PeriodIndex):
@@ -275,17 +272,10 @@ def infer_calendar(stamps: pd.Index, freq: Any = None) -> Calendar:
         return _infer_datetime(stamps) if freq is None else _from_offset(freq, stamps.tz)
     if freq is not None:
         check_int("an integer index", "freq", freq)
-    return IntegerCalendar(_integer_step(stamps) if freq is None else int(freq))
-
-
-def _integer_step(stamps: pd.Index) -> int:
-    if isinstance(stamps, pd.RangeIndex):
-        return max(abs(stamps.step), 1)
-    values = np.asarray(stamps, dtype=np.int64)
-    if len(values) < 2:
-        return 1
-    step = mode(np.diff(values))
-    return step if (np.diff(values) % step == 0).all() else 1
+        return IntegerCalendar(freq)
+    is_range = isinstance(stamps, pd.RangeIndex)
+    step = stamps.step if is_range else np.gcd.reduce(np.diff(numbers(stamps)))
+    return IntegerCalendar(max(abs(step), 1))
 
 
 def _infer_datetime(stamps: pd.DatetimeIndex) -> Calendar:

@@ -12,11 +12,20 @@ from sklearn.utils.validation import check_array
 from rnnforecast.data._stamps import check_kind, numbers
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Keys", "Table", "numeric", "read_table", "read_targets", "to_pandas"]
+__all__ = [
+    "Keys",
+    "Table",
+    "copies_on_write",
+    "numeric",
+    "read_table",
+    "read_targets",
+    "rows_where",
+    "to_pandas",
+]
 
 # kinds of objects that count as numbers, as pandas names them
 _NUMBERS = ("integer", "floating", "mixed-integer-float", "boolean", "decimal", "empty")
-_PIECE = 1 << 18  # codes at once: as an index they are widened to 64 bits
+_PIECE = 1 << 18  # rows at once: a mask of them all would be a quarter of float32 data
 
 
 @dataclass(frozen=True)
@@ -54,10 +63,15 @@ class Keys:
         return self.codes if rises else np.argsort(self.levels.argsort())[self.codes]
 
     def take(self, rows: np.ndarray) -> Keys:
-        """Rows of a panel."""
-        assert self.series is not None
+        """Some rows, in this order."""
+        series, ids, levels = self.series, self.ids, self.levels
         codes = None if self.codes is None else self.codes[rows]
-        return replace(self, series=self.series[rows], codes=codes)
+        if series is not None:
+            series, present = _factorize(series[rows], sort=True)
+            ids = ids[present]
+        if levels is not None and codes is None:
+            levels = levels[rows]
+        return replace(self, series=series, ids=ids, codes=codes, levels=levels, n_rows=len(rows))
 
     def without_time(self) -> Keys:
         """The same rows, counted."""
@@ -183,7 +197,7 @@ def is_default(index: pd.Index | None) -> bool:
 
 
 def _multiindex_keys(index: pd.MultiIndex) -> Keys:
-    if any((codes < 0).any() for codes in index.codes):
+    if any(codes.min() < 0 for codes in index.codes):
         raise DataError("the MultiIndex (series, time) has missing values (NaN or NaT)")
     levels = index.levels[-1]
     check_kind(levels, "the last level of the MultiIndex")
@@ -191,8 +205,7 @@ def _multiindex_keys(index: pd.MultiIndex) -> Keys:
     if index.nlevels == 2:
         series, ids = index.codes[0], index.levels[0]
         present = np.zeros(len(ids), dtype=bool)
-        for start in range(0, len(series), _PIECE):
-            present[series[start : start + _PIECE]] = True
+        present[series[np.append(0, rows_where(np.not_equal, series))]] = True
         if not present.all():
             series, ids = (np.cumsum(present) - 1)[series], ids[present]
     else:
@@ -201,6 +214,15 @@ def _multiindex_keys(index: pd.MultiIndex) -> Keys:
         codes = np.unravel_index(unique, shape)
         ids = pd.MultiIndex(index.levels[:-1], codes, names=names[:-1])
     return Keys(np.asarray(series), ids, np.asarray(index.codes[-1]), levels, names, len(index))
+
+
+def rows_where(test: np.ufunc, values: np.ndarray) -> np.ndarray:
+    """Rows whose value and the one before it pass ``test``."""
+    parts = [np.zeros(0, dtype=np.int64)]
+    for start in range(1, len(values), _PIECE):
+        some = values[start - 1 : start + _PIECE]
+        parts.append(np.flatnonzero(test(some[1:], some[:-1])) + start)
+    return np.concatenate(parts)
 
 
 def _parse_time(owner: str, column: pd.Series, name: Any) -> pd.Index:
@@ -220,8 +242,8 @@ def _parse_time(owner: str, column: pd.Series, name: Any) -> pd.Index:
 
 
 def numeric(owner: str, frame: pd.DataFrame, columns: list) -> np.ndarray:
-    """Columns as floats, shape (n_rows, n_columns), NaN kept; a view where pandas can give one, and
-    float32 if all are. Text, dates, complex numbers and infinite values are refused.
+    """Columns as floats, shape (n_rows, n_columns), NaN kept; float32 if all are, and a view, which
+    is read-only, where pandas can give one. Text, dates, complex and infinite numbers are refused.
     """
     if not columns:
         return np.empty((len(frame), 0), dtype=np.float32)
@@ -236,14 +258,22 @@ def numeric(owner: str, frame: pd.DataFrame, columns: list) -> np.ndarray:
             )
     small = all(dtype == np.float32 for dtype in part.dtypes)
     values = part.to_numpy(dtype=np.float32 if small else np.float64, na_value=np.nan)
-    infinite = np.isinf(values)
-    if infinite.any():
-        row, column = np.argwhere(infinite)[0]
+    if np.isinf([np.fmax.reduce(values, axis=None), np.fmin.reduce(values, axis=None)]).any():
+        row, column = np.argwhere(np.isinf(values))[0]
         raise DataError(
             f"Input X contains infinity or a value too large for dtype('float64'): {owner}, column "
             f"{columns[column]!r}, row {row}: replace it by NaN (unobserved) or by a number"
         )
+    first = frame[columns[0]]
+    if first.dtype == values.dtype and np.may_share_memory(values, first.to_numpy()):
+        values = values.view()
+        values.flags.writeable = False
     return values
+
+
+def copies_on_write() -> bool:
+    """Whether a write to a frame leaves others alone that share its rows: from pandas 3 on."""
+    return int(pd.__version__.split(".")[0]) > 2 or pd.options.mode.copy_on_write is True
 
 
 def holds_numbers(column: pd.Series) -> bool:
@@ -257,12 +287,9 @@ def holds_numbers(column: pd.Series) -> bool:
 def read_targets(owner: str, y: Any, n_rows: int) -> tuple[np.ndarray, list, pd.Index | None]:
     """Read ``y``: values of shape (n_rows, n_targets), names, and the index if it has one."""
     index = y.index if isinstance(y, (pd.Series, pd.DataFrame)) else None
-    if not isinstance(y, (pd.DataFrame, pd.Series, np.ndarray, list, tuple)):
-        native = _from_narwhals(y)  # no index: the rows of polars and the like go with those of X
-        y = y if native is None else native
-    if isinstance(y, (pd.Series, pd.DataFrame)):
-        frame, _ = to_pandas(owner, y)
-    else:
+    # polars and the like have no index: their rows go with those of X
+    frame = _from_narwhals(y) if index is None else to_pandas(owner, y)[0]
+    if frame is None:
         array = np.asarray(y)
         if array.ndim not in (1, 2):
             raise DataError(f"{owner}: y must be 1-D or 2-D. Got shape {array.shape}")

@@ -14,11 +14,11 @@ import pandas as pd
 from rnnforecast.data import building
 from rnnforecast.data._stamps import nanoseconds
 from rnnforecast.data.calendar import Calendar
-from rnnforecast.data.frames import Keys
+from rnnforecast.data.frames import Keys, copies_on_write
 from rnnforecast.data.roles import Column
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Panel", "group_rows"]
+__all__ = ["Panel", "group_rows", "match_series"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,6 @@ class Panel:
     build = classmethod(building.build)
     append = building.append  # the only way in which rows are added
     grown = building.grown
-    extended = building.extended
 
     @property
     def n_series(self) -> int:
@@ -101,21 +100,32 @@ class Panel:
     def observed(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Whether each target has a value at positions low[i] <= p < high[i] of series i."""
         edges = (self.indptr[:-1, None] + np.stack([low, np.maximum(low, high)], axis=1)).ravel()
-        none = np.zeros((1, self.targets.shape[1]), dtype=bool)  # where the last series ends
-        seen = np.logical_or.reduceat(np.concatenate([self.mask, none]), edges)[::2]
-        return seen & (edges[::2] < edges[1::2])[:, None]  # of no rows reduceat gives the next
+        inside = edges < len(self.targets)  # all but the last ones
+        largest = np.full((len(edges), self.targets.shape[1]), np.nan)  # NaN where all are
+        largest[inside] = np.fmax.reduceat(self.targets, edges[inside])
+        # of no rows reduceat gives the next
+        return ~np.isnan(largest[::2]) & (edges[::2] < edges[1::2])[:, None]
 
-    def observed_only(self, held: np.ndarray) -> np.ndarray:
-        """Rows held out at the end of each series; 0 where none of them was observed, whose loss
-        would be zero, the best there is.
+    def owned(self, given: Any = None) -> Panel:
+        """The same in row order, and safe from the caller's later writes to the data ``given``:
+        what reading did not copy is copied now, unless pandas copies it at such a write.
         """
-        return np.where(self.observed(self.lengths - held, self.lengths).any(1), held, 0)
+        kept = None
+        if isinstance(given, pd.DataFrame | pd.Series) and given.size == len(given):
+            # shares its rows with the caller's, until one of both is written to
+            kept = given.reset_index(drop=True) if copies_on_write() else None
 
-    def owned(self) -> Panel:
-        """The same with arrays of its own, in row order, safe from the caller's later writes."""
+        def own(values: np.ndarray) -> np.ndarray:
+            lent = not values.flags.writeable
+            if lent and kept is not None:
+                lent = not np.may_share_memory(values, kept.to_numpy())
+            return np.array(values, order="C") if lent else np.ascontiguousarray(values)
+
         names = ("targets", "past", "known", "static")
-        own: dict[str, Any] = {name: np.array(getattr(self, name), order="C") for name in names}
-        return replace(self, **own)
+        arrays: dict[str, Any] = {name: own(getattr(self, name)) for name in names}
+        panel = replace(self, **arrays)
+        panel.cached("kept", lambda: kept)
+        return panel
 
     # -- a memo --------------------------------------------------------------------------------
 
@@ -243,12 +253,7 @@ class Panel:
         it. Rows without time stamps follow on. An unknown series is refused, and a row before the
         first row, in a gap, or off the grid.
         """
-        place = self.match(owner, keys)
-        if (place < 0).any():
-            raise DataError(
-                f"{owner}: {keys.label(int(np.argmax(place < 0)))} was not in the data passed to "
-                f"fit: fit on it first"
-            )
+        place = match_series(owner, self.ids if self.is_panel else None, keys)
         series = place[np.zeros(keys.n_rows, np.int8) if keys.series is None else keys.series]
         if keys.levels is None or self.calendar is None:
             return series, pd.Series(series).groupby(series).cumcount().to_numpy() + 1
@@ -273,16 +278,7 @@ class Panel:
 
     def match(self, owner: str, keys: Keys) -> np.ndarray:
         """Position here of each of the input's series; -1 for one that is new."""
-        if not self.is_panel:
-            if len(keys.ids) > 1:
-                raise DataError(f"{owner}: fitted on one series, got {len(keys.ids)} in X")
-            return np.zeros(1, dtype=np.int64)
-        if keys.series is None:
-            raise DataError(
-                f"{owner}: fitted on a panel, but X names no series: give it a MultiIndex "
-                f"(series, time), or the columns of series_id= and time="
-            )
-        return self.ids.get_indexer(keys.ids).astype(np.int64)
+        return match_series(owner, self.ids if self.is_panel else None, keys, new=True)
 
     def same_kind(self, owner: str, keys: Keys) -> Keys:
         """Refuse or convert stamps of another kind or time zone than the fitted ones."""
@@ -327,6 +323,28 @@ class Panel:
             f"{owner}: {self.label(i)}: row {keys.stamps([row])[0]} lies {why}. In "
             f"cross-validation use TimeSeriesSplit (or PanelTimeSeriesSplit), not KFold"
         )
+
+
+def match_series(owner: str, ids: pd.Index | None, keys: Keys, new: bool = False) -> np.ndarray:
+    """Position in ``ids`` (None: a series without a name) of each of the input's series; -1 for
+    one that is new, if there may be such.
+    """
+    if ids is None:
+        if len(keys.ids) > 1:
+            raise DataError(f"{owner}: fitted on one series, got {len(keys.ids)} in X")
+        return np.zeros(1, dtype=np.int64)
+    if keys.series is None:
+        raise DataError(
+            f"{owner}: fitted on a panel, but X names no series: give it a MultiIndex "
+            f"(series, time), or the columns of series_id= and time="
+        )
+    place = ids.get_indexer(keys.ids).astype(np.int64)
+    if not new and (place < 0).any():
+        raise DataError(
+            f"{owner}: {keys.label(int(np.argmax(place < 0)))} was not in the data passed to "
+            f"fit: fit on it first"
+        )
+    return place
 
 
 def group_rows(series: np.ndarray) -> list[tuple[int, np.ndarray]]:

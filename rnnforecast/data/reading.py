@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn.utils.validation import _check_feature_names
 
 from rnnforecast.data.frames import Keys, Table, is_default, numeric, read_table, read_targets
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.roles import Roles, as_list, columns_of, read_columns, resolve_roles
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Reading", "read_fit", "read_history", "read_rows", "read_truth", "targets_of"]
+__all__ = [
+    "Reading",
+    "Rows",
+    "future_known",
+    "laid_out",
+    "read_fit",
+    "read_history",
+    "read_rows",
+    "read_truth",
+    "targets_of",
+]
 
 
 class Reading(NamedTuple):
@@ -70,11 +80,6 @@ def _panel(
     names = [column.name for column in columns if column.role == "target"]
     if targets is None:
         targets = read_columns(owner, table.frame, columns, "target")
-    empty = np.isnan(targets).all(axis=0)
-    if empty.any():
-        raise DataError(
-            f"{owner}: target {names[int(np.argmax(empty))]!r} has no observed value (all NaN)"
-        )
     past, known, static = (
         read_columns(owner, table.frame, columns, role) for role in ("past", "known", "static")
     )
@@ -82,9 +87,11 @@ def _panel(
     unseen = ~panel.observed(np.zeros_like(panel.lengths), panel.lengths)
     if unseen.any():
         i, k = np.argwhere(unseen)[0]
+        everywhere = unseen[:, k].all()
+        where = "" if everywhere else f"{panel.label(int(i))}: "
         raise DataError(
-            f"{owner}: {panel.label(int(i))}: target {names[k]!r} has no observed value (all NaN): "
-            f"leave this series out"
+            f"{owner}: {where}target {names[k]!r} has no observed value (all NaN)"
+            + ("" if everywhere else ": leave this series out")
         )
     return panel
 
@@ -126,38 +133,30 @@ def _aligned(owner: str, table: Table, y_index: pd.Index | None) -> Keys:
 # -- rows after fit --------------------------------------------------------------------------------
 
 
-def read_rows(
-    owner: str,
-    X: Any,
-    roles: Roles,
-    names: Any,
-    n_features: int,
-    check_names: Callable[[Any], None],
-    *,
-    needs: tuple[str, ...] = ("known",),
-    target: Any = None,
-    series_id: Any = None,
-    time: Any = None,
-) -> Table:
-    """Read rows that come after fit, and check their columns against those of fit.
+def read_rows(forecaster: Any, X: Any, needs: tuple[str, ...] = ("known",)) -> Table:
+    """Read rows that come after the fit of a forecaster, and check their columns against it.
 
-    ``names`` are the ``n_features`` columns of X in fit, None for an array; ``check_names`` is
-    scikit-learn's check of them, where y came beside X; where X holds the targets, it must have
-    the columns of the roles ``needs``, and none that fit did not see.
+    Where X holds the targets, it must have the columns of the roles ``needs``, and none that fit
+    did not see; where y came beside it, the check of its columns is scikit-learn's.
     """
+    owner, roles = type(forecaster).__name__, forecaster.roles_
+    names = getattr(forecaster, "feature_names_in_", None)
     index_only = needs == ("known",) and not roles.known  # time stamps say all there is to say
-    table = read_table(owner, X, series_id, time, index_only)
+    table = read_table(owner, X, forecaster.series_id, forecaster.time, index_only)
     # where y came beside X, targets in it are left out before anything else
-    targets = {*roles.targets, *as_list(target)} if roles.separate_y and not table.is_array else {}
+    targets = set()
+    if roles.separate_y and not table.is_array:
+        targets = {*roles.targets, *as_list(forecaster.target)}
     columns = [name for name in table.columns if name not in targets]
     fitted = [] if names is None else list(names)
     expected = [name for name in fitted if name not in targets]
-    n, m = len(columns), len(expected) if fitted else n_features
+    n, m = len(columns), len(expected) if fitted else forecaster.n_features_in_
     if (roles.separate_y or table.is_array) and n != m:  # as scikit-learn says it
         raise DataError(f"X has {n} features, but {owner} is expecting {m} features as input")
     if roles.separate_y:
         if expected == fitted:
-            check_names(np.empty((1, 1)) if table.is_array else pd.DataFrame(columns=columns))
+            frame = np.empty((1, 1)) if table.is_array else pd.DataFrame(columns=columns)
+            _check_feature_names(forecaster, frame, reset=False)
         if is_default(table.keys.levels) and table.keys.codes is None:
             # a frame without an index of its own must give what its array gives; a fold's
             # RangeIndex that starts later, or an integer index, is a time axis
@@ -206,3 +205,55 @@ def read_truth(
     else:
         values, _, _ = read_targets(owner, y, len(table))
     return values[:, 0] if values.shape[1] == 1 else values
+
+
+# -- rows to forecast ------------------------------------------------------------------------------
+
+
+class Rows(NamedTuple):
+    """The rows that a prediction was asked for."""
+
+    series: np.ndarray  # (n,)
+    steps: np.ndarray  # (n,); 1 is the first after the series' history, 0 and below lie in it
+    known: np.ndarray  # (n, n_known)
+
+
+def laid_out(
+    panel: Panel, place: np.ndarray, rows: Rows, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Covariates of future rows by place and step, (*shape, n_known), and where there is a row."""
+    known = np.full((*shape, rows.known.shape[1]), np.nan)
+    given = np.zeros(shape, dtype=bool)
+    known[place, rows.steps - 1], given[place, rows.steps - 1] = rows.known, True
+    own_grid = panel.calendar is not None and panel.calendar.own_grid
+    # on a grid of its own, rows between two steps may be the same step
+    if not own_grid and given.sum() < len(place):
+        raise DataError(
+            "X has two rows for the same time stamp of a series: drop the repeated rows"
+        )
+    return known, given
+
+
+def future_known(
+    owner: str, panel: Panel, names: list, rows: Rows | None, n_steps: int
+) -> np.ndarray:
+    """Future covariates of every series for steps 1..n_steps, (n_series, n_steps, n_known)."""
+    if rows is None:
+        raise DataError(
+            f"{owner}: X must hold the future rows of the known covariates {names}. Got None"
+        )
+    use = (rows.steps > 0) & (rows.steps <= n_steps)
+    rows = Rows(*(part[use] for part in rows))
+    known, given = laid_out(panel, rows.series, rows, (panel.n_series, n_steps))
+    if panel.calendar is not None and panel.calendar.own_grid:
+        # a trading calendar's future holds holidays that have no row: only the end must be there
+        given = np.maximum.accumulate(given[:, ::-1], axis=1)[:, ::-1]
+    if not given.all():
+        series, step = np.argwhere(~given)[0]
+        stamp = panel.future_index(int(series), int(step) + 1)[-1]
+        raise DataError(
+            f"{owner}: {panel.label(int(series))}: the known covariates {names} have no row for "
+            f"{stamp} (step {step + 1} of {n_steps}): pass X with {n_steps} future rows, or a "
+            f"smaller horizon="
+        )
+    return known

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 
 from rnnforecast.data.panel import Panel
 
 __all__ = ["Scale"]
 
-_ROWS = 1 << 18  # measured at once
+_ROWS = 1 << 16  # measured at once
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,19 @@ class Scale:
         past, known, static = (_of_covariates(panel, r) for r in ("past", "known", "static"))
         return cls(loc, scale, *past, *known, *static, per_series, lag, log, least)
 
-    def following(self, panel: Panel) -> Scale:
-        """The same for the series that it has, measured for those that ``panel`` has after them."""
-        first = len(self.target_loc)
-        if panel.n_series == first:
-            return self
+    def on(self, panel: Panel, first: int = 0) -> Scale:
+        """Targets from series ``first`` on measured on ``panel``; all else as it was."""
         loc, scale, least = _of_targets(panel, self.per_series, self.lag, self.log, first)
-        loc = np.concatenate([self.target_loc, loc])
-        scale = np.concatenate([self.target_scale, scale])
-        least = None if self.least is None else np.concatenate([self.least, least])
+        loc = np.concatenate([self.target_loc[:first], loc])
+        scale = np.concatenate([self.target_scale[:first], scale])
+        if self.least is not None and least is not None:
+            least = np.concatenate([self.least[:first], least])
         return replace(self, target_loc=loc, target_scale=scale, least=least)
 
-    def on(self, panel: Panel) -> Scale:
-        """Targets measured on ``panel``, whatever series it has; covariates as they were."""
-        loc, scale, least = _of_targets(panel, self.per_series, self.lag, self.log, 0)
-        return replace(self, target_loc=loc, target_scale=scale, least=least)
+    def following(self, panel: Panel) -> Scale:
+        """The same for the series that it has, measured for those that ``panel`` has after them."""
+        n = len(self.target_loc)
+        return self if panel.n_series == n else self.on(panel, n)
 
     def targets(self, values: np.ndarray, series: np.ndarray) -> np.ndarray:
         """Targets ``(k, time, n_targets)`` of series ``(k,)`` scaled."""
@@ -111,26 +110,24 @@ def _of_targets(
         values = np.log(np.where(values <= 0, floor, values), dtype=np.float64)
     loc, scale = _moments(values, indptr)
     if lag is not None:
-        size = _differences(values, indptr, lag)
+        size = _mean_changes(values, indptr, lag)
         # at least a thousandth of the deviation; a constant has a scale of 1
         scale = np.where(size > 0, np.maximum(size, 1e-3 * scale), scale)
     return loc, scale, least
 
 
-def _differences(values: np.ndarray, indptr: np.ndarray, lag: int) -> np.ndarray:
-    """Mean absolute difference over ``lag`` rows (one in groups with no more), 0 without any."""
+def _mean_changes(values: np.ndarray, indptr: np.ndarray, lag: int) -> np.ndarray:
+    """Mean absolute change over ``lag`` rows (over one in groups with no more) of groups of
+    rows ``indptr[i]:indptr[i + 1]``, NaN left out: (n_groups, n_columns); 0 where there is none.
+    """
     lengths = np.diff(indptr)
-    group = np.repeat(np.arange(len(lengths)), lengths)
-    rows, step = np.arange(indptr[0], indptr[-1]), np.where(lengths > lag, lag, 1)[group]
-    inside = rows - step >= indptr[group]
-    rows, step, group = rows[inside], step[inside], group[inside]
-    out = np.zeros((len(lengths), values.shape[1]))
-    for j in range(values.shape[1]):
-        found = np.abs(values[rows, j] - values[rows - step, j]).astype(np.float64)
-        seen = ~np.isnan(found)
-        total = np.bincount(group[seen], found[seen], minlength=len(lengths))
-        out[:, j] = total / np.maximum(np.bincount(group[seen], minlength=len(lengths)), 1)
-    return out
+    rows = np.arange(indptr[0], indptr[-1])
+    before = rows - np.repeat(np.where(lengths > lag, lag, 1), lengths)
+    inside = before >= np.repeat(indptr[:-1], lengths)
+    change = np.abs(values[rows[inside]] - values[before[inside]]).astype(np.float64)
+    group = np.repeat(np.arange(len(lengths)), lengths)[inside]
+    mean = pd.DataFrame(change).groupby(group).mean()
+    return mean.reindex(range(len(lengths))).fillna(0.0).to_numpy()
 
 
 def _of_covariates(panel: Panel, role: str) -> tuple[np.ndarray, np.ndarray]:
@@ -147,7 +144,7 @@ def _moments(values: np.ndarray, indptr: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     n = len(indptr) - 1
     means, spreads = np.zeros((n, values.shape[1])), np.ones((n, values.shape[1]))
-    # about a million rows at a time
+    # about so many rows at a time
     begins = np.searchsorted(indptr, np.arange(int(indptr[0]), int(indptr[-1]), _ROWS))
     for start, stop in pairwise(np.unique(np.append(begins, n))):
         edges = indptr[start : stop + 1]

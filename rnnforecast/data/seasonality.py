@@ -63,13 +63,15 @@ def _typical(panel: Panel) -> int:
     return int(np.median(panel.lengths))
 
 
-def choose_lookback(panel: Panel, horizon: int, season: int) -> int:
-    """Rows that a window looks back on: seven seasons or two horizons, whichever is longer, at
-    least 24 and at most 336 steps, and never more than half of what one horizon leaves of the
+def choose_lookback(
+    panel: Panel, horizon: int, season: int, seasons: int = _SEASONS, most: int = _MOST_LOOKBACK
+) -> int:
+    """Rows that a window looks back on: so many seasons or two horizons, whichever is longer, at
+    least 24 and at most ``most`` steps, and never more than half of what one horizon leaves of the
     typical series, the one of median length.
     """
-    wanted = max(_SEASONS * season if season > 1 else 0, 2 * horizon, _LEAST_LOOKBACK)
-    return max(min(wanted, _MOST_LOOKBACK, (_typical(panel) - horizon) // 2), 1)
+    wanted = max(seasons * season if season > 1 else 0, 2 * horizon, _LEAST_LOOKBACK)
+    return max(min(wanted, most, (_typical(panel) - horizon) // 2), 1)
 
 
 def choose_segment(season: int, lookback: int) -> int:

@@ -19,11 +19,10 @@ from sklearn.utils.validation import check_is_fitted
 from rnnforecast._validation import check_int, check_quantiles, check_real, quantiles_in_order
 from rnnforecast.data import reading
 from rnnforecast.data.panel import Panel
+from rnnforecast.data.reading import Rows
 from rnnforecast.data.roles import read_columns
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters import _rows
-from rnnforecast.forecasters._rows import Rows
 from rnnforecast.forecasters.history import HistoryEstimator
 from rnnforecast.outputs import Forecast
 from rnnforecast.parameters import estimator
@@ -150,7 +149,7 @@ class BaseForecaster(HistoryEstimator):
         """Forecast of future rows, ``(n_rows, n_targets)``."""
         panel, n_steps = self.panel_, int(rows.steps.max())
         series, place = np.unique(rows.series, return_inverse=True)
-        known = _rows.laid_out(panel, place, rows, (len(series), n_steps))
+        known, _ = reading.laid_out(panel, place, rows, (len(series), n_steps))
         forecast = self._forecast(panel, series, panel.lengths[series], n_steps, known)
         return forecast[place, rows.steps - 1]
 
@@ -284,7 +283,7 @@ class BaseForecaster(HistoryEstimator):
         known = np.empty((panel.n_series, n_steps, 0))
         if self.roles_.known:
             rows = None if X is None else at._rows_of(X)
-            known = _rows.future_known(owner, panel, self.roles_.known, rows, n_steps)
+            known = reading.future_known(owner, panel, self.roles_.known, rows, n_steps)
         elif X is not None:
             raise DataError(
                 f"{owner}: the first argument of forecast holds future rows of the known "
@@ -379,7 +378,7 @@ class BaseForecaster(HistoryEstimator):
             steps = np.tile(np.arange(1, self.horizon + 1), panel.n_series)
             series = np.repeat(np.arange(panel.n_series), self.horizon)
             return Rows(series, steps, np.empty((len(series), 0)))
-        table = self._read_rows(X)
+        table = reading.read_rows(self, X)
         series, steps = panel.locate(owner, table.keys)
         return Rows(series, steps, read_columns(owner, table.frame, panel.columns, "known"))
 
@@ -392,15 +391,7 @@ def _origin_index(
     panel: Panel, series: np.ndarray, origins: np.ndarray, ahead: np.ndarray
 ) -> pd.MultiIndex:
     """(series, origin, time) of forecasts of rows ``ahead: (n, horizon)``."""
-    steps = ahead.shape[1]
-    row = np.repeat(series, steps)
-    levels = [
-        panel.stamps_at(row, np.repeat(origins - 1, steps)),
-        panel.stamps_at(row, ahead.ravel()),
-    ]
-    names = ["origin", panel.names[-1]]
-    if panel.is_panel:
-        ids = panel.ids[row]
-        levels = [*(ids.get_level_values(k) for k in range(ids.nlevels)), *levels]
-        names = [*panel.names[:-1], *names]
-    return pd.MultiIndex.from_arrays(levels, names=names)
+    row, last = (np.repeat(part, ahead.shape[1]) for part in (series, origins - 1))
+    index = panel.index_at(row, ahead.ravel())
+    *ids, times = (index.get_level_values(k) for k in range(index.nlevels))
+    return pd.MultiIndex.from_arrays([*ids, panel.stamps_at(row, last).rename("origin"), times])

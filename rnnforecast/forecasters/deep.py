@@ -12,10 +12,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from rnnforecast._validation import check_bool, check_choice, check_int, check_real
 from rnnforecast.exceptions import DataError
-from rnnforecast.forecasters.windows import Plan, WindowForecaster
+from rnnforecast.forecasters.windows import WindowForecaster
 from rnnforecast.nn import Depth, ForecastNetwork, NetworkSpec, as_dilations, cell_class
 from rnnforecast.nn.attention import ATTENTIONS
-from rnnforecast.parameters import estimator
+from rnnforecast.parameters import checked, estimator
 
 __all__ = [
     "BiGRUForecaster",
@@ -25,9 +25,6 @@ __all__ = [
     "DeepRNNForecaster",
 ]
 
-_SCALERS = ("window", "series", None)
-_TRAININGS = ("windows", "dense")
-_CHANNELS = ("independent", "joint")
 _SWITCHES = ("variational_dropout", "input_to_all", "layer_norm", "orthogonal")
 
 
@@ -42,15 +39,6 @@ class DeepRNNForecaster(WindowForecaster):
 
     Parameters
     ----------
-    lookback : int, optional
-        Rows that a forecast may look back on; what a series has not is masked. None: seven seasons
-        or two horizons, whichever is longer, between 24 and 336, and at most half of what the
-        typical (median) series has beside one horizon.
-    hidden_size : int, optional
-        Units of each layer and direction. None: 64 where at least 100,000 windows train, else 32.
-    segment : int, optional
-        Neighbouring steps of the look-back folded into one step of the network. None: a season,
-        where the look-back holds two at least; else 1, step by step.
     n_layers : int, default 2
     training : {"windows", "dense"}, default "windows"
         "windows": every window is encoded by itself. "dense": a stretch of neighbouring windows is
@@ -95,34 +83,6 @@ class DeepRNNForecaster(WindowForecaster):
         the time stamps have them and the rows show that they matter (see
         :func:`~rnnforecast.data.phases.choose_phases`; ``phases_`` has the choice).
 
-    Attributes
-    ----------
-    lookback_, seasonality_, hidden_size_, segment_, batch_size_ : int
-        Given or chosen.
-    phases_ : CalendarPhases or None
-        Cycles of the calendar that the network is told.
-    history_ : History
-        Losses, gradient norms and learning rates by epoch; ``history_.frame()``.
-    histories_ : list of History
-        Of every member; ``history_`` is the first.
-    network_ : ForecastNetwork
-        The torch module, of the first member.
-    networks_ : list of ForecastNetwork
-        Of every member.
-    n_epochs_ : int
-        Epochs trained.
-    n_untrained_ : int
-        Series too short for a training window: they are forecast like the others.
-    conformal_ : ConformalErrors
-        Errors at rolling origins over the validation rows (over the training rows where there are
-        none).
-    scale_ : Scale
-        Location and scale of every series and covariate.
-    output_ : Output
-        What the network's numbers mean.
-    panel_, roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
-        As of every forecaster.
-
     Examples
     --------
     >>> import numpy as np, pandas as pd
@@ -137,50 +97,36 @@ class DeepRNNForecaster(WindowForecaster):
     (Timestamp('2024-01-09 08:00:00'), (3, 1))
     """
 
-    n_layers: int = 2
-    training: str = "windows"
-    channels: str = "independent"
-    bidirectional: bool = False
-    residual: bool = False
+    n_layers: int = checked(2, check_int)
+    training: str = checked("windows", check_choice, choices=("windows", "dense"))
+    channels: str = checked("independent", check_choice, choices=("independent", "joint"))
+    bidirectional: bool = checked(False, check_bool)
+    residual: bool = checked(False, check_bool)
     activation: str | None = None
     dilations: Any = None
-    input_to_all: bool = False
-    output_from_all: Any = False
-    layer_norm: bool = False
-    variational_dropout: bool = False
-    zoneout: float = 0.0
-    orthogonal: bool = False
-    forget_bias: float | None = None
-    attention: str | None = None
-    decoder: str = "direct"
-    calendar: bool = True
+    input_to_all: bool = checked(False, check_bool)
+    output_from_all: Any = checked(False, check_choice, choices=(False, "sum", "supervised"))
+    layer_norm: bool = checked(False, check_bool)
+    variational_dropout: bool = checked(False, check_bool)
+    zoneout: float = checked(0.0, check_real, low=0, high=1, closed="low")
+    orthogonal: bool = checked(False, check_bool)
+    forget_bias: float | None = checked(None, check_real, low=-inf, none=True)
+    attention: str | None = checked(None, check_choice, choices=(None, *ATTENTIONS))
+    decoder: str = checked("direct", check_choice, choices=("direct", "recurrent"))
+    calendar: bool = checked(True, check_bool)
 
-    _fixed: ClassVar[dict[str, Any]] = {}  # parameters that a named forecaster leaves no choice of
+    _fixed: ClassVar[tuple[str, ...]] = ()  # parameters that a named forecaster has no choice of
 
     # -- fit ---------------------------------------------------------------------------------------
 
     def _check_params(self) -> None:
         super()._check_params()
         owner = type(self).__name__
-        check_int(owner, "n_layers", self.n_layers)
         cell_class(self.cell, owner, self.activation)
         if self.dilations is not None:
             as_dilations(owner, self.dilations)
-        for name in ("bidirectional", "residual", "calendar", *_SWITCHES):
-            check_bool(owner, name, getattr(self, name))
-        check_real(owner, "zoneout", self.zoneout, 0, 1, closed="low")
-        check_real(owner, "forget_bias", self.forget_bias, -inf, none=True)
-        for name, choices in (
-            ("scaler", _SCALERS),
-            ("training", _TRAININGS),
-            ("channels", _CHANNELS),
-            ("output_from_all", (False, "sum", "supervised")),
-            ("attention", (None, *ATTENTIONS)),
-            ("decoder", ("direct", "recurrent")),
-        ):
-            check_choice(owner, name, getattr(self, name), choices)
-        for name, only in self._fixed.items():
-            if getattr(self, name) != only:
+        for name in self._fixed:
+            if getattr(self, name) != (only := getattr(type(self), name)):
                 raise DataError(
                     f"{owner}: {name} must be {only!r}. Got {getattr(self, name)!r}: use "
                     f"DeepRNNForecaster to choose it"
@@ -201,11 +147,11 @@ class DeepRNNForecaster(WindowForecaster):
 
     # -- hooks -------------------------------------------------------------------------------------
 
-    def _network(self, shape: dict[str, Any], plan: Plan) -> Any:
+    def _network(self, shape: dict[str, Any]) -> Any:
         return ForecastNetwork(
             NetworkSpec(
                 **shape,
-                season=plan.season,
+                season=self.seasonality_,
                 n_layers=self.n_layers,
                 bidirectional=self.bidirectional,
                 residual=self.residual,
@@ -280,7 +226,7 @@ class DeepLSTMForecaster(DeepRNNForecaster):
     'lstm'
     """
 
-    _fixed = {"cell": "lstm"}
+    _fixed = ("cell",)
 
 
 @estimator
@@ -296,7 +242,7 @@ class DeepGRUForecaster(DeepRNNForecaster):
 
     cell: Any = "gru"
 
-    _fixed = {"cell": "gru"}
+    _fixed = ("cell",)
 
 
 @estimator
@@ -313,7 +259,7 @@ class BiLSTMForecaster(DeepRNNForecaster):
 
     bidirectional: bool = True
 
-    _fixed = {"cell": "lstm", "bidirectional": True}
+    _fixed = ("cell", "bidirectional")
 
 
 @estimator
@@ -331,4 +277,4 @@ class BiGRUForecaster(DeepRNNForecaster):
     cell: Any = "gru"
     bidirectional: bool = True
 
-    _fixed = {"cell": "gru", "bidirectional": True}
+    _fixed = ("cell", "bidirectional")

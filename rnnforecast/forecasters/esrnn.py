@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import numbers
-from dataclasses import field
+import operator
+from dataclasses import field, replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from rnnforecast._validation import check_choice, check_int, check_real
 from rnnforecast.data.panel import Panel
@@ -19,17 +21,15 @@ from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.neural import Job, NeuralForecaster, first_effect
 from rnnforecast.forecasters.series import HybridOutput, SeriesLoss, SeriesReader, SeriesSource
 from rnnforecast.nn.esrnn import ESRNN, ESRNNSpec
-from rnnforecast.outputs import Forecast, TransformedForecast
-from rnnforecast.parameters import estimator
+from rnnforecast.outputs import Forecast, Output
+from rnnforecast.parameters import checked, estimator
 from rnnforecast.training import Learner, resolve_device, seeds_of, useful_threads
 
 __all__ = ["ESRNNForecaster"]
 
-_MODES = ("auto", "multiplicative", "additive")
 _DAYS = (24, 48, 96, 144)  # seasons of a day, whose week is the second season
 # rows and longest seasons that are read of a long series
 _MOST_ROWS, _MOST_SEASONS = 1024, 8
-_CHUNK_NUMBERS = 1 << 22  # numbers in one pass: bounds the memory of a forecast
 
 
 @estimator
@@ -92,8 +92,8 @@ class ESRNNForecaster(NeuralForecaster):
     validation_fraction : float, default 0.1
         Share of the rows of each series, its last ones (at least one horizon; none where a series
         is too short for that), on which intervals are calibrated. Without early stopping one more
-        network is trained for that, on the rows before them. 0 saves it, and calibrates on rows
-        that were trained on.
+        network is trained for that, on the rows before them and in their scale. 0 saves it, and
+        calibrates on rows that were trained on.
     n_members : int, default 3
         Networks trained from different starts, whose forecasts are averaged (in logarithms where
         level and seasons multiply).
@@ -116,11 +116,6 @@ class ESRNNForecaster(NeuralForecaster):
     conformal_ : ConformalErrors
         Errors on the additive scale at rolling origins over the validation rows, of the network
         trained for that (of all over training rows where there are none).
-    n_untrained_ : int
-        Series too short to train on: they are forecast like the others.
-    history_, histories_, network_, networks_, n_epochs_, output_, scale_, panel_, roles_, \
-target_names_, cutoff_, n_features_in_, feature_names_in_
-        As of :class:`~rnnforecast.DeepRNNForecaster`.
 
     Examples
     --------
@@ -137,41 +132,31 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
     """
 
     seasonality: Any = None
-    mode: str = "auto"
-    hidden_size: int = 40
+    mode: str = checked("auto", check_choice, choices=("auto", "multiplicative", "additive"))
+    hidden_size: int = checked(40, check_int)
     dilations: Any = ((1, 2), (7, 14))
-    stride: int | None = None
-    loss: str = "balanced"
-    tau: float = 0.5
-    level_penalty: float = 0.0
+    stride: int | None = checked(None, check_int, none=True)
+    loss: str = checked("balanced", check_choice, choices=("balanced", "relative", "scaled"))
+    tau: float = checked(0.5, check_real, low=0, high=1, closed="neither")
+    level_penalty: float = checked(0.0, check_real, low=0, closed="low")
     max_epochs: int = 6
-    n_batches: int = 50
-    batch_size: int = 128
+    n_batches: int = checked(50, check_int)
+    batch_size: int = checked(128, check_int)
     ema_decay: float | None = None
     early_stopping: bool = False
     n_members: int = 3
     aggregate: str = "mean"
 
     if TYPE_CHECKING:  # fitted, and so no parameters
-        scale_: Scale = field(init=False)
         seasonality_: tuple[int, ...] = field(init=False)
         most_rows_: int = field(init=False)
         trained_ids_: pd.Index = field(init=False)
         place_: np.ndarray = field(init=False)
 
-    _losses = ("balanced", "relative", "scaled")
-
     # -- parameters --------------------------------------------------------------------------------
 
     def _check_params(self) -> None:
         super()._check_params()
-        owner = type(self).__name__
-        check_int(owner, "stride", self.stride, none=True)
-        for name in ("hidden_size", "n_batches", "batch_size"):
-            check_int(owner, name, getattr(self, name))
-        check_real(owner, "tau", self.tau, 0, 1, closed="neither")
-        check_real(owner, "level_penalty", self.level_penalty, 0, closed="low")
-        check_choice(owner, "mode", self.mode, _MODES)
         self._given_periods()
         self._given_dilations()
 
@@ -179,25 +164,28 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         """``seasonality`` as periods above 1, shortest first; None if it is to be chosen."""
         if self.seasonality is None:
             return None
-        periods = np.atleast_1d(np.asarray(self.seasonality, dtype=object)).ravel().tolist()
-        if not (len(periods) <= 2 and _counts(periods)):
+        try:
+            periods = set(map(operator.index, np.ravel(np.array(self.seasonality, dtype=object))))
+        except TypeError:
+            periods = set()
+        if not 1 <= len(periods) <= 2 or min(periods) < 1:
             raise DataError(
                 f"{type(self).__name__}: seasonality must be one or two integers >= 1, or None. "
                 f"Got {self.seasonality!r}"
             )
-        return tuple(sorted({int(p) for p in periods if p > 1}))
+        return tuple(sorted(periods - {1}))
 
     def _given_dilations(self) -> tuple[tuple[int, ...], ...]:
         try:
-            blocks = tuple(tuple(block) for block in self.dilations)
+            blocks = tuple(tuple(map(operator.index, block)) for block in self.dilations)
         except TypeError:
             blocks = ()
-        if not blocks or not all(map(_counts, blocks)):
+        if not blocks or not all(block and min(block) >= 1 for block in blocks):
             raise DataError(
                 f"{type(self).__name__}: dilations must be blocks of integers >= 1, such as "
                 f"((1, 2), (7, 14)). Got {self.dilations!r}"
             )
-        return tuple(tuple(map(int, block)) for block in blocks)
+        return blocks
 
     # -- fit ---------------------------------------------------------------------------------------
 
@@ -210,8 +198,7 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
             )
         return self.mode == "multiplicative" or (self.mode == "auto" and lowest > 0)
 
-    def _choices(self, panel: Panel) -> tuple[tuple[int, ...], int]:
-        """Seasonal periods and rows of the input window: given, or chosen by rule."""
+    def _choose(self, panel: Panel) -> dict[str, Any]:
         longest = int(panel.lengths.max())
         if longest < self.horizon + 2:
             raise self._too_short(panel, self.horizon + 2)
@@ -220,44 +207,50 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
             first = choose_seasonality(panel)
             periods = (first, 7 * first if first in _DAYS else 1)
         periods = tuple(p for p in periods if 1 < p <= longest // 2)
-        wanted = max(max(periods, default=1), 2 * self.horizon, 24)
-        return periods, self.lookback or max(min(wanted, 336, longest // 2), 1)
+        season, cycle = (periods[0], max(periods)) if periods else (1, 1)
+        wanted = min(max(cycle, 2 * self.horizon, 24), 336, longest // 2)
+        window = self.lookback or max(wanted, 1)
+        most_rows = max(_MOST_ROWS, _MOST_SEASONS * cycle, 4 * window)
+        log = self._multiplicative(panel)
+        return {
+            "lookback_": window,
+            "stride_": self.stride or (season if periods else self.horizon),
+            "most_rows_": max(min(most_rows, longest), window),
+            "seasonality_": periods,
+            "mode_": "multiplicative" if log else "additive",
+            "scale_": Scale.of(panel, lag=season, log=log),
+        }
 
-    def _job(self, panel: Panel, goes_on: bool) -> Job:
-        lengths, horizon = panel.lengths, self.horizon
-        if goes_on:
-            periods, window, log = self.seasonality_, self.lookback_, self.scale_.log
-        else:
-            (periods, window), log = self._choices(panel), self._multiplicative(panel)
-        season = periods[0] if periods else 1
-        scale = self.scale_ if goes_on else Scale.of(panel, lag=season, log=log)
-        # of the seasonal naive forecast: the mean of |f - y|, and in logarithms nearly that of
-        # 2 |f - y| / (f + y)
-        naive = Scale.of(panel, lag=season).target_scale
-        relative = float(2 * np.tanh(scale.target_scale / 2).mean()) if log else None
-        output = self.output_ if goes_on else self._make_output()
-        if self.output is None and self.quantiles is None and not goes_on:
-            output = HybridOutput(self.loss, self.tau, relative)
+    def _make_output(self) -> Output:
+        if self.output is not None or self.quantiles is not None:
+            return super()._make_output()
+        # of the seasonal naive forecast: nearly the mean of 2 |f - y| / (f + y)
+        naive = float(2 * np.tanh(self.scale_.target_scale / 2).mean())
+        return HybridOutput(self.loss, self.tau, naive if self.scale_.log else None)
+
+    def _job(self, panel: Panel) -> Job:
+        lengths, horizon, season = panel.lengths, self.horizon, self.scale_.lag or 1
+        self.trained_ids_ = panel.ids
+        self.n_untrained_ = int((lengths < horizon + 1).sum())
+        self.output_ = output = self._make_output()
         spec = ESRNNSpec(
             n_series=panel.targets.shape[1] * panel.n_series,
             **self._shape(panel, output, self.hidden_size, n_more=1),
-            periods=periods,
-            window=window,
-            stride=self.stride or (season if season > 1 else horizon),
+            periods=self.seasonality_,
+            window=self.lookback_,
+            stride=self.stride_,
             dilations=self._given_dilations(),
         )
         device = resolve_device(type(self).__name__, self.device)
-        most_rows = max(_MOST_ROWS, _MOST_SEASONS * max(periods, default=1), 4 * window)
-        most_rows = max(min(most_rows, int(lengths.max())), window)
-        most_rows = self.most_rows_ if goes_on else most_rows
-        options = (np.arange(panel.n_series), most_rows, device, torch.float32)
-        reader = SeriesReader(panel, scale, spec, *options)
-        # where level and seasons multiply: log of truth over the seasonal naive error
-        units = scale.target_scale if log else np.ones_like(naive)
-        shifts = scale.target_loc - np.log(naive) if log else np.zeros_like(naive)
-        unit, shift = (reader.tensor(x.reshape(-1, 1, 1)) for x in (units, shifts))
+        every = np.arange(panel.n_series)
 
-        def learner(stops: np.ndarray, **parts: Any) -> Learner:
+        def learner(stops: np.ndarray, scale: Scale, measured: Panel) -> Learner:
+            reader = SeriesReader(panel, scale, spec, every, self.most_rows_, device, torch.float32)
+            units = [np.ones_like(scale.target_scale), np.zeros_like(scale.target_loc)]
+            if scale.log:  # log of truth over the seasonal naive error
+                naive = Scale.of(measured, lag=season).target_scale
+                units = [scale.target_scale, scale.target_loc - np.log(naive)]
+            unit, shift = (reader.tensor(x.reshape(-1, 1, 1)) for x in units)
             return self._learner(
                 network=lambda: ESRNN(spec),
                 source=SeriesSource(reader, stops, self.batch_size, self.n_batches),
@@ -265,95 +258,67 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
                 prime=lambda network: first_effect(network, panel, scale, stops, season),
                 threads=useful_threads(self.batch_size, self.hidden_size),
                 device=device,
-                **parts,
             )
 
-        held = np.maximum(np.ceil(self.validation_fraction * lengths).astype(np.int64), horizon)
-        spare = lengths - held >= 2 * horizon + 2 * season
-        held = panel.observed_only(np.where(spare & (self.validation_fraction > 0), held, 0))
-        some, calibrator = np.flatnonzero(held), None
-        main = learner(lengths - held if self.early_stopping else lengths)
-        if self.early_stopping and len(some):
+        held = self._held_rows(panel, 2 * horizon + 2 * season)
+        some, before = np.flatnonzero(held), lengths - held
+        main = learner(before if self.early_stopping else lengths, self.scale_, panel)
+        if not len(some):
+            first = np.maximum((lengths - horizon) // 2, 1)
+            return Job(main, WindowIndex.between(first, lengths, horizon))
+        job = Job(main, WindowIndex.between(before, lengths, horizon))
+        if self.early_stopping:
             source: Any = main.source
             main.validation = [(source.take(some, lengths[some], [0], held[some]), 1.0)]
-        elif len(some):
-            calibrator = learner(lengths - held)
-            calibrator.n_members = 1
-            calibrator.random_state = seeds_of(self.random_state, self.n_members + 1)[-1]
-        first = lengths - held if len(some) else np.maximum((lengths - horizon) // 2, 1)
-        fitted = {
-            "lookback_": window,
-            "stride_": spec.stride,
-            "most_rows_": most_rows,
-            "trained_ids_": panel.ids,
-            "seasonality_": periods,
-            "mode_": "multiplicative" if log else "additive",
-            "scale_": scale,
-            "output_": output,
-            "n_untrained_": int((lengths < horizon + 1).sum()),
-        }
-        return Job(main, fitted, WindowIndex.between(first, lengths, horizon), calibrator)
+        else:
+            rest = _without(panel, held)
+            job.calibrator_scale = Scale.of(rest, lag=season, log=self.scale_.log)
+            job.calibrator = learner(before, job.calibrator_scale, rest)
+            job.calibrator.n_members = 1
+            job.calibrator.random_state = seeds_of(self.random_state, self.n_members + 1)[-1]
+        return job
 
     def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
-        scale = self.scale_.on(history) if fresh else self.scale_.following(history)
-        return {"scale_": scale, "place_": self.trained_ids_.get_indexer(history.ids)}
+        place = self.trained_ids_.get_indexer(history.ids)
+        return {**super()._follow(history, fresh), "place_": place}
 
     def _to_go_on(self, network: ESRNN, panel: Panel) -> ESRNN:
         return network.grown(panel.n_series * panel.targets.shape[1])
 
     # -- forecasts ---------------------------------------------------------------------------------
 
-    def _error_scale(self, series: np.ndarray) -> np.ndarray:
-        return np.ones_like(self.scale_.target_scale[series])
+    def _numbers_a_forecast(self, network: Any) -> int:
+        return self.most_rows_ * 4 * network.spec.n_targets
 
-    def _truth_as_forecast(self, values: np.ndarray, series: np.ndarray) -> np.ndarray:
-        return self.scale_.targets(values, series)
-
-    def _in_data_units(self, forecast: Forecast, series: np.ndarray) -> Forecast:
-        location, scale = (
-            torch.as_tensor(part[series])[:, None].expand(forecast.median.shape)
-            for part in (self.scale_.target_loc, self.scale_.target_scale)
-        )
-        return TransformedForecast(forecast, location, scale, _exp if self.scale_.log else None)
-
-    def _network_says(self, member, history, series, origins, n_steps, known):
-        network, most = self.networks_[member], self.most_rows_
-        options = (self.place_, most, network.head.weight.device, network.head.weight.dtype)
-        reader = SeriesReader(history, self.scale_, network.spec, *options)
-        size = max(_CHUNK_NUMBERS // (most * 4 * network.spec.n_targets), 1)
-        parts = [
-            self._roll(network, reader, series[k], origins[k], n_steps, known[k])
-            for k in (slice(start, start + size) for start in range(0, len(series), size))
-        ]
-        return Forecast.joined(parts).widened(self.horizon)
-
-    @torch.inference_mode()
-    def _roll(self, network, reader, series, origins, n_steps, known) -> Forecast:
-        """One network's forecast: blocks of the horizon, each read as observed before the next."""
-        spec, n, horizon = network.spec, network.spec.n_targets, self.horizon
+    def _blocks(self, member, history, series, origins, known):
+        network, weight = self.networks_[member], self.networks_[member].head.weight
+        spec, options = network.spec, (self.place_, self.most_rows_, weight.device, weight.dtype)
+        reader = SeriesReader(history, self.scale_, spec, *options)
         batch, _ = reader.read(series, origins, self.most_rows_)
         plain = batch.values - network.covariates(batch.series, batch.known)
-        more = [(0, 0), (0, -n_steps % horizon), (0, 0)]
-        known = np.pad(self.scale_.known(known), more, constant_values=np.nan)
-        effect: Any = network.covariates(batch.series, reader.tensor(np.repeat(known, n, 0)))
-        blocks: list[Forecast] = []
-        for start in range(0, n_steps, horizon):
+        ahead = reader.tensor(np.repeat(self.scale_.known(known), spec.n_targets, 0))
+        units = self._units(series)
+        one = torch.ones_like(units[1])
+        for start in count(0, spec.horizon):
             terms, end = network.smooth(batch, plain), [plain.shape[1] - 1]
             raw, location = (x[0, :, -1] for x in network(batch, plain, terms, end)[:2])
-            own = effect[:, start : start + horizon] if spec.known else 0.0
-            blocks.append(self._said(raw, location + own, n))
-            point = self._said(raw, location, n).point.transpose(1, 2).flatten(0, 1)
+            block = ahead[:, start : start + spec.horizon]
+            steps, effect = block.shape[1], network.covariates(batch.series, block)
+            yield self._said(raw[:, :steps], location[:, :steps] + effect, *units)
+            point = self._said(raw, location, 0.0, one).point.transpose(1, 2).flatten(0, 1)
             plain = torch.cat([plain, point.to(plain)], 1)
-            unknown = batch.past.new_full((len(plain), horizon, len(spec.past)), torch.nan)
+            unknown = batch.past.new_full((len(plain), spec.horizon, len(spec.past)), torch.nan)
             batch = batch._replace(past=torch.cat([batch.past, unknown], 1))
-        return Forecast.joined(blocks, 1)[:, :n_steps]
 
-    def _said(self, raw: torch.Tensor, location: torch.Tensor, n: int) -> Forecast:
-        """``(n_series * n, steps, ...)`` as a forecast of ``(n_series, steps, n)``."""
+    def _said(self, raw: Tensor, location: Tensor, loc: Any, scale: Tensor) -> Forecast:
+        """``(n_series * n_targets, steps, ...)`` as a forecast of ``(n_series, steps, n_targets)``
+        on another scale.
+        """
         raw, location = (
-            part.unflatten(0, (-1, n)).transpose(1, 2).cpu().double() for part in (raw, location)
+            part.unflatten(0, (-1, scale.shape[-1])).transpose(1, 2).cpu().double()
+            for part in (raw, location)
         )
-        return self.output_.forecast(raw, location, torch.ones_like(location))
+        return self.output_.forecast(raw, loc + scale * location, scale)
 
     def _describe(self) -> list[str]:
         seasons = " and ".join(map(str, self.seasonality_)) or "none"
@@ -361,11 +326,8 @@ target_names_, cutoff_, n_features_in_, feature_names_in_
         return [*super()._describe(), chosen]
 
 
-def _counts(values: Any) -> bool:
-    """Whether there are values, all of them whole numbers from 1 on."""
-    whole = [isinstance(v, numbers.Integral) and not isinstance(v, bool) for v in values]
-    return bool(whole) and all(whole) and min(values) >= 1
-
-
-def _exp(z: torch.Tensor) -> torch.Tensor:
-    return torch.exp(z.clamp(max=700.0))  # e^700 is the last before infinity
+def _without(panel: Panel, held: np.ndarray) -> Panel:
+    """The panel with the last ``held[i]`` targets of each series unobserved."""
+    after = np.repeat(panel.indptr[1:], panel.lengths) - np.arange(len(panel.targets))
+    hidden = after <= np.repeat(held, panel.lengths)
+    return replace(panel, targets=np.where(hidden[:, None], np.nan, panel.targets))

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import _check_feature_names, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from rnnforecast._validation import check_int
 from rnnforecast.data import reading
-from rnnforecast.data.frames import Table, read_table
+from rnnforecast.data.frames import read_table
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.roles import Roles
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.sharing import of_rows
-from rnnforecast.parameters import estimator
+from rnnforecast.parameters import checked, estimator
 
 __all__ = ["HistoryEstimator"]
 
@@ -49,9 +49,23 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
         Column of time stamps, instead of an index.
     freq : str or DateOffset, optional
         Frequency of the time stamps; inferred if None.
+
+    Attributes
+    ----------
+    panel_ : Panel
+        The history: the rows of ``fit`` and ``update``.
+    roles_ : Roles
+        Columns of X by role.
+    target_names_ : list
+    cutoff_ : stamp, or Series of stamps by series where they differ
+        Of the last row of the history.
+    n_features_in_ : int
+        Columns of X.
+    feature_names_in_ : ndarray of str
+        Their names, if all are strings.
     """
 
-    horizon: int = 1
+    horizon: int = checked(1, check_int)
     target: Any = None
     known: Any = None
     static: Any = None
@@ -59,11 +73,15 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
     time: Any = None
     freq: Any = None
 
+    _checks: ClassVar[dict[str, Any]]  # of values of parameters, as they were declared
+
     # -- hooks ------------------------------------------------------------------------------------
 
     @abstractmethod
     def _fit_panel(self, panel: Panel) -> dict[str, Any]:
-        """Train on ``panel``; return the fitted attributes (names ending in ``_``)."""
+        """Train on ``panel``; return the fitted attributes (names ending in ``_``). Self is a copy
+        that already has those of the columns, and may be changed.
+        """
 
     def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
         """Fitted attributes that depend on the rows of the history; weights stay.
@@ -78,7 +96,8 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
 
     def _check_params(self) -> None:
         """Raise DataError for unusable parameters; extended by subclasses."""
-        check_int(type(self).__name__, "horizon", self.horizon)
+        for name, check in self._checks.items():
+            check(type(self).__name__, name, getattr(self, name))
 
     # -- fit ---------------------------------------------------------------------------------------
 
@@ -112,7 +131,7 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
         named = not is_array and all(isinstance(name, str) for name in columns)
         self._adopt(panel, roles, len(columns), columns if named else None)
         if vars(self)["panel_"] is panel:  # the rows must be safe from the caller's later writes
-            self.panel_ = panel.owned()
+            self.panel_ = panel.owned(X)
         return self
 
     def update(self, X: Any, y: Any = None) -> HistoryEstimator:
@@ -141,7 +160,7 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
     def _extended(self, X: Any, y: Any) -> Panel:
         """The history with the rows of X (and y) appended."""
         check_is_fitted(self, "panel_")
-        owner, table = type(self).__name__, self._read_rows(X, ("known", "targets", "past"))
+        owner, table = type(self).__name__, reading.read_rows(self, X, ("known", "targets", "past"))
         targets = reading.targets_of(owner, table, y, self.roles_)
         panel = self.panel_.append(owner, table, targets)
         self._admit(panel)
@@ -188,21 +207,6 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
 
     # -- reading X after fit -----------------------------------------------------------------------
 
-    def _read_rows(self, X: Any, needs: tuple[str, ...] = ("known",)) -> Table:
-        """Read X and check its columns against those of fit."""
-        return reading.read_rows(
-            type(self).__name__,
-            X,
-            self.roles_,
-            getattr(self, "feature_names_in_", None),
-            self.n_features_in_,
-            lambda frame: _check_feature_names(self, frame, reset=False),
-            needs=needs,
-            target=self.target,
-            series_id=self.series_id,
-            time=self.time,
-        )
-
     def _on(self, rows: Any) -> Any:
         """The same estimator with other rows as its history; all else is shared."""
         owner, roles, y = type(self).__name__, self.roles_, None
@@ -216,7 +220,7 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
                 )
             y = table.frame[roles.targets]
         else:
-            table = self._read_rows(rows, ("targets", "past", "known", "static"))
+            table = reading.read_rows(self, rows, ("targets", "past", "known", "static"))
         panel = reading.read_history(owner, table, y, roles, self.panel_)
         self._admit(panel)
         return self._at(panel, fresh=True)

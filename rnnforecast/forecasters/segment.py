@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-import numpy as np
-
-from rnnforecast._validation import check_choice
-from rnnforecast.data.panel import Panel
-from rnnforecast.forecasters.windows import Plan, WindowForecaster
+from rnnforecast._validation import check_choice, check_int
+from rnnforecast.data.seasonality import choose_lookback
+from rnnforecast.forecasters.windows import WindowForecaster
 from rnnforecast.nn.segment import SegmentNetwork, SegmentSpec
-from rnnforecast.parameters import estimator
+from rnnforecast.parameters import checked, estimator
 
 __all__ = ["SegmentRNNForecaster", "choose_long_lookback", "choose_long_segment"]
 
 # name -> what is taken off a window
 _SHIFTS = {"last": "last", "window": "mean", "series": "none", None: "none"}
-_SEASONS = 30
-_LEAST_LOOKBACK, _MOST_LOOKBACK = 24, 720
 _MOST_SEGMENT = 48  # Lin et al. 2023, section 4.1
 _LEAST_SEGMENTS = 4
-
-
-def choose_long_lookback(panel: Panel, horizon: int, season: int) -> int:
-    """Thirty seasons or two horizons, whichever is longer, between 24 and 720 steps, and never more
-    than half of what the typical (median) series has left beside one horizon.
-    """
-    typical = int(np.median(panel.lengths))
-    wanted = max(_SEASONS * season if season > 1 else 0, 2 * horizon, _LEAST_LOOKBACK)
-    return max(min(wanted, _MOST_LOOKBACK, (typical - horizon) // 2), 1)
+choose_long_lookback = partial(choose_lookback, seasons=30, most=720)
 
 
 def choose_long_segment(season: int, lookback: int) -> int:
@@ -86,14 +75,6 @@ class SegmentRNNForecaster(WindowForecaster):
         Windows of all targets.
     lr : float, default 4e-3
 
-    Attributes
-    ----------
-    lookback_, seasonality_, segment_ : int
-        Given or chosen.
-    history_, histories_, network_, networks_, n_epochs_, conformal_, panel_, \
-roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
-        As of :class:`~rnnforecast.DeepRNNForecaster`.
-
     Examples
     --------
     >>> import numpy as np, pandas as pd
@@ -108,21 +89,17 @@ roles_, target_names_, cutoff_, n_features_in_, feature_names_in_
     """
 
     cell: Any = "gru"
-    hidden_size: int | None = 64
+    hidden_size: int | None = checked(64, check_int)
     dropout: float = 0.15
-    scaler: str | None = "last"
+    scaler: str | None = checked("last", check_choice, choices=_SHIFTS)
     batch_size: int | None = 32
     lr: float = 4e-3
 
     _lookback_rule = staticmethod(choose_long_lookback)
     _segment_rule = staticmethod(choose_long_segment)
 
-    def _check_params(self) -> None:
-        super()._check_params()
-        check_choice(type(self).__name__, "scaler", self.scaler, _SHIFTS)
-
     # -- hooks -------------------------------------------------------------------------------------
 
-    def _network(self, shape: dict[str, Any], plan: Plan) -> Any:
-        pull = self.scaler == "last" and plan.season == 1
+    def _network(self, shape: dict[str, Any]) -> Any:
+        pull = self.scaler == "last" and self.seasonality_ == 1
         return SegmentNetwork(SegmentSpec(**shape, shift=_SHIFTS[self.scaler], pull=pull))

@@ -7,7 +7,6 @@ fits. What is derived from a panel is kept on the panel itself (``Panel.cached``
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,8 +15,7 @@ import joblib
 
 __all__ = ["of_rows", "sharing"]
 
-# by hash of what was read: a lock, so that one thread reads while others wait, and what was read
-_kept: defaultdict[str, tuple[Any, list]] = defaultdict(lambda: (threading.Lock(), []))
+_kept: dict[str, Any] = {}  # by hash of what was read
 _users = 0
 _lock = threading.Lock()
 
@@ -45,9 +43,10 @@ def of_rows(given: tuple, read: Callable[[], Any]) -> Any:
     if not _users:
         return read()
     key = joblib.hash(given)
-    with _lock:
-        lock, found = _kept[key] if _users else (threading.Lock(), [])
-    with lock:
-        if not found:  # an error is raised to each who asks: nothing is kept then
-            found.append(read())
-        return found[0]
+    with _lock:  # one thread reads while others wait
+        if key in _kept:
+            return _kept[key]
+        found = read()  # an error is raised to each who asks: nothing is kept then
+        if _users:
+            _kept[key] = found
+        return found

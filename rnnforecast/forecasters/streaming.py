@@ -92,10 +92,11 @@ class ForecastStream:
                 f"update() and forecast(), which read the whole look-back"
             )
         self._dtype = dtype
-        self._n_updates = 0
+        self.n_updates = 0
         self._pending: list[tuple] = []
         roles, scale = self._forecaster.roles_, self._forecaster.scale_
         self._loc, self._scale = scale.target_loc, scale.target_scale
+        self._names = {"values": roles.targets, "past": roles.past, "known": roles.known}
         self._plain = self._loc.size == 1 and not (roles.past or roles.known)  # rows are one number
         self._one = (float(self._loc[0, 0]), float(self._scale[0, 0]))
         self.refresh()
@@ -129,10 +130,6 @@ class ForecastStream:
         return fc.panel_
 
     @property
-    def n_updates(self) -> int:
-        return self._n_updates
-
-    @property
     def cutoff_(self) -> Any:
         self._history()
         return self._forecaster.cutoff_
@@ -147,7 +144,7 @@ class ForecastStream:
     def __repr__(self) -> str:
         panel = self._forecaster.panel_
         kind = f"{panel.n_series} series, " if panel.is_panel else ""
-        return f"ForecastStream({kind}{self._n_updates} updates since {self._owner}())"
+        return f"ForecastStream({kind}{self.n_updates} updates since {self._owner}())"
 
     # -- updates -----------------------------------------------------------------------------------
 
@@ -184,7 +181,7 @@ class ForecastStream:
                 return self
         if self._is_frame(values):
             return self._update_frame(values, past, known)
-        row = _Row(self._owner, self._forecaster).read(values, past, known)
+        row = self._read(values, past, known)
         self._take(*row)
         self._remember(row)
         return self
@@ -205,7 +202,7 @@ class ForecastStream:
 
     def _push(self, targets: Any, past: Any, known: Any) -> None:
         """One scaled row: one step of every encoder."""
-        self._n_updates += 1
+        self.n_updates += 1
         for encoder in self._encoders:
             encoder.push(targets, past, known)
 
@@ -261,6 +258,86 @@ class ForecastStream:
         fc.panel_ = new if same else old.grown(*(part.transpose(1, 0, 2) for part in parts))
         return self
 
+    # -- rows of numbers ---------------------------------------------------------------------------
+
+    def _read(self, values: Any, past: Any, known: Any) -> tuple:
+        """Targets, past and known covariates of one row of every series, (n_series, ...) each; None
+        where there are none.
+        """
+        given = {"values": values, "past": past, "known": known}
+        if isinstance(values, (dict, pd.Series)):
+            by_name = self._by_series if self._forecaster.panel_.is_panel else self._by_column
+            given = by_name(dict(values), given)
+        return tuple(self._columns(kind, value) for kind, value in given.items())
+
+    def _by_series(self, record: dict, given: dict) -> dict[str, Any]:
+        """Values by series; those left out are not observed."""
+        names = self._names["values"]
+        rows = dict.fromkeys(self._forecaster.panel_.ids, np.full(len(names), np.nan))
+        for name, value in record.items():
+            if name not in rows:
+                raise DataError(
+                    f"{self._owner}: series {name!r} was not in the data passed to fit: leave it "
+                    f"out, or fit on it first"
+                )
+            rows[name] = self._numbers(f"the row of series {name!r}", value, names, 1)[0]
+        return {**given, "values": list(rows.values())}
+
+    def _by_column(self, record: dict, given: dict) -> dict[str, Any]:
+        """Values of one series by column, covariates among them; targets may be left out."""
+        every = [name for names in self._names.values() for name in names]
+        strange = [name for name in record if name not in every]
+        if strange:
+            raise DataError(f"{self._owner}: column {strange[0]!r} is none of {every}")
+        for kind in ("past", "known"):
+            inside = {name: record[name] for name in self._names[kind] if name in record}
+            if given[kind] is None and inside:
+                given[kind] = inside
+        return {**given, "values": [record.get(name, np.nan) for name in self._names["values"]]}
+
+    def _columns(self, kind: str, values: Any) -> np.ndarray | None:
+        names = self._names[kind]
+        if not names and values is None:
+            return None
+        if not names or values is None:
+            has = f"the {kind} covariates {names}" if names else f"no {kind} covariates"
+            raise DataError(
+                f"{self._owner}: the forecaster has {has}: pass {kind}= with their values of this "
+                f"row, NaN where not observed. Got {kind}={values!r}"
+            )
+        if isinstance(values, (dict, pd.Series)):
+            record = dict(values)
+            if set(record) != set(names):
+                raise DataError(f"{self._owner}: {kind} must hold {names}. Got {list(record)}")
+            values = [record[name] for name in names]
+        n_series = self._forecaster.panel_.n_series
+        return self._numbers(kind, values, names, n_series, shared=kind != "values")
+
+    def _numbers(
+        self, what: str, values: Any, names: list, n_series: int, shared: bool = False
+    ) -> np.ndarray:
+        """Numbers ``(n_series, n_names)``, or one row that is ``shared`` by all series."""
+        try:
+            array = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise DataError(f"{self._owner}: {what} must be numbers. Got {values!r}") from None
+        if np.isinf(array).any():
+            raise DataError(
+                f"{self._owner}: {what} holds an infinite value: pass NaN (not observed) or a "
+                f"number. Got {values!r}"
+            )
+        shape = (n_series, len(names))
+        each = [shape[:1]] if shape[1] == 1 else []
+        one = [shape[1:], *([()] if each else [])] if shared or n_series == 1 else []
+        if array.shape not in (fits := [*one, *each, shape]):
+            expected = " or ".join(map(str, dict.fromkeys(fits)))
+            raise DataError(
+                f"{self._owner}: {what} must hold {names} of {n_series} series, one row of shape "
+                f"{expected}. Got {array.shape}: pass NaN for what was not observed, one row a call"
+            )
+        # a copy: it is kept
+        return np.array(np.broadcast_to(array.reshape(-1, shape[1]), shape), order="C")
+
     # -- forecasts ---------------------------------------------------------------------------------
 
     def forecast(
@@ -286,93 +363,3 @@ class ForecastStream:
         view = copy.copy(self._forecaster)
         view._encodings = [encoder.encoded for encoder in self._encoders]
         return view.forecast(X, horizon=horizon, quantiles=quantiles)
-
-
-class _Row:
-    """Reads and checks one row of every series: numbers, arrays, or a dict or Series by name."""
-
-    def __init__(self, owner: str, forecaster: Any):
-        self._owner, self._panel, roles = owner, forecaster.panel_, forecaster.roles_
-        self._names = {"values": roles.targets, "past": roles.past, "known": roles.known}
-
-    def read(self, values: Any, past: Any, known: Any) -> tuple:
-        """Targets, past and known covariates, (n_series, ...) each; None where there are none."""
-        given = {"values": values, "past": past, "known": known}
-        if isinstance(values, (dict, pd.Series)):
-            record = dict(values)
-            named = self._by_series if self._panel.is_panel else self._by_column
-            given.update(named(record, given))
-        return tuple(self._columns(kind, value) for kind, value in given.items())
-
-    def _columns(self, kind: str, values: Any) -> np.ndarray | None:
-        names = self._names[kind]
-        if not names and values is None:
-            return None
-        if not names or values is None:
-            has = f"the {kind} covariates {names}" if names else f"no {kind} covariates"
-            raise DataError(
-                f"{self._owner}: the forecaster has {has}: pass {kind}= with their values of this "
-                f"row, NaN where not observed. Got {kind}={values!r}"
-            )
-        if isinstance(values, (dict, pd.Series)):
-            record = dict(values)
-            wrong = [f"lacks {name!r}" for name in names if name not in record]
-            wrong += [f"has {name!r} besides" for name in record if name not in names]
-            if wrong:
-                raise DataError(f"{self._owner}: {kind} must hold {names}, but {wrong[0]}")
-            values = [record[name] for name in names]
-        return self._numbers(kind, values, names, self._panel.n_series, shared=kind != "values")
-
-    def _numbers(
-        self, what: str, values: Any, names: list, n_series: int, shared: bool = False
-    ) -> np.ndarray:
-        """Numbers ``(n_series, n_names)``, or one row that is ``shared`` by all series."""
-        try:
-            array = np.array(values, dtype=np.float64)  # a copy: it is kept
-        except (TypeError, ValueError):
-            raise DataError(f"{self._owner}: {what} must be numbers. Got {values!r}") from None
-        if np.isinf(array).any():
-            raise DataError(
-                f"{self._owner}: {what} holds an infinite value: pass NaN (not observed) or a "
-                f"number. Got {values!r}"
-            )
-        shape = (n_series, len(names))
-        each = [shape[:1]] if shape[1] == 1 else []
-        one = [shape[1:], *([()] if each else [])] if shared or n_series == 1 else []
-        if array.shape != shape and array.shape not in (fits := [*one, *each]):
-            expected = " or ".join(map(str, dict.fromkeys([*fits, shape])))
-            raise DataError(
-                f"{self._owner}: {what} must hold {names} of {n_series} series, one row of shape "
-                f"{expected}. Got {array.shape}: pass NaN for what was not observed, one row a call"
-            )
-        if array.size == shape[0] * shape[1]:
-            return array.reshape(shape)
-        return np.ascontiguousarray(np.broadcast_to(array, shape))
-
-    def _by_series(self, record: dict, given: dict) -> dict[str, Any]:
-        """Values by series; those left out are not observed."""
-        names = self._names["values"]
-        array = np.full((self._panel.n_series, len(names)), np.nan)
-        found = self._panel.ids.get_indexer(list(record))
-        if (found < 0).any():
-            stranger = list(record)[int(np.argmax(found < 0))]
-            raise DataError(
-                f"{self._owner}: series {stranger!r} was not in the data passed to fit: leave it "
-                f"out, or fit on it first"
-            )
-        for place, (name, value) in zip(found, record.items(), strict=True):
-            array[place] = self._numbers(f"the row of series {name!r}", value, names, 1)[0]
-        return {"values": array}
-
-    def _by_column(self, record: dict, given: dict) -> dict[str, Any]:
-        """Values of one series by column, covariates among them; targets may be left out."""
-        every = [name for names in self._names.values() for name in names]
-        strange = [name for name in record if name not in every]
-        if strange:
-            raise DataError(f"{self._owner}: column {strange[0]!r} is none of {every}")
-        found: dict[str, Any] = {}
-        for kind in ("past", "known"):
-            inside = {name: record[name] for name in self._names[kind] if name in record}
-            if given[kind] is None and inside:
-                found[kind] = inside
-        return {"values": [record.get(name, np.nan) for name in self._names["values"]], **found}

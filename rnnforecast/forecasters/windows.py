@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rnnforecast._validation import check_int
+from rnnforecast._validation import check_choice, check_int
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.phases import CalendarPhases, choose_phases
 from rnnforecast.data.scale import Scale
@@ -19,31 +20,20 @@ from rnnforecast.data.seasonality import choose_lookback, choose_seasonality, ch
 from rnnforecast.data.windows import WindowIndex, gather
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.neural import Job, NeuralForecaster, first_effect
-from rnnforecast.nn import Inputs, WindowNetwork, unfold
-from rnnforecast.outputs import Forecast, Output
-from rnnforecast.parameters import estimator
+from rnnforecast.nn import Inputs, unfold
+from rnnforecast.outputs import Output
+from rnnforecast.parameters import checked, estimator
 from rnnforecast.training import resolve_device, useful_threads
 from rnnforecast.training.source import Batch, WindowSource, static_inputs, to_inputs
 
 if TYPE_CHECKING:
     from rnnforecast.forecasters.streaming import ForecastStream
 
-__all__ = ["Plan", "WindowForecaster"]
+__all__ = ["WindowForecaster"]
 
 _MAX_STEPS = 100  # batches in an epoch
 _VALIDATION_WINDOWS = 1024
 _MANY = 100_000  # training windows
-_CHUNK_NUMBERS = 1 << 22  # hidden states in one pass: bounds the memory of a forecast
-
-
-class Plan(NamedTuple):
-    """Which windows train: what a fit chooses from the panel."""
-
-    lookback: int
-    season: int
-    phases: CalendarPhases | None
-    train: WindowIndex  # forecast none of the last rows of each series
-    validation: WindowIndex  # forecast these alone
 
 
 @estimator
@@ -57,19 +47,31 @@ class WindowForecaster(NeuralForecaster):
     seasonality : int, optional
         Seasonal period in steps; 1 for none. None: from the calendar, else from the
         autocorrelation.
+    lookback : int, optional
+        Rows that a forecast may look back on; what a series has not is masked. None: seven seasons
+        or two horizons, whichever is longer, between 24 and 336, and at most half of what the
+        typical (median) series has beside one horizon.
     hidden_size : int, optional
-        Units of each recurrent layer and direction.
+        Units of each layer and direction. None: 64 where at least 100,000 windows train, else 32.
     segment : int, optional
-        Neighbouring steps of the look-back folded into one step of the network.
+        Neighbouring steps of the look-back folded into one step of the network. None: a season,
+        where the look-back holds two at least; else 1, step by step.
     scaler : {"window", "series", None}, default "window"
         "series": each series by its mean and deviation over the rows of fit. "window": besides,
         each window by its own. None: values as they are.
+
+    Attributes
+    ----------
+    lookback_, seasonality_, hidden_size_, segment_, batch_size_ : int
+        Given or chosen.
+    phases_ : CalendarPhases or None
+        Cycles of the calendar that the network is told.
     """
 
-    seasonality: int | None = None
-    hidden_size: int | None = None
-    segment: int | None = None
-    scaler: str | None = "window"
+    seasonality: int | None = checked(None, check_int, none=True)
+    hidden_size: int | None = checked(None, check_int, none=True)
+    segment: int | None = checked(None, check_int, none=True)
+    scaler: str | None = checked("window", check_choice, choices=("window", "series", None))
 
     if TYPE_CHECKING:  # fitted, and so no parameters
         lookback_: int = field(init=False)
@@ -77,7 +79,6 @@ class WindowForecaster(NeuralForecaster):
         hidden_size_: int = field(init=False)
         segment_: int = field(init=False)
         phases_: CalendarPhases | None = field(init=False)
-        scale_: Scale = field(init=False)
     # of the end of the history, one array a network, where a stream keeps them
     _encodings = None
     # parameters that not every subclass has
@@ -88,153 +89,110 @@ class WindowForecaster(NeuralForecaster):
     _segment_rule = staticmethod(choose_segment)  # of season and look-back
 
     @abstractmethod
-    def _network(self, shape: dict[str, Any], plan: Plan) -> Any:
+    def _network(self, shape: dict[str, Any]) -> Any:
         """A network of this shape; its parameters are filled afterwards."""
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        owner = type(self).__name__
-        for name in ("seasonality", "segment"):
-            check_int(owner, name, getattr(self, name), none=True)
-        # chosen by the number of windows where that is the default
-        check_int(owner, "hidden_size", self.hidden_size, none=type(self).hidden_size is None)
 
     # -- fit ---------------------------------------------------------------------------------------
 
-    def _plan(self, panel: Panel) -> Plan:
-        """Choose look-back, season and phases."""
-        season = choose_seasonality(panel) if self.seasonality is None else self.seasonality
-        phases = choose_phases(panel, season) if self.calendar else None
+    def _choose(self, panel: Panel) -> dict[str, Any]:
+        season = self.seasonality or panel.cached("season", lambda: choose_seasonality(panel))
+        phases = None
+        if self.calendar:
+            phases = panel.cached(("phases", season), lambda: choose_phases(panel, season))
         lookback = self.lookback or self._lookback_rule(panel, self.horizon, season)
-        return self._split(panel, lookback, season, phases)
+        segment = self.segment or self._segment_rule(season, lookback)
+        if segment > lookback:
+            raise DataError(
+                f"{type(self).__name__}: segment must be at most the look-back, {lookback}. "
+                f"Got {segment}"
+            )
+        # few windows are learnt by heart by a wider network (benchmarks/RESULTS.md)
+        many = len(self._split(panel, lookback)[0]) >= _MANY
+        per_series = self.scaler is not None
+        return {
+            "lookback_": lookback,
+            "seasonality_": season,
+            "segment_": segment,
+            "hidden_size_": self.hidden_size or (64 if many else 32),
+            "phases_": phases,
+            "scale_": panel.cached(("scale", per_series), lambda: Scale.of(panel, per_series)),
+        }
 
-    def _split(
-        self, panel: Panel, lookback: int, season: int, phases: CalendarPhases | None
-    ) -> Plan:
-        """Split the windows of every series in time: its last rows validate, as far as one training
-        window is left before them.
+    def _split(self, panel: Panel, lookback: int) -> tuple[WindowIndex, WindowIndex]:
+        """Windows that train and those that validate, which forecast the last rows of a series, as
+        far as one training window is left before them.
         """
         horizon, lengths = self.horizon, panel.lengths
-        held = np.maximum(np.ceil(self.validation_fraction * lengths).astype(np.int64), horizon)
         full = lengths >= lookback + horizon
         before = np.where(full, lookback, np.minimum(lookback, lengths // 2))
-        held = np.minimum(held, lengths - (before + horizon))
-        held = np.where((held >= horizon) & (self.validation_fraction > 0), held, 0)
-        held = panel.observed_only(held)
+        held = self._held_rows(panel, before + horizon)
         train = WindowIndex.training(lengths, held, lookback, horizon)
         if not len(train):
             raise self._too_short(panel, horizon + 1)
-        validation = WindowIndex.between(lengths - held, lengths, horizon)
-        return Plan(lookback, season, phases, train, validation)
+        return train, WindowIndex.between(lengths - held, lengths, horizon)
 
-    def _job(self, panel: Panel, goes_on: bool) -> Job:
-        chosen = (self.horizon, self.lookback, self.seasonality, self.calendar)
-        key = (type(self), *chosen, self.validation_fraction)
-        if goes_on:
-            plan = self._split(panel, self.lookback_, self.seasonality_, self.phases_)
-            scale, width = self.scale_, self.hidden_size_
-        else:
-            plan = panel.cached(("plan", *key), lambda: self._plan(panel))
-            per_series = self.scaler is not None
-            scale = panel.cached(("scale", per_series), lambda: Scale.of(panel, per_series))
-            # few windows are learnt by heart by a wider network (benchmarks/RESULTS.md)
-            width = self.hidden_size or (64 if len(plan.train) >= _MANY else 32)
-        segment, output = self._segment(plan), self._make_output()
-        batch_size = self.batch_size or min(max(len(plan.train) // 1000, 32), 128)
+    def _job(self, panel: Panel) -> Job:
+        lookback, phases, scale = self.lookback_, self.phases_, self.scale_
+        train, validation = self._split(panel, lookback)
+        self.n_untrained_ = int((train.counts == 0).sum())
+        self.batch_size_ = self.batch_size or min(max(len(train) // 1000, 32), 128)
+        self.output_ = output = self._make_output()
         device = resolve_device(type(self).__name__, self.device)
         source = partial(
             WindowSource,
             panel,
             scale=scale,
-            phases=plan.phases,
+            phases=phases,
             horizon=self.horizon,
-            batch_size=batch_size,
+            batch_size=self.batch_size_,
             max_steps=_MAX_STEPS,
             device=device,
         )
-
-        def all_windows() -> WindowSource:
-            return source(plan.train, lookback=plan.lookback)
-
-        rows = ("windows", *key, self.scaler is None, batch_size, str(device))
-        windows = all_windows() if goes_on else panel.cached(rows, all_windows)
-        held = source(plan.validation, lookback=plan.lookback, like=windows)
+        seen = (lookback, phases, self.horizon, self.validation_fraction, self.scaler is None)
+        windows = panel.cached(
+            ("windows", *seen, self.batch_size_, str(device)),
+            lambda: source(train, lookback=lookback),
+        )
+        held = source(validation, lookback=lookback, like=windows)
         batches, loss = windows, partial(_window_loss, output)
         if self.training == "dense":
-            extra = _stretch(plan, segment)
+            extra = _stretch(train, lookback, self.segment_)
             batches = source(
-                plan.train.later(np.minimum(extra, np.maximum(plan.train.counts - 1, 0))),
-                lookback=plan.lookback + extra,
+                train.later(np.minimum(extra, np.maximum(train.counts - 1, 0))),
+                lookback=lookback + extra,
                 like=windows,
-                offsets=np.arange(-extra, 1, segment),
+                offsets=np.arange(-extra, 1, self.segment_),
             )
-            loss = partial(_stretch_loss, output, plan.lookback, segment)
-        n_phases = plan.phases.size if plan.phases else 0
-        shape = self._shape(panel, output, width, n_phases)
+            loss = partial(_stretch_loss, output, lookback, self.segment_)
+        shape = self._shape(panel, output, self.hidden_size_, phases.size if phases else 0)
+        shape.update(lookback=lookback, segment=self.segment_)
 
         def prime(network: Any) -> None:
-            first_effect(network, panel, scale, plan.train.stops(self.horizon), plan.season)
+            first_effect(network, panel, scale, train.stops(self.horizon), self.seasonality_)
             network.prime(
                 (Inputs(*(part.cpu() for part in batch.inputs)), batch.truth.cpu())
-                for _, batch in windows.evenly(512, windows.batch_size)
+                for batch in windows.evenly(512, windows.batch_size)
             )
 
         learner = self._learner(
-            network=lambda: self._network(
-                {**shape, "lookback": plan.lookback, "segment": segment}, plan
-            ),
+            network=lambda: self._network(shape),
             source=batches,
             loss=loss,
             validation=[
                 (batch, float(len(batch.truth)))
-                for _, batch in held.evenly(_VALIDATION_WINDOWS, batches.batch_size)
+                for batch in held.evenly(_VALIDATION_WINDOWS, batches.batch_size)
             ],
             validation_loss=partial(_window_loss, output),
             prime=prime,
-            threads=useful_threads(batch_size, width),
+            threads=useful_threads(self.batch_size_, self.hidden_size_),
             device=device,
         )
-        fitted = {
-            "lookback_": plan.lookback,
-            "seasonality_": plan.season,
-            "segment_": segment,
-            "hidden_size_": width,
-            "batch_size_": batch_size,
-            "phases_": plan.phases,
-            "scale_": scale,
-            "output_": output,
-            "n_untrained_": int((plan.train.counts == 0).sum()),
-        }
-        return Job(learner, fitted, plan.validation if len(plan.validation) else plan.train)
-
-    def _segment(self, plan: Plan) -> int:
-        """Steps folded into one: given, or chosen by the class' rule."""
-        if self.segment is None:
-            return self._segment_rule(plan.season, plan.lookback)
-        if self.segment > plan.lookback:
-            raise DataError(
-                f"{type(self).__name__}: segment must be at most the look-back, {plan.lookback}. "
-                f"Got {self.segment}"
-            )
-        return self.segment
-
-    def _follow(self, history: Panel, fresh: bool) -> dict[str, Any]:
-        return {"scale_": self.scale_.on(history) if fresh else self.scale_.following(history)}
+        return Job(learner, validation if len(validation) else train)
 
     # -- forecasts ---------------------------------------------------------------------------------
 
-    def _error_scale(self, series: np.ndarray) -> np.ndarray:
-        return self.scale_.target_scale[series]
-
-    def _network_says(self, member, history, series, origins, n_steps, known):
-        network = self.networks_[member]
-        encoded = None if self._encodings is None else self._encodings[member]
-        size = max(len(series), 1) if encoded is not None else _at_once(network)
-        parts = [
-            self._roll(network, history, series[some], origins[some], n_steps, known[some], encoded)
-            for some in (slice(k, k + size) for k in range(0, max(len(series), 1), size))
-        ]
-        return Forecast.joined(parts)
+    def _numbers_a_forecast(self, network: Any) -> int:
+        return network.spec.lookback * network.spec.hidden_size
 
     def _inputs(self, network, history, series, origins) -> Inputs:
         """Windows before some origins, as a network reads them."""
@@ -243,34 +201,30 @@ class WindowForecaster(NeuralForecaster):
         static = static_inputs(history, self.scale_, self.phases_, series, origins)
         return to_inputs(batch, self.scale_, static, weight.device, weight.dtype).inputs
 
-    @torch.inference_mode()
-    def _roll(self, network, history, series, origins, n_steps, known, encoded=None) -> Forecast:
-        """Blocks of ``horizon`` steps, each from a window that ends with the block before it, and
-        the first perhaps from one that was ``encoded`` elsewhere.
-
-        What is fed back is the point forecast without the covariates' effect, so that a row's
-        forecast depends on its own covariates alone.
+    def _blocks(self, member, history, series, origins, known):
+        """The first window is perhaps one that was encoded elsewhere; the others end with the block
+        before. What is fed back is the point forecast without the covariates' effect, so that a
+        row's forecast depends on its own covariates alone.
         """
+        network = self.networks_[member]
         weight = next(network.parameters())
 
         def tensor(values: Any) -> Tensor:
             return torch.as_tensor(values).to(device=weight.device, dtype=weight.dtype)
 
-        series_loc, series_scale = (
-            torch.as_tensor(part[series])[:, None]
-            for part in (self.scale_.target_loc, self.scale_.target_scale)
-        )
+        series_loc, series_scale = self._units(series)
         horizon, lookback = network.spec.horizon, network.spec.lookback
         ahead = tensor(self.scale_.known(known))
         inputs = self._inputs(network, history, series, origins)
         residual, past, static = network.take_effect(inputs), inputs.past, inputs.static
-        blocks: list[Forecast] = []
-        for start in range(0, n_steps, horizon):
+        for start in count(0, horizon):
             if start:
                 at = origins + start
                 static = tensor(static_inputs(history, self.scale_, self.phases_, series, at))
             window = network.normalise(residual)
-            if encoded is not None and start == 0:
+            if self._encodings is not None and start == 0:
+                rows = self._encodings[member].reshape(history.n_series, -1)[series]
+                encoded = rows.reshape(-1, self._encodings[member].shape[1])
                 context = network.with_static(tensor(encoded), static)
             else:
                 context = network.context(window, inputs._replace(past=past, static=static))
@@ -279,13 +233,11 @@ class WindowForecaster(NeuralForecaster):
             shown = (*network.with_known(raw, anchor, context, block), window.scale)
             numbers, location, scale = (part.cpu().double() for part in shown)
             location, scale = series_loc + series_scale * location, series_scale * scale
-            blocks.append(self.output_.forecast(numbers, location, scale))
-            if start + horizon < n_steps:
-                plain = self.output_.forecast(raw, anchor, window.scale).point
-                residual = torch.cat([residual, plain], 1)[:, -lookback:]
-                unknown = past.new_full((len(past), horizon, past.shape[-1]), torch.nan)
-                past = torch.cat([past, unknown], 1)[:, -lookback:]
-        return Forecast.joined(blocks, 1).widened(horizon)
+            yield self.output_.forecast(numbers, location, scale)
+            plain = self.output_.forecast(raw, anchor, window.scale).point
+            residual = torch.cat([residual, plain], 1)[:, -lookback:]
+            unknown = past.new_full((len(past), horizon, past.shape[-1]), torch.nan)
+            past = torch.cat([past, unknown], 1)[:, -lookback:]
 
     def stream(self, dtype: str = "float64") -> ForecastStream:
         """Forecasts that move on with every observation, at the cost of one step of the network.
@@ -334,15 +286,9 @@ def _stretch_loss(
     return output.loss(forecast, unfold(truth, horizon, segment))
 
 
-def _stretch(plan: Plan, segment: int) -> int:
+def _stretch(train: WindowIndex, lookback: int, segment: int) -> int:
     """Rows by which a stretch of dense training is longer than a window: at most half a look-back,
     as far as the training windows of the typical (median) series reach, in whole segments.
     """
-    room = int(np.median(plan.train.counts[plan.train.counts > 0])) - 1
-    return max(min(plan.lookback // 2, room), 0) // segment * segment
-
-
-def _at_once(network: WindowNetwork) -> int:
-    """Windows that are forecast in one pass: bounds the memory of it."""
-    each = network.spec.lookback * network.spec.hidden_size
-    return min(max(_CHUNK_NUMBERS // each, 16), 512)
+    room = int(np.median(train.counts[train.counts > 0])) - 1
+    return max(min(lookback // 2, room), 0) // segment * segment

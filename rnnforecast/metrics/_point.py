@@ -10,7 +10,7 @@ from rnnforecast.metrics._arrays import Scores, average_outputs, check_pair, che
 from rnnforecast.metrics._texts import METRIC, documented
 from rnnforecast.metrics.terms import POINT_ERRORS, observed_mean, squared
 
-__all__ = ["mae", "mape", "mse", "point_means", "r2", "rmse", "smape"]
+__all__ = ["mae", "mape", "mse", "r2", "rmse", "smape"]
 
 
 def point_means(metric: str, y_true: Any, y_pred: Any, sample_weight: Any = None) -> np.ndarray:
@@ -21,8 +21,7 @@ def point_means(metric: str, y_true: Any, y_pred: Any, sample_weight: Any = None
 
 
 def _score(metric: str, y_true: Any, y_pred: Any, weight: Any, multioutput: str) -> Scores:
-    scores = point_means(metric, y_true, y_pred, weight)
-    scores = np.sqrt(scores) if POINT_ERRORS[metric].root else scores
+    scores = POINT_ERRORS[metric].of_mean(point_means(metric, y_true, y_pred, weight))
     return average_outputs(metric, scores, multioutput)
 
 

@@ -14,6 +14,15 @@ from rnnforecast.metrics._scaled import scaled
 from rnnforecast.metrics._texts import METRIC, documented
 from rnnforecast.metrics.terms import inside, observed_mean, pinball, winkler
 
+__all__ = [
+    "coverage",
+    "coverage_error",
+    "interval_score",
+    "interval_width",
+    "pinball_loss",
+    "scaled_pinball_loss",
+]
+
 
 def _with_levels(metric: str, y_true: Any, y_pred: Any, quantile: Any) -> tuple[Any, Any]:
     """The forecast and its levels, which the columns (target, quantile) of a frame say."""

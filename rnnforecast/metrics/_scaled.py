@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 
 from rnnforecast._validation import check_int
-from rnnforecast.data.calendar import infer_calendar
-from rnnforecast.data.panel import group_rows
+from rnnforecast.data.frames import read_table
+from rnnforecast.data.panel import Panel, group_rows
 from rnnforecast.exceptions import DataError
 from rnnforecast.metrics._arrays import Scores, average_outputs, is_panel, to_rows
 from rnnforecast.metrics._point import point_means, smape
 from rnnforecast.metrics._texts import METRIC, documented
-from rnnforecast.metrics.terms import observed_mean
+from rnnforecast.metrics.terms import naive_scales, observed_mean
 
-__all__ = ["by_series", "mase", "naive_scale", "owa", "owa_from_scores", "rmsse", "scaled"]
+__all__ = ["by_series", "mase", "naive_scale", "owa", "owa_from_scores", "rmsse"]
 
 
 def naive_scale(y_train: Any, *, seasonality: int = 1, power: int = 1) -> np.ndarray:
@@ -51,43 +51,26 @@ def naive_scale(y_train: Any, *, seasonality: int = 1, power: int = 1) -> np.nda
     array([1.])
     """
     check_int("naive_scale", "seasonality", seasonality)
-    train = _on_grid("naive_scale", y_train)
-    _check_length("naive_scale", "y_train", len(train), seasonality)
-    return _mean_change(train, seasonality, power)
+    train = _training("naive_scale", y_train, seasonality)
+    return naive_scales(train, seasonality, power)[0]
 
 
-def _check_length(metric: str, data: str, n_rows: int, seasonality: int) -> None:
-    if n_rows <= seasonality:
+def _training(metric: str, y_train: Any, seasonality: int) -> Panel:
+    """Training rows in order of time, those of dates and panels on the grid of their calendar."""
+    frame = pd.DataFrame(to_rows(metric, "y_train", y_train))
+    index = getattr(y_train, "index", None)
+    if isinstance(index, (pd.DatetimeIndex, pd.PeriodIndex, pd.MultiIndex)):
+        frame = frame.set_axis(index).sort_index()
+    keys, none = read_table(metric, frame).keys, np.empty((len(frame), 0))
+    train = Panel.build(f"{metric}: y_train", keys, frame.to_numpy(), none, none, none)
+    longest = int(train.lengths.max())
+    if longest <= seasonality:
+        data = "the longest series of y_train" if train.is_panel else "y_train"
         raise DataError(
-            f"{metric}: {data} has {n_rows} rows; seasonality {seasonality} needs at least "
+            f"{metric}: {data} has {longest} rows; seasonality {seasonality} needs at least "
             f"{seasonality + 1}: use a shorter seasonality or more training data"
         )
-
-
-def _mean_change(train: np.ndarray, seasonality: int, power: int) -> np.ndarray:
-    """Naive scale of rows on their grid, (targets,); NaN where it is zero or no pair was seen."""
-    scale = observed_mean(np.abs(train[seasonality:] - train[:-seasonality]) ** power)
-    return np.where(scale > 0, scale, np.nan)
-
-
-def _on_grid(metric: str, y_train: Any) -> np.ndarray:
-    """Rows in order of time, with NaN rows in the gaps of a regular calendar, (steps, targets)."""
-    train = to_rows(metric, "y_train", y_train)
-    index = getattr(y_train, "index", None)
-    if not isinstance(index, (pd.DatetimeIndex, pd.PeriodIndex)):
-        return train
-    order = np.argsort(index.asi8, kind="stable")
-    train, index = train[order], index[order]
-    distance = np.diff(index.asi8)
-    if len(distance) < 2 or not distance.all() or (distance == distance[0]).all():
-        return train
-    calendar = infer_calendar(index)
-    if calendar.own_grid:
-        return train
-    steps = calendar.steps(index[0], index)
-    grid = np.full((int(steps[-1]) + 1, train.shape[1]), np.nan)
-    grid[steps] = train
-    return grid
+    return train
 
 
 def scaled(
@@ -102,26 +85,32 @@ def scaled(
 ) -> Any:
     """``means(y_true, y_pred)``, (targets,), over the naive scale; series by series in a panel."""
     check_int(metric, "seasonality", seasonality)
-    panel = is_panel(y_true) or is_panel(y_train)
+    train = _training(metric, y_train, seasonality)
+    if is_panel(y_true) and not train.is_panel:
+        raise DataError(f"{metric}: y_train must have a MultiIndex (series, time), as y_true has")
+    if train.is_panel:
+        by_name = pd.DataFrame(by_series(means, y_true, y_pred, average=False))
+        errors, place = by_name.to_numpy(), _places(metric, by_name.index, train.ids)
+    else:
+        errors, place = means(y_true, y_pred)[None], np.zeros(1, dtype=int)
+    scales = naive_scales(train, seasonality, power)[place]
+    if errors.shape != scales.shape:
+        raise DataError(
+            f"{metric}: y_true has {errors.shape[1]} targets and y_train {scales.shape[1]}: they "
+            f"must agree"
+        )
+    scores = np.sqrt(errors / scales) if power == 2 else errors / scales
+    over = 0 if multioutput == "raw_values" else 1  # series, or the targets of each first
+    return average_outputs(metric, observed_mean(scores, axis=over), multioutput)
 
-    def score(true: Any, pred: Any, train: Any) -> Scores:
-        error, rows = means(true, pred), _on_grid(metric, train)
-        if not panel:
-            _check_length(metric, "y_train", len(rows), seasonality)
-        if rows.shape[1] != len(error):
-            raise DataError(
-                f"{metric}: y_true has {len(error)} targets and y_train {rows.shape[1]}: they must "
-                f"agree"
-            )
-        scores = error / _mean_change(rows, seasonality, power)
-        return average_outputs(metric, np.sqrt(scores) if power == 2 else scores, multioutput)
 
-    if not panel:
-        return score(y_true, y_pred, y_train)
-    if is_panel(y_train):  # shorter series are left out of the mean, but not all of them
-        longest = int(y_train.index.droplevel(-1).value_counts().max())
-        _check_length(metric, "the longest series of y_train", longest, seasonality)
-    return by_series(score, y_true, y_pred, y_train)
+def _places(metric: str, names: pd.Index, known: pd.Index) -> np.ndarray:
+    """Positions of the series of y_true among those of y_train."""
+    place = known.get_indexer(names)
+    if (place < 0).any():
+        lost = names[place < 0].tolist()[0]
+        raise DataError(f"{metric}: series {lost!r} of y_true is not in y_train")
+    return place
 
 
 @documented(METRIC)
@@ -299,11 +288,7 @@ def by_series(
     parts: list[tuple] = [(true[rows], pred[rows]) for rows in groups]
     if y_train is not None:
         known, train_rows = _rows_of_series("y_train", y_train)
-        place = known.get_indexer(names)
-        if (place < 0).any():
-            lost = names[place < 0].tolist()[0]
-            raise DataError(f"by_series: series {lost!r} of y_true is not in y_train")
-        train = [y_train.iloc[train_rows[k]] for k in place]
+        train = [y_train.iloc[train_rows[k]] for k in _places("by_series", names, known)]
         past = [rows.set_axis(rows.index.get_level_values(-1)).sort_index() for rows in train]
         parts = [(*part, rows) for part, rows in zip(parts, past, strict=True)]
     values = np.asarray([metric(*part) for part in parts], dtype=np.float64)

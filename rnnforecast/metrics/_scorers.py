@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,30 +13,69 @@ from sklearn import get_config
 from sklearn.utils.metadata_routing import MetadataRequest
 
 from rnnforecast._validation import check_choice, check_int, check_quantiles, check_real
-from rnnforecast.data.frames import read_table
-from rnnforecast.data.reading import read_truth
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
 from rnnforecast.metrics import _point, _probabilistic, _scaled
 from rnnforecast.metrics._arrays import to_rows
 from rnnforecast.metrics._texts import SCORER, documented
-from rnnforecast.metrics.wrappers import Unwrapped, interval_of, quantiles_of
+from rnnforecast.metrics.wrappers import Unwrapped, quantiles_of
+
+__all__ = [
+    "ForecastScorer",
+    "get_scorer",
+    "mae_scorer",
+    "make_coverage_scorer",
+    "make_interval_scorer",
+    "make_mase_scorer",
+    "make_pinball_scorer",
+    "make_rmsse_scorer",
+    "make_scorer",
+    "mape_scorer",
+    "mase_scorer",
+    "mse_scorer",
+    "pinball_scorer",
+    "r2_scorer",
+    "rmse_scorer",
+    "rmsse_scorer",
+    "smape_scorer",
+]
 
 _NEEDS = ("prediction", "history", "quantiles", "interval")
 
 
-@dataclass(frozen=True, repr=False, eq=False)
+@dataclass(repr=False, eq=False)
 class ForecastScorer:
-    """A metric as a scorer: ``scorer(estimator, X, y=None)``, the greater the better.
+    """A scorer from a metric, for ``scoring=`` with or without y; also called ``make_scorer``.
 
-    Make one with `make_scorer`.
+    It is called as ``scorer(estimator, X, y=None, sample_weight=None)`` with a fitted forecaster,
+    or a Pipeline, search or other wrapper around one, and the rows X to forecast, and returns a
+    float, the greater the better.
 
     Parameters
     ----------
-    metric, needs, greater_is_better, seasonality, quantiles, coverage
-        As in `make_scorer`.
+    metric : callable
+        A function that returns a float; a module-level one, if the scorer is to be pickled.
+    needs : {"prediction", "history", "quantiles", "interval"}, default="prediction"
+        What the metric is called with: ``metric(y_true, y_pred)``; ``metric(y_true, y_pred,
+        y_train, seasonality=...)``; ``metric(y_true, y_quantiles, quantiles)`` with y_quantiles of
+        shape (n, targets, quantiles); ``metric(y_true, lower, upper, coverage)`` with ends of shape
+        (n, targets).
+    greater_is_better : bool, default=False
+        False negates the metric, so that a search minimises it.
+    seasonality : int, default=None
+        For "history": the seasonal step; None chooses it as `make_mase_scorer` does.
+    quantiles : float or sequence of float, default=None
+        For "quantiles": the levels.
+    coverage : float, default=None
+        For "interval": the nominal coverage.
     weight_alias : bool, str or None, default=None
         As ``sample_weight`` of `set_score_request`.
+
+    Raises
+    ------
+    DataError
+        If an argument is out of its range or missing; in a call, if the truth cannot be found or
+        the estimator has not what the metric needs.
 
     Notes
     -----
@@ -49,6 +88,12 @@ class ForecastScorer:
     **Scaled errors** take their scale from ``forecaster.history()``, the targets it was fitted on,
     series by series for a panel. The seasonality is the scorer's, else that of this history, not of
     the forecaster: candidates of a search are measured on one scale.
+
+    Examples
+    --------
+    >>> from rnnforecast.metrics import make_scorer, rmse
+    >>> make_scorer(rmse)
+    make_scorer(rmse)
     """
 
     metric: Callable[..., Any]
@@ -58,39 +103,28 @@ class ForecastScorer:
     seasonality: int | None = None
     quantiles: Any = None
     coverage: Any = None
-    weight_alias: Any = None
+    weight_alias: bool | str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("make_scorer", "needs", self.needs, _NEEDS)
+        if not callable(self.metric):
+            raise DataError(f"make_scorer: metric must be a function. Got {self.metric!r}")
+        check_int("make_scorer", "seasonality", self.seasonality, none=True)
+        if self.needs == "interval":
+            check_real("make_scorer", "coverage", self.coverage, 0.0, 1.0, closed="neither")
+        if self.needs == "quantiles":
+            self.quantiles = check_quantiles("make_scorer", np.atleast_1d(self.quantiles))
 
     def __call__(
         self, estimator: Any, X: Any, y: Any = None, *, sample_weight: Any = None
     ) -> float:
-        """Score the forecast of the rows of X.
-
-        Parameters
-        ----------
-        estimator : fitted estimator
-            A forecaster, or a Pipeline, search or other wrapper around one.
-        X : array-like, shape (n, columns)
-            Rows to forecast.
-        y : array-like, shape (n,) or (n, targets), default=None
-            Truth; None reads it from the target columns of X.
-        sample_weight : array-like, shape (n,), default=None
-            Weights of the rows, for metrics that take them.
-
-        Returns
-        -------
-        float
-            The greater the better: errors are negated.
-
-        Raises
-        ------
-        DataError
-            If the truth cannot be found or the metric's needs are not met.
-        """
         if sample_weight is not None and not self._accept_sample_weight():
             raise DataError(f"{self!r} takes no sample_weight")
         options = {} if sample_weight is None else {"sample_weight": sample_weight}
         if self.needs == "interval":
-            forecast: tuple = (*interval_of(estimator, X, self.coverage), self.coverage)
+            ends = [(1 - self.coverage) / 2, (1 + self.coverage) / 2]
+            lower, upper = np.moveaxis(quantiles_of(estimator, X, ends), -1, 0)
+            forecast: tuple = (lower, upper, self.coverage)
         elif self.needs == "quantiles":
             forecast = (quantiles_of(estimator, X, self.quantiles), self.quantiles)
         else:
@@ -100,7 +134,7 @@ class ForecastScorer:
             y = _truth(found) if y is None else y
         if self.needs == "history":
             history = found.history()
-            y, forecast = _with_series(y, found, history), (*forecast, history)
+            y, forecast = _with_series(y, found), (*forecast, history)
             season = self.seasonality or choose_seasonality(found.forecaster.panel_)
             options["seasonality"] = season
         value = float(self.metric(y, *forecast, **options))
@@ -143,96 +177,31 @@ class ForecastScorer:
 
     def __repr__(self) -> str:
         parts = [getattr(self.metric, "__name__", repr(self.metric))]
-        if self.needs != "prediction":
-            parts.append(f"needs={self.needs!r}")
-        if self.greater_is_better:
-            parts.append("greater_is_better=True")
-        for name in ("seasonality", "quantiles", "coverage"):
-            if getattr(self, name) is not None:
-                parts.append(f"{name}={getattr(self, name)!r}")
+        for each in fields(self)[1:]:
+            if (value := getattr(self, each.name)) != each.default:
+                parts.append(f"{each.name}={value!r}")
         return f"make_scorer({', '.join(parts)})"
 
 
 def _truth(found: Unwrapped) -> np.ndarray:
     """The target columns of X after the steps of the pipelines."""
-    forecaster, owner = found.forecaster, type(found.forecaster).__name__
-    targets = getattr(forecaster, "target_names_", None)
-    if targets is None:
-        raise DataError(
-            f"{owner} has no target_names_ to read the truth from X by: pass y to the scorer"
-        )
-    names = getattr(forecaster, "feature_names_in_", None)
-    return read_truth(owner, found.X, None, targets, names, **_key_columns(forecaster))
+    if not hasattr(found.forecaster, "_truth"):
+        owner = type(found.forecaster).__name__
+        raise DataError(f"{owner} cannot read the truth from X: pass y to the scorer")
+    return found.forecaster._truth(found.X)
 
 
-def _key_columns(forecaster: Any) -> dict[str, Any]:
-    return {name: getattr(forecaster, name, None) for name in ("series_id", "time")}
-
-
-def _with_series(true: Any, found: Unwrapped, history: pd.DataFrame) -> pd.DataFrame:
+def _with_series(true: Any, found: Unwrapped) -> pd.DataFrame:
     """The truth as a frame, its rows labelled (series, row) where the history is a panel's."""
-    frame = pd.DataFrame(to_rows("scorer", "y_true", true))
-    if not isinstance(history.index, pd.MultiIndex):
+    frame, panel = pd.DataFrame(to_rows("scorer", "y_true", true)), found.forecaster.panel_
+    if not panel.is_panel:
         return frame
-    keys = read_table("scorer", found.X, **_key_columns(found.forecaster)).keys
-    if keys.series is None:
-        raise DataError(
-            "the forecaster knows several series, but the rows of X do not say theirs: keep the "
-            "MultiIndex (series, time), or the series_id column"
-        )
-    ids = keys.ids[keys.series]
+    ids = panel.ids[found.forecaster._rows_of(found.X).series]
     levels = [ids.get_level_values(i) for i in range(ids.nlevels)]
     return frame.set_axis(pd.MultiIndex.from_arrays([*levels, np.arange(len(frame))]))
 
 
-@documented(SCORER)
-def make_scorer(
-    metric: Callable[..., Any],
-    *,
-    needs: str = "prediction",
-    greater_is_better: bool = False,
-    seasonality: int | None = None,
-    quantiles: Sequence[float] | float | None = None,
-    coverage: float | None = None,
-) -> ForecastScorer:
-    """A scorer from a metric, for ``scoring=`` with or without y.
-
-    Parameters
-    ----------
-    metric : callable
-        A function that returns a float; a module-level one, if the scorer is to be pickled.
-    needs : {"prediction", "history", "quantiles", "interval"}, default="prediction"
-        What the metric is called with: ``metric(y_true, y_pred)``; ``metric(y_true, y_pred,
-        y_train, seasonality=...)``; ``metric(y_true, y_quantiles, quantiles)`` with y_quantiles of
-        shape (n, targets, quantiles); ``metric(y_true, lower, upper, coverage)`` with ends of shape
-        (n, targets).
-    greater_is_better : bool, default=False
-        False negates the metric, so that a search minimises it.
-    seasonality : int, default=None
-        For "history": the seasonal step; None chooses it as `make_mase_scorer` does.
-    quantiles : float or sequence of float, default=None
-        For "quantiles": the levels.
-    coverage : float, default=None
-        For "interval": the nominal coverage.
-
-    Examples
-    --------
-    >>> from rnnforecast.metrics import make_scorer, rmse
-    >>> make_scorer(rmse)
-    make_scorer(rmse)
-    """
-    check_choice("make_scorer", "needs", needs, _NEEDS)
-    if not callable(metric):
-        raise DataError(f"make_scorer: metric must be a function. Got {metric!r}")
-    check_int("make_scorer", "seasonality", seasonality, none=True)
-    if needs == "interval":
-        check_real("make_scorer", "coverage", coverage, 0.0, 1.0, closed="neither")
-    levels = None
-    if needs == "quantiles":
-        single = isinstance(quantiles, (int, float))
-        levels = check_quantiles("make_scorer", [quantiles] if single else quantiles)
-    scorer = ForecastScorer(metric, needs=needs, greater_is_better=greater_is_better)
-    return replace(scorer, seasonality=seasonality, quantiles=levels, coverage=coverage)
+make_scorer = ForecastScorer  # by the name that scikit-learn has for it
 
 
 @documented(SCORER)

@@ -10,8 +10,19 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
-__all__ = ["POINT_ERRORS", "inside", "observed_mean", "pinball", "squared", "winkler"]
+from rnnforecast.data.panel import Panel
+
+__all__ = [
+    "POINT_ERRORS",
+    "inside",
+    "naive_scales",
+    "observed_mean",
+    "pinball",
+    "squared",
+    "winkler",
+]
 
 
 def absolute(true: Any, pred: Any) -> np.ndarray:
@@ -60,6 +71,11 @@ class PointError(NamedTuple):
     root: bool = False  # of the mean, after it was scaled
     power: int = 0  # divided by the naive forecast's mean |change| ** power; 0: not at all
 
+    def of_mean(self, mean: Any, scale: Any = 1.0) -> Any:
+        """The error from the mean of its terms, and the naive scale of its power."""
+        mean = mean / scale if self.power else mean
+        return np.sqrt(mean) if self.root else mean
+
 
 POINT_ERRORS = {
     "mae": PointError(absolute),
@@ -78,3 +94,13 @@ def observed_mean(values: np.ndarray, weight: np.ndarray | None = None, axis: An
     share = seen if weight is None else seen * weight.reshape(-1, *[1] * (values.ndim - 1))
     total, count = np.sum(values * share, axis=axis, where=seen), np.sum(share, axis=axis)
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+
+
+def naive_scales(panel: Panel, season: int, power: int = 1) -> np.ndarray:
+    """Mean ``|y[t] - y[t - season]| ** power`` of each series, (n_series, n_targets); NaN where it
+    is zero or no pair was observed.
+    """
+    series = np.repeat(np.arange(panel.n_series), panel.lengths)
+    change = pd.DataFrame(panel.targets.astype(np.float64)).groupby(series).diff(season)
+    scales = (change.abs() ** power).groupby(series).mean()
+    return scales.where(scales > 0).to_numpy()

@@ -10,7 +10,7 @@ import pandas as pd
 
 from rnnforecast.exceptions import DataError
 
-__all__ = ["Unwrapped", "innermost", "interval_of", "layers", "quantiles_of"]
+__all__ = ["Unwrapped", "innermost", "layers", "quantiles_of"]
 
 
 def layers(estimator: Any, *, fitted: bool = True, ensemble: bool = False) -> list[Any]:
@@ -86,9 +86,3 @@ def quantiles_of(estimator: Any, X: Any, quantiles: Sequence[float]) -> np.ndarr
     outside = [found.to_outside(values[..., i]) for i in range(values.shape[-1])]
     # a decreasing target transformer turns the order round
     return np.sort(np.stack(outside, axis=-1), axis=-1)
-
-
-def interval_of(estimator: Any, X: Any, coverage: float) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper ends of central intervals, (rows, targets) each: two of the quantiles."""
-    ends = quantiles_of(estimator, X, [(1 - coverage) / 2, (1 + coverage) / 2])
-    return ends[..., 0], ends[..., 1]

@@ -14,7 +14,6 @@ from sklearn.base import clone
 
 from rnnforecast._validation import check_int, check_quantiles, check_real
 from rnnforecast.data.frames import Keys, read_table, read_targets, to_pandas
-from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError, RNNForecastError
 from rnnforecast.forecasters import BaseForecaster
 from rnnforecast.model_selection._models import (
@@ -28,7 +27,7 @@ from rnnforecast.model_selection._models import (
 )
 from rnnforecast.model_selection._splitters import time_codes
 
-__all__ = ["Data", "backtest", "locate_rows", "read_data", "rows_until"]
+__all__ = ["Data", "backtest", "read_data"]
 
 _OWNER = "backtest"
 
@@ -61,6 +60,12 @@ class Data:
         """Targets of some rows, (rows, targets): those of y, else the named columns."""
         part = (self.frame[names] if self.y is None else self.y).iloc[which]
         return part.to_numpy(dtype=np.float64, na_value=np.nan)
+
+    def started(self, names: list) -> np.ndarray:
+        """When each target of a row's series was observed once at least, shape (n_rows,)."""
+        time = np.where(np.isnan(self.values(names)), np.inf, self.time[:, None])
+        firsts = pd.DataFrame(np.column_stack([self.time, time])).groupby(self.series)
+        return firsts.transform("min").to_numpy().max(axis=1)
 
 
 def read_data(df: Any, y: Any, series_id: Any, time: Any) -> Data:
@@ -224,12 +229,12 @@ class _Job:
         data, model = self.data, clone(self.model)
         parts: list[pd.DataFrame] = []
         names = [] if data.y is not None else target_columns(model, data.frame, data.columns)
-        observed = ~np.isnan(data.values(names))
-        started = [self._started(observed, origin) for origin in self.origins]
-        tests = [self._test_rows(*pair) for pair in zip(started, self.origins)]
+        started = data.started(names)
+        tests = [self._test_rows(started, origin) for origin in self.origins]
         given = np.zeros(len(data.time), dtype=bool)
-        for origin, mine, test in zip(self.origins, started, tests):
+        for origin, test in zip(self.origins, tests):
             try:
+                mine = started <= origin
                 start, new = perf_counter(), mine & (data.time <= origin) & ~given
                 if not parts:
                     model.fit(*data.rows(new))
@@ -238,7 +243,8 @@ class _Job:
                 fit_seconds, given = perf_counter() - start, given | new
                 # no series may begin later: it would be measured on rows after its first origin
                 plain = getattr(type(model), "predict", None) is BaseForecaster.predict
-                if plain and len(tests) > 1 and (started[-1] == started[0]).all():
+                late = (started > origin) & (started <= self.origins[-1])
+                if plain and len(tests) > 1 and not late.any():
                     return self._at_once(model, mine, given, tests, fit_seconds)
                 start, values = perf_counter(), self._values(model, given, test)
                 seconds = {"fit_seconds": fit_seconds, "predict_seconds": perf_counter() - start}
@@ -251,16 +257,11 @@ class _Job:
                 ) from error
         return parts
 
-    def _started(self, observed: np.ndarray, origin: int) -> np.ndarray:
-        """Mask of the rows of series whose every target was observed up to the origin."""
-        past = self.data.time <= origin
-        seen = pd.DataFrame(np.column_stack([past, observed & past[:, None]]))
-        return seen.groupby(self.data.series).transform("any").to_numpy().all(axis=1)
-
     def _test_rows(self, started: np.ndarray, origin: int) -> np.ndarray:
         """Positions of the rows to forecast, by series and time."""
         time = self.data.time
-        found = np.flatnonzero(started & (time > origin) & (time <= origin + self.horizon))
+        ahead = (time > origin) & (time <= origin + self.horizon)
+        found = np.flatnonzero(ahead & (started <= origin))
         if len(found) == 0:
             raise DataError(
                 f"{_OWNER}: no series has rows both before and after origin "
@@ -286,8 +287,13 @@ class _Job:
         view = model._at(panel)
         follow_seconds, start = perf_counter() - start, perf_counter()
         keys = read_table(_OWNER, data.frame.iloc[used], *data.columns).keys
-        series, position = locate_rows(panel, keys, data.time[used])
-        until = rows_until(series, position, data.time[used], self.origins, panel.n_series)
+        series, steps = panel.locate(_OWNER, keys)
+        counted, position = panel.calendar is None or not keys.has_time, data.time[used]
+        position = position if counted else panel.lengths[series] - 1 + steps
+        until = np.zeros((n_origins, panel.n_series), dtype=np.int64)  # rows up to each origin
+        for k, origin in enumerate(self.origins):
+            past = data.time[used] <= origin
+            np.maximum.at(until[k], series[past], position[past] + 1)
         which = np.repeat(np.arange(n_origins), [len(test) for test in tests])
         rows = (np.cumsum(used) - 1)[np.concatenate(tests)]
         series, position = series[rows], position[rows]
@@ -312,48 +318,27 @@ class _Job:
         data, y = self.data, self.data.y
         targets = raw_targets(model, data.frame.columns) if y is None else list(y.columns)
         truth, rows = data.values(targets, test), np.repeat(test, len(targets))
-        _check("y_pred", values[0], truth.shape)
-        frame = pd.DataFrame(
+        if values.shape[1:] != truth.shape:
+            raise DataError(
+                f"y_pred should have shape {truth.shape}, one row for each row of X. Got "
+                f"{values.shape[1:]}"
+            )
+        forecasts = {"y_pred": values[0].ravel()}
+        for name, level in self.columns.items():
+            forecasts[name] = values[1 + self._levels.index(level)].ravel()
+        for name, numbers in forecasts.items():
+            if lost := int((~np.isfinite(numbers)).sum()):
+                raise DataError(f"{name} is NaN or infinite at {lost} of {len(rows)} positions")
+        series = {"series": data.keys.ids.to_flat_index().take(data.series[rows])}
+        return pd.DataFrame(
             {
                 "model": self.name,
                 "origin": data.stamps.take(np.full(len(rows), origin)),
-                "series": data.keys.ids.to_flat_index().take(data.series[rows]),
+                **(series if data.keys.series is not None else {}),
                 "time": data.stamps.take(data.time[rows]),
                 "step": data.time[rows] - origin,
                 "target": np.tile(np.asarray(targets, dtype=object), len(test)),
                 "y_true": truth.ravel(),
-                "y_pred": values[0].ravel(),
+                **forecasts,
             }
         )
-        for name, level in self.columns.items():
-            frame[name] = values[1 + self._levels.index(level)].ravel()
-            _check(name, frame[name].to_numpy(), truth.ravel().shape)
-        return frame if data.keys.series is not None else frame.drop(columns="series")
-
-
-def locate_rows(panel: Panel, keys: Keys, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Series and position in a panel of rows that are in it."""
-    series, steps = panel.locate(_OWNER, keys)
-    counted = panel.calendar is None or not keys.has_time
-    return series, time if counted else panel.lengths[series] - 1 + steps
-
-
-def rows_until(
-    series: np.ndarray, position: np.ndarray, time: np.ndarray, origins: Any, n_series: int
-) -> np.ndarray:
-    """Rows of each series up to each origin, shape (n_origins, n_series)."""
-    counts = np.zeros((len(origins), n_series), dtype=np.int64)
-    for k, origin in enumerate(origins):
-        past = time <= origin
-        np.maximum.at(counts[k], series[past], position[past] + 1)
-    return counts
-
-
-def _check(name: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
-    if values.shape != shape:
-        raise DataError(
-            f"{name} should have shape {shape}, one row for each row of X. Got {values.shape}"
-        )
-    lost = int((~np.isfinite(values)).sum())
-    if lost:
-        raise DataError(f"{name} is NaN or infinite at {lost} of {values.size} positions")

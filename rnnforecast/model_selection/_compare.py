@@ -9,18 +9,18 @@ import numpy as np
 import pandas as pd
 
 from rnnforecast._validation import check_int
-from rnnforecast.auto.judge import first_rows
 from rnnforecast.baselines import NaiveForecaster
+from rnnforecast.data.frames import read_table
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
 from rnnforecast.metrics.wrappers import innermost
-from rnnforecast.model_selection._backtest import backtest, locate_rows, read_data, rows_until
+from rnnforecast.model_selection._backtest import backtest, read_data
 from rnnforecast.model_selection._diebold_mariano import dm_of_losses
 from rnnforecast.model_selection._models import key_columns, named_models
 from rnnforecast.model_selection._scores import (
     metric_names,
-    naive_scales,
+    origin_scales,
     quantile_columns,
     score_windows,
 )
@@ -148,8 +148,8 @@ def compare(
     if baseline is not None and baseline not in names:
         raise DataError(f"compare: baseline must be one of {names}. Got {baseline!r}")
     truth = _truth(df, y, targets, series_id, time)
-    data = read_data(truth, None, None, None)
-    origins = np.sort(data.stamps.get_indexer(pd.Index(results["origin"].unique())))
+    stamps = truth.index.unique(-1).sort_values()
+    origins = np.sort(stamps.get_indexer(pd.Index(results["origin"].unique())))
     if origins[0] < 0:
         raise DataError(
             "compare: the backtest has origins that are not time stamps of df: pass the data that "
@@ -157,13 +157,16 @@ def compare(
         )
     inner = {name: innermost(model) for name, model in models.items()}
     freq = next(filter(None, (getattr(model, "freq", None) for model in inner.values())), None)
-    none = np.empty((len(truth), 0))
-    panel = Panel.build("compare", data.keys, data.values(targets), none, none, none, freq)
-    series, position = locate_rows(panel, data.keys, data.time)
-    counts = rows_until(series, position, data.time, origins, panel.n_series)
-    season = _season(seasonality, panel, counts[0], int(origins[0]))
+    calendar, time = _panel(truth, freq=freq).calendar, truth.index.get_level_values(-1)
+    known = {at: _panel(truth[time <= at], calendar=calendar) for at in stamps[origins]}
+    if seasonality is not None and seasonality > origins[0]:
+        raise DataError(
+            f"compare: seasonality {seasonality} needs at least {seasonality + 1} training time "
+            f"stamps, the first origin has {origins[0] + 1}: use a shorter one or fewer origins"
+        )
+    season = seasonality or choose_seasonality(known[stamps[origins[0]]])
 
-    step = int(np.diff(origins).min(initial=len(data.stamps)))
+    step = int(np.diff(origins).min(initial=len(stamps)))
     horizon = int(results["step"].max()) if horizon is None else horizon
     naives = [name for name, model in inner.items() if isinstance(model, NaiveForecaster)]
     naives.sort(key=lambda name: inner[name].strategy != "seasonal")
@@ -183,8 +186,7 @@ def compare(
             quantiles=[*quantile_columns(results).values()] or None,
         )
         results = pd.concat([results, reference], ignore_index=True)
-    scales = naive_scales(panel, targets, data.stamps[origins], counts, season)
-    windows = score_windows(results, named, scales, coverage)
+    windows = score_windows(results, named, origin_scales(known, targets, season), coverage)
     # forecasts from origins less than a horizon apart share test stamps
     lags, naive = -(-horizon // step), [*naives, hidden][0]
     board, baseline = _leaderboard(windows, naive, candidates or [hidden], lags)
@@ -229,17 +231,10 @@ def _truth(df: Any, y: Any, targets: list, series_id: Any, time: Any) -> pd.Data
     return pd.DataFrame(data.values(targets, order), index=stamps, columns=targets)
 
 
-def _season(given: int | None, panel: Panel, lengths: np.ndarray, first_origin: int) -> int:
-    """Steps of a season: those given, else those of the rows up to the first origin."""
-    if given is None:
-        some = np.flatnonzero(lengths)
-        return choose_seasonality(first_rows(panel, some, lengths[some]))
-    if given > first_origin:
-        raise DataError(
-            f"compare: seasonality {given} needs at least {given + 1} training time stamps, "
-            f"the first origin has {first_origin + 1}: use a shorter one or fewer origins"
-        )
-    return given
+def _panel(truth: pd.DataFrame, **options: Any) -> Panel:
+    """Targets of rows in order of time as a panel."""
+    keys, none = read_table("compare", truth).keys, np.empty((len(truth), 0))
+    return Panel.build("compare", keys, truth.to_numpy(), none, none, none, **options)
 
 
 def _leaderboard(

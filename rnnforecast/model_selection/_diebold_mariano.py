@@ -123,14 +123,9 @@ def dm_of_losses(losses: np.ndarray, h: int, variance: str = "rectangular") -> D
     if np.abs(centred).max() <= rounding:
         return DieboldMariano(float("nan"), float("nan"))
     covariance = np.array([centred[k:] @ centred[: n - k] for k in range(h)]) / n
-
-    def long_run(weights: np.ndarray) -> float:
-        return float(covariance[0] + 2 * weights[1:] @ covariance[1:])
-
-    falling = 1.0 - np.arange(h) / h
-    total = long_run(falling if variance == "bartlett" else np.ones(h))
-    if total <= 0:
-        total = long_run(falling)
+    covariance[1:] *= 2  # of lags before and after
+    total, falling = covariance.sum(), (1.0 - np.arange(h) / h) @ covariance
+    total = falling if variance == "bartlett" or total <= 0 else total
     # S1* of Harvey, Leybourne & Newbold 1997
     correction = np.sqrt((n + 1 - 2 * h + h * (h - 1) / n) / n)
     statistic = float(correction * mean / np.sqrt(total / n))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from rnnforecast.auto.candidates import by_name
 from rnnforecast.data.roles import as_list
@@ -75,9 +76,14 @@ def target_columns(model: Any, frame: pd.DataFrame, keys: Sequence[Any]) -> list
     named = _find(getattr(forecaster, "target", None), columns)
     if named or not hasattr(forecaster, "target"):
         return [] if None in named else named
+    others = {*keys, *_given_ahead(forecaster, columns)}
+    return [c for c in columns if c not in others and is_numeric_dtype(frame[c].dtype)]
+
+
+def _given_ahead(forecaster: Any, columns: pd.Index) -> list:
+    """Columns that the forecaster takes as known in the future or as constant."""
     roles = [getattr(forecaster, role, None) for role in ("known", "static")]
-    others = {*keys, *(name for role in roles for name in _find(role, columns))}
-    return [c for c in columns if c not in others and pd.api.types.is_numeric_dtype(frame[c].dtype)]
+    return [name for role in roles for name in _find(role, columns)]
 
 
 def raw_targets(model: Any, columns: pd.Index) -> list:
@@ -96,16 +102,10 @@ def hide_future(model: Any, X: pd.DataFrame, keys: Sequence[Any]) -> pd.DataFram
     """Future rows with NaN where nothing is known at the origin: targets, past-only covariates."""
     # where a pipeline makes the known covariates from columns that cannot be known, targets only
     forecaster, hidden = layers(model)[-1], X.copy()
-    targets = _find(forecaster.target_names_, X.columns)
-    roles = [getattr(forecaster, role, None) for role in ("known", "static")]
-    given = [name for role in roles for name in _find(role, X.columns)]
-    for column in X.columns:
-        dtype = X[column].dtype
-        if column in keys or not pd.api.types.is_numeric_dtype(dtype):
-            continue
-        if column in targets or (None not in given and column not in given):
-            floating = isinstance(dtype, np.dtype) and dtype.kind == "f"
-            hidden[column] = np.full(len(X), np.nan, dtype=dtype if floating else np.float64)
+    targets, given = _find(forecaster.target_names_, X.columns), _given_ahead(forecaster, X.columns)
+    unknown = targets if None in given else [c for c in X.columns if c not in given]
+    numeric = [c for c in X.columns if c not in keys and is_numeric_dtype(X[c].dtype)]
+    hidden[[c for c in numeric if c in unknown]] = np.nan
     return hidden
 
 
@@ -143,43 +143,37 @@ def _to_raw(
     model: Any, train: pd.DataFrame, X: pd.DataFrame, forecasts: list[np.ndarray]
 ) -> list[np.ndarray]:
     """Forecasts put into the transformed rows and sent back through every ``inverse_transform``."""
-    pipelines = [layer for layer in layers(model)[:-1] if hasattr(layer, "named_steps")]
+    pipelines = [layer for layer in layers(model) if hasattr(layer, "named_steps")]
     steps = [step for pipeline in pipelines for _, step in pipeline.steps[:-1]]
     steps = [step for step in steps if step is not None and step != "passthrough"]
     if not steps:
         return forecasts
     names = as_list(layers(model)[-1].target_names_)
     raw, probe = raw_targets(model, train.columns), train.tail(_PROBE)
-    inside, truth = _forward(steps, probe), _numbers(probe, raw)
+    inside, truth = _forward(model, probe), _numbers(probe, raw)
     if _same(_numbers(inside, names), truth):
         return forecasts
-    if not _same(_numbers(_backward(steps, inside), raw), truth):
+    invertible = all(hasattr(step, "inverse_transform") for step in steps)
+    if not invertible or not _same(_numbers(_backward(steps, inside), raw), truth):
         raise DataError(
             f"the pipeline changes the target {raw} and its inverse_transform does not restore it, "
             f"so its forecasts cannot be compared in the units of the data: give every step an "
             f"inverse, or transform the target with TransformedTargetRegressor and pass y"
         )
-    rows, found = _forward(steps, X).copy(), []
+    rows, found = _forward(model, X).copy(), []
     for values in forecasts:
         rows[names] = values
         found.append(_numbers(_backward(steps, rows), raw))
     return found
 
 
-def _forward(steps: list[Any], X: pd.DataFrame) -> pd.DataFrame:
-    index = X.index
-    for step in steps:
-        X = step.transform(X)
-    return X if isinstance(X, pd.DataFrame) else pd.DataFrame(X, index=index)
+def _forward(model: Any, X: pd.DataFrame) -> pd.DataFrame:
+    inside = Unwrapped(model, X).X
+    return inside if isinstance(inside, pd.DataFrame) else pd.DataFrame(inside, index=X.index)
 
 
 def _backward(steps: list[Any], X: pd.DataFrame) -> pd.DataFrame:
     for step in reversed(steps):
-        if not hasattr(step, "inverse_transform"):
-            raise DataError(
-                f"{type(step).__name__} changes the target and has no inverse_transform: leave the "
-                f"target out of it, or transform it with TransformedTargetRegressor and pass y"
-            )
         names = getattr(step, "feature_names_in_", None)
         # a step fitted on an array is given one, to keep to what it saw
         back = step.inverse_transform(X if names is not None else X.to_numpy())

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rnnforecast.auto.judge import first_rows, series_scales
 from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError
-from rnnforecast.metrics.terms import POINT_ERRORS, inside, pinball, winkler
+from rnnforecast.metrics.terms import POINT_ERRORS, inside, naive_scales, pinball, winkler
 
-__all__ = ["metric_names", "naive_scales", "quantile_columns", "score_windows"]
+__all__ = ["metric_names", "origin_scales", "quantile_columns", "score_windows"]
 
 _KEYS = ["origin", "series", "target"]
 _INTERVALS = ("coverage", "interval_width", "interval_score")
@@ -40,21 +39,15 @@ def metric_names(metrics: Any) -> dict[str, Any]:
     return named
 
 
-def naive_scales(
-    panel: Panel, targets: list, stamps: pd.Index, counts: np.ndarray, season: int
-) -> pd.DataFrame:
-    """What MASE and RMSSE divide by at each origin, from the ``counts: (n_origins, n_series)`` rows
-    up to it; NaN for a series with no more rows than one season.
+def origin_scales(known: dict[Any, Panel], targets: list, season: int) -> pd.DataFrame:
+    """What MASE and RMSSE divide by at each origin, from the rows that are known there; NaN for a
+    series with no more rows than one season.
     """
     parts = []
-    for stamp, lengths in zip(stamps, counts):
-        some = np.flatnonzero(lengths)
-        past = first_rows(panel, some, lengths[some])
-        index = pd.MultiIndex.from_product(
-            [[stamp], panel.ids.to_flat_index().take(some), targets], names=_KEYS
-        )
-        scales = np.stack([series_scales(past, season, power) for power in (1, 2)], axis=-1)
-        scales[past.lengths <= season] = np.nan
+    for origin, past in known.items():
+        ids = past.ids.to_flat_index()
+        index = pd.MultiIndex.from_product([[origin], ids, targets], names=_KEYS)
+        scales = np.stack([naive_scales(past, season, power) for power in (1, 2)], axis=-1)
         parts.append(pd.DataFrame(scales.reshape(-1, 2), index=index, columns=[1, 2]))
     return pd.concat(parts)
 
@@ -67,6 +60,7 @@ def score_windows(
     results = results if "series" in results else results.assign(series=0)
     terms = {name: _term(name, results, coverage) for name, m in metrics.items() if not callable(m)}
     scores = results[[*keys, "step"]].assign(**terms).groupby(keys, sort=False).mean()
+    units = scales.reindex(scores.index.droplevel("model"))
     seen = results.dropna(subset="y_true").groupby(keys, sort=False)
     for name, metric in metrics.items():
         if callable(metric):
@@ -77,10 +71,8 @@ def score_windows(
             scores[name] = pd.Series(found, index=scores.index, dtype=np.float64)
         elif name in POINT_ERRORS:
             error = POINT_ERRORS[name]
-            if error.power:
-                unit = scales[error.power].reindex(scores.index.droplevel("model"))
-                scores[name] = scores[name] / unit.to_numpy()
-            scores[name] = np.sqrt(scores[name]) if error.root else scores[name]
+            scale = units[error.power].to_numpy() if error.power else 1.0
+            scores[name] = error.of_mean(scores[name], scale)
     return scores[list(metrics)]
 
 

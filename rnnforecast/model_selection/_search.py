@@ -48,19 +48,7 @@ return_train_score
     """
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> SharedGridSearchCV:
-        """Fit every candidate on every fold; see ``GridSearchCV.fit``.
-
-        Parameters
-        ----------
-        X, y
-            As of the forecaster's ``fit``.
-        **params
-            As of ``GridSearchCV.fit``.
-
-        Returns
-        -------
-        self
-        """
+        """Fit every candidate on every fold, as ``GridSearchCV.fit`` does with these arguments."""
         with sharing(), parallel_config(backend="threading"):
             each = max(allowed_threads() // effective_n_jobs(self.n_jobs), 1)
             with at_most_threads(each, everywhere=True):

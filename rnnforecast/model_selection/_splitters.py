@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import BaseCrossValidator
+from sklearn.model_selection import TimeSeriesSplit
 from sklearn.utils.validation import _num_samples
 
 from rnnforecast._validation import check_int
@@ -41,17 +40,16 @@ def _read(X: Any, series_id: Any, time: Any) -> tuple[np.ndarray, pd.Index, np.n
         index = frame.index
         dates = isinstance(index, (pd.DatetimeIndex, pd.PeriodIndex, pd.MultiIndex))
         keyed = keyed or dates or pd.api.types.is_integer_dtype(index.dtype)
-        wanted = [name for name in (series_id, time) if name in frame.columns]
-        frame = frame[wanted].assign(**{"": 0})  # no other column plays a part
+        frame = frame[[name for name in (series_id, time) if name in frame.columns]]
     if not keyed:
         n_rows = _num_samples(X)
         return np.arange(n_rows), pd.RangeIndex(n_rows), np.zeros(n_rows, dtype=np.int64)
-    keys = read_table(_OWNER, frame, series_id, time).keys
+    keys = read_table(_OWNER, frame, series_id, time, index_only=True).keys
     series = np.zeros(keys.n_rows, dtype=np.int64) if keys.series is None else keys.series
     return *time_codes(keys), series
 
 
-class PanelTimeSeriesSplit(BaseCrossValidator):
+class PanelTimeSeriesSplit(TimeSeriesSplit):
     """Time series cross-validation that splits a panel on its unique time stamps.
 
     In every fold all training rows, of whatever series, come before all test rows. scikit-learn's
@@ -111,11 +109,6 @@ class PanelTimeSeriesSplit(BaseCrossValidator):
         self.series_id = series_id
         self.time = time
 
-    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
-        """Number of folds; the arguments are ignored, there for scikit-learn's sake."""
-        check_int(_OWNER, "n_splits", self.n_splits)
-        return int(self.n_splits)
-
     def split(
         self, X: Any, y: Any = None, groups: Any = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -124,11 +117,8 @@ class PanelTimeSeriesSplit(BaseCrossValidator):
         Parameters
         ----------
         X : DataFrame, Series or array-like, n rows
-            Rows to split.
-        y : object
-            Ignored.
-        groups : object
-            Ignored, with a warning: the series of a row comes from the data.
+        y, groups : object
+            Ignored, groups with a warning: the series of a row comes from the data.
 
         Yields
         ------
@@ -140,40 +130,24 @@ class PanelTimeSeriesSplit(BaseCrossValidator):
         DataError
             If there are too few time stamps, or a parameter is out of its range.
         """
-        if groups is not None:
-            warnings.warn(f"the groups parameter is ignored by {_OWNER}", UserWarning, stacklevel=2)
-        time, stamps, series = _read(X, self.series_id, self.time)
-        n_splits, n_stamps = self.get_n_splits(), len(stamps)
+        check_int(_OWNER, "n_splits", self.n_splits)
         check_int(_OWNER, "max_train_size", self.max_train_size, none=True)
         check_int(_OWNER, "test_size", self.test_size, none=True)
         check_int(_OWNER, "gap", self.gap, minimum=0)
-        test_size = self.test_size or n_stamps // (n_splits + 1)
-        if n_splits + 1 > n_stamps:
+        time, stamps, series = _read(X, self.series_id, self.time)
+        try:
+            folds = list(super().split(stamps, groups=groups))
+        except ValueError as error:
             raise DataError(
-                f"{_OWNER}: n_splits={n_splits} needs at least {n_splits + 1} time stamps, got "
-                f"{n_stamps}: use fewer splits"
-            )
-        if n_stamps - self.gap - test_size * n_splits <= 0:
-            raise DataError(
-                f"{_OWNER}: n_splits={n_splits} test sets of {test_size} and gap={self.gap} leave "
-                f"no training data in {n_stamps} time stamps: use fewer splits, a smaller "
-                f"test_size or a smaller gap"
-            )
-        starts = range(n_stamps - n_splits * test_size, n_stamps, test_size)
-        return (self._fold(time, stamps, series, start, test_size) for start in starts)
-
-    def _fold(
-        self, time: np.ndarray, stamps: pd.Index, series: np.ndarray, start: int, test_size: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The fold that tests from the stamp at ``start`` on."""
-        end = start - self.gap
-        first = 0 if self.max_train_size is None else max(0, end - self.max_train_size)
-        in_train = (time >= first) & (time < end)
-        trained = np.bincount(series[in_train], minlength=series.max() + 1) > 0
-        in_test = (time >= start) & (time < start + test_size) & trained[series]
-        if not in_train.any() or not in_test.any():
-            raise DataError(
-                f"{_OWNER}: the fold that tests from {stamps[start]} on has no series with both "
-                f"training and test rows: use fewer splits or a larger test_size"
-            )
-        return np.flatnonzero(in_train), np.flatnonzero(in_test)
+                f"{_OWNER}: {error} Samples are the {len(stamps)} time stamps: use fewer splits, a "
+                f"smaller test_size or a smaller gap"
+            ) from error
+        for train, test in folds:
+            in_train = np.isin(time, train)
+            in_test = np.isin(time, test) & np.isin(series, series[in_train])
+            if not in_test.any():
+                raise DataError(
+                    f"{_OWNER}: the fold that tests from {stamps[test[0]]} on has no series with "
+                    f"both training and test rows: use fewer splits or a larger test_size"
+                )
+            yield np.flatnonzero(in_train), np.flatnonzero(in_test)

@@ -14,7 +14,7 @@ from rnnforecast.nn.layers import (
 )
 from rnnforecast.nn.linear_cells import LRUCell, MinGRUCell, MinLSTMCell
 from rnnforecast.nn.network import ForecastNetwork, NetworkSpec
-from rnnforecast.nn.window import Inputs, Window, WindowNetwork, unfold
+from rnnforecast.nn.window import Inputs, Window, WindowNetwork, WindowSpec, unfold
 
 __all__ = [
     "CELLS",
@@ -36,6 +36,7 @@ __all__ = [
     "SeededDropout",
     "Window",
     "WindowNetwork",
+    "WindowSpec",
     "as_dilations",
     "cell_class",
     "initialise",

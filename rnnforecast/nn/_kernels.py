@@ -197,8 +197,8 @@ def _forward(
     size = 0
     if save:
         of = cast(Any, _library.library()).rnnf_saved_size
-        of.restype, of.argtypes = ctypes.c_int64, [ctypes.c_int64] * 5
-        size = of(sizes[0], batch, time, hidden, x.dtype == torch.float64)
+        of.restype, is_double = ctypes.c_int64, x.dtype == torch.float64
+        size = of(*map(ctypes.c_int64, (sizes[0], batch, time, hidden, is_double)))
     saved = empty((n, size), x.dtype) if save else None
     for d, back in enumerate(reverse):
         given = (*_of(d, states, k, 2), *_of(d, weights, 5, 5))

@@ -70,7 +70,7 @@ class IndRNNCell(Cell):
         super().__init__(input_size, hidden_size)
         self.activation = activation
         self.input = nn.Linear(self.input_size, self.hidden_size)
-        self.recurrent = nn.Parameter(torch.empty(self.hidden_size))
+        self.recurrent = nn.Parameter(torch.rand(self.hidden_size))
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
@@ -103,6 +103,7 @@ class SLSTMCell(Cell):
         heads = _n_heads(self.hidden_size)
         size = self.hidden_size // heads
         self.recurrent = nn.Parameter(torch.empty(4, heads, size, size))
+        nn.init.uniform_(self.recurrent, -(self.hidden_size**-0.5), self.hidden_size**-0.5)
 
     def start(self, batch: int) -> State:
         (zero,) = super().start(batch)

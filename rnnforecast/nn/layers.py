@@ -267,7 +267,7 @@ class RecurrentStack(nn.Module):
             for name in cell.recurrent_weights if self.depth.orthogonal else ():
                 weight = cell.get_parameter(name)
                 for block in weight.reshape(-1, weight.shape[-1], weight.shape[-1]):
-                    drawn = torch.randn(block.shape, generator=generator)
+                    drawn = torch.randn(block.shape, generator=generator, dtype=block.dtype)
                     q, r = torch.linalg.qr(drawn)
                     block.copy_(q * r.diagonal().sign())
             if self.depth.forget_bias is not None and cell.forget_gate is not None:
@@ -359,7 +359,7 @@ def as_dilations(owner: str, dilations: Any) -> tuple[tuple[int, ...], ...]:
         blocks = tuple(tuple(block) for block in dilations)
     except TypeError:
         blocks = ()
-    whole = [isinstance(d, Integral) and d >= 1 for block in blocks for d in block]
+    whole = [isinstance(d, Integral) and int(d) >= 1 for block in blocks for d in block]
     if not whole or not all(whole) or not all(blocks):
         raise DataError(
             f"{owner}: dilations must be blocks of integers >= 1, such as ((1, 2), (7, 14)). Got "

@@ -201,6 +201,7 @@ class LRUCell(LinearCell):
         self.output = nn.Linear(2 * size, size, bias=False)
         self.direct = nn.Linear(self.input_size, size, bias=False)
         self.gate = nn.Linear(size, 2 * size)
+        self.reset(torch.default_generator)  # as torch's own layers, until ``initialise`` does
 
     def start(self, batch: int) -> State:
         return super().start(batch) * 2

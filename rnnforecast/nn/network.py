@@ -188,13 +188,13 @@ class ForecastNetwork(WindowNetwork):
         all targets (Zeng et al. 2023, eq. 1).
         """
         spec = self.spec
-        raw = self.step_head(self._steps(context)[0]) if self.by_step else 0.0
+        parts = [self.step_head(self._steps(context)[0])] if self.by_step else []
         if spec.supervised:
             each = [self._of_layer(context, k) for k in range(self.n_outputs)]
-            raw = raw + torch.stack(each).mean(0)
+            parts.append(torch.stack(each).mean(0))
         elif spec.decoder == "direct":
-            raw = raw + self.head(context.last).view(len(context.last), spec.horizon, -1)
-        raw = self._together(raw)
+            parts.append(self.head(context.last).view(len(context.last), spec.horizon, -1))
+        raw = self._together(parts[0] if len(parts) == 1 else parts[0] + parts[1])
         mixture = torch.softmax(self.anchor_logits, dim=-1)  # (horizon, 3)
         anchor = (self.anchors(window) * mixture[None, :, None, :]).sum(-1)
         linear = self.skip(window.values.transpose(1, 2)).transpose(1, 2)

@@ -66,14 +66,11 @@ class Forecast(ABC):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draws of every value by itself, ``(n, ..., targets)``, by inversion of 99 quantiles."""
-        levels = np.linspace(0.01, 0.99, 99)
-        table = self.quantile(levels.tolist())
+        table = self.quantile(np.linspace(0.01, 0.99, 99).tolist())
         at = torch.rand((n, *table.shape[:-1]), generator=generator, dtype=table.dtype) * 98
-        low = at.floor().long().clamp(max=97)
-        table = table.expand(n, *table.shape)
-        left = table.gather(-1, low[..., None])[..., 0]
-        right = table.gather(-1, low[..., None] + 1)[..., 0]
-        return torch.lerp(left, right, at - low)
+        low = at.long().clamp(max=97)
+        table = table.expand(n, *table.shape).gather(-1, torch.stack([low, low + 1], -1))
+        return torch.lerp(table[..., 0], table[..., 1], at - low)
 
     def spread(self) -> Tensor:
         """A width of the distribution, ``(..., targets)``: by which it grows beyond the horizon."""

@@ -12,6 +12,7 @@ from sklearn.preprocessing import LabelEncoder
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
+    assert_all_finite,
     check_array,
     check_consistent_length,
     check_is_fitted,
@@ -36,15 +37,23 @@ __all__ = ["SequenceClassifier", "SequenceRegressor"]
 _CHUNK = 1024  # sequences answered at once
 
 
+def _location_and_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over the first axis; of a constant the deviation is one."""
+    location, deviation = values.mean(0), values.std(0)
+    return location, np.where(deviation > 1e-12 * np.abs(location), deviation, 1.0)
+
+
 @estimator
 class SequenceEstimator(TrainedEstimator):
     """Base of the estimators of whole sequences.
 
     Parameters
     ----------
-    n_channels : int, default 1
+    n_channels : int, optional
         Numbers of one step in a 2-D X, each row of which is a flattened window: the first
-        ``n_channels`` columns are its first step, and so on.
+        ``n_channels`` columns are its first step, and so on, as in
+        ``X_3d.reshape(len(X_3d), -1)``, with the same answers as for the 3-D array. None: every
+        column is a step, and scaled by itself, so that lags may stand beside calendar columns.
     n_tokens : int, optional
         Size of the vocabulary, where X holds integer tokens: 1 to ``n_tokens - 1``, and 0 for
         padding, which is left out wherever it stands. None: X holds numbers.
@@ -67,10 +76,11 @@ class SequenceEstimator(TrainedEstimator):
         Stop after ``patience`` epochs without a better loss on sequences that are held out, and
         keep the best weights.
     validation_fraction : float, default 0.1
-        Share of the sequences, drawn by chance, that ``early_stopping`` holds out.
+        Share of the sequences, drawn by chance, that ``early_stopping`` holds out. Windows that
+        overlap are not independent: prefer a fixed ``max_epochs``, found by ``TimeSeriesSplit``.
     """
 
-    n_channels: int = 1
+    n_channels: int | None = None
     n_tokens: int | None = None
     embedding_size: int = 16
     hidden_size: int = 32
@@ -125,20 +135,22 @@ class SequenceEstimator(TrainedEstimator):
         x, lengths = view._read(X, reset=True)
         fitted, truth, n_outputs = view._read_truth(y)
         check_consistent_length(x, truth)
-        if self.n_tokens is None:
-            seen = x[np.arange(x.shape[1]) < lengths[:, None]] if view.ragged_ else x
-            axis = tuple(range(seen.ndim - 1)) if view.ragged_ or x.ndim == 3 else 0
-            view.location_ = seen.mean(axis)
-            deviation = seen.std(axis)
-            view.scale_ = np.where(deviation > 1e-12 * np.abs(view.location_), deviation, 1.0)
+        if self.n_tokens is None:  # of a feature in all steps, or of each column
+            of_columns = not view.ragged_ and self.n_channels is None
+            seen = x if of_columns else x[np.arange(x.shape[1]) < lengths[:, None]]
+            view.location_, view.scale_ = _location_and_scale(seen)
         device = resolve_device(owner, self.device)
+        steps, n_steps = view._tensors(x, lengths, torch.float32)
         source = SequenceSource(
-            *(part.to(device) for part in view._tensors(x, lengths, torch.float32)),
+            steps.to(device),
+            n_steps.to(device),
             torch.from_numpy(truth).to(device),
             min(self.batch_size, len(x)),
         )
         source, held = self._split(source)
-        sizes = {"n_features": self.embedding_size if self.n_tokens else source.x.shape[2]}
+        sizes: dict[str, Any] = {
+            "n_features": self.embedding_size if self.n_tokens else source.x.shape[2]
+        }
         for name in ("cell", "hidden_size", "n_layers", "bidirectional", "residual", "dropout"):
             sizes[name] = getattr(self, name)
         spec = SequenceSpec(
@@ -166,10 +178,11 @@ class SequenceEstimator(TrainedEstimator):
         return self
 
     def _check_params(self) -> None:
-        self._check_training()
+        super()._check_params()
         owner = type(self).__name__
         check_int(owner, "n_tokens", self.n_tokens, minimum=2, none=True)
-        for name in ("n_channels", "embedding_size", "hidden_size", "n_layers", "batch_size"):
+        check_int(owner, "n_channels", self.n_channels, none=True)
+        for name in ("embedding_size", "hidden_size", "n_layers", "batch_size"):
             check_int(owner, name, getattr(self, name))
         for name in ("bidirectional", "residual"):
             check_bool(owner, name, getattr(self, name))
@@ -188,28 +201,37 @@ class SequenceEstimator(TrainedEstimator):
     # -- sequences ---------------------------------------------------------------------------------
 
     def _read(self, X: Any, reset: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers (n, columns), (n, time, features), or tokens (n, time); steps that each has."""
+        """Numbers (n, time, features), or tokens (n, time), and the steps that each row has."""
         owner = type(self).__name__
         rows = as_sequences(owner, X)
         if reset:
             self.ragged_ = rows is not None or self.n_tokens is not None
         if rows is None and not self.ragged_:
             x = validate_data(self, X, dtype=np.float64, reset=reset)
-            if x.shape[1] % self.n_channels:
+            width = self.n_channels or 1
+            if x.shape[1] % width:
                 raise DataError(
-                    f"{owner}: a row of X must hold n_channels={self.n_channels} numbers of each "
-                    f"step. Got {x.shape[1]} columns"
+                    f"{owner}: a row of X must hold n_channels={width} numbers of each step. "
+                    f"Got {x.shape[1]} columns"
                 )
-            return x, np.full(len(x), x.shape[1] // self.n_channels)
+            x = x.reshape(len(x), -1, width)
+            return x, np.full(len(x), x.shape[1])
         if rows is None:
-            rows = list(check_array(X, dtype=np.float64)[:, :, None])
+            rows = self._rows(X)
         width = rows[0].shape[1]
         if reset:
             self.n_features_in_ = width
         elif not self.ragged_ or width != self.n_features_in_:
-            was = f"{self.n_features_in_} features of a step" if self.ragged_ else "a 2-D X"
+            was = f"sequences of {self.n_features_in_} features a step"
+            if not self.ragged_:
+                was = "a 2-D X (fit to an array of shape (n, time, features) to allow any length)"
             raise DataError(f"{owner} was fitted to {was}. Got sequences of {width} features")
         return padded(rows) if self.n_tokens is None else self._tokens(rows)
+
+    def _rows(self, X: Any) -> list[np.ndarray]:
+        """Sequences (time, features); a row of a table is one of one feature."""
+        rows = as_sequences(type(self).__name__, X)
+        return list(check_array(X, dtype=np.float64)[:, :, None]) if rows is None else rows
 
     def _tokens(self, rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (n, longest), without the padding that stood among them."""
@@ -234,24 +256,56 @@ class SequenceEstimator(TrainedEstimator):
         if self.n_tokens is not None:
             return torch.from_numpy(x), steps
         scaled = (x - self.location_) / self.scale_
-        if scaled.ndim == 2:
-            scaled = scaled.reshape(len(x), -1, self.n_channels)
         scaled[np.arange(scaled.shape[1]) >= lengths[:, None]] = 0.0
         return torch.from_numpy(scaled).to(dtype), steps
 
     @torch.inference_mode()
-    def _answers(self, X: Any) -> Tensor:
-        """What the members answer, (n_members, n, n_outputs)."""
+    def _answers(self, X: Any, attention: bool = False) -> Tensor:
+        """What the members answer, (n_members, n, n_outputs), or where they look, (..., time)."""
         check_is_fitted(self)
         weight = next(self.network_.parameters())
-        x, lengths = self._read(X, reset=False)
-        tensors = self._tensors(x, lengths, weight.dtype)
-        source = SequenceSource(*(part.to(weight.device) for part in tensors), tensors[1], _CHUNK)
+        x, lengths = (
+            part.to(weight.device)
+            for part in self._tensors(*self._read(X, reset=False), weight.dtype)
+        )
+        source = SequenceSource(x, lengths, lengths, _CHUNK)
         parts = []
         for rows in torch.arange(len(x), device=weight.device).split(_CHUNK):
             batch = source.take(rows)
-            parts.append(torch.stack([each(batch.x, batch.lengths) for each in self.networks_]))
-        return torch.cat(parts, 1).cpu()
+            found = [each.answer(batch.x, batch.lengths)[attention] for each in self.networks_]
+            parts.append(torch.stack(found).cpu())
+        longest = max(part.shape[-1] for part in parts)
+        return torch.cat([functional.pad(p, (0, longest - p.shape[-1])) for p in parts], 1)
+
+    def attention_weights(self, X: Any) -> np.ndarray:
+        """How much the answer to each sequence looks at each of its steps.
+
+        Parameters
+        ----------
+        X : as for ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n, time)
+            Each row adds up to one, with zeros for padding and after the end of a sequence; of
+            several members the mean.
+
+        Raises
+        ------
+        DataError
+            If the estimator has no attention.
+        """
+        check_is_fitted(self)
+        if self.network_.spec.attention is None:
+            raise DataError(f"{type(self).__name__} has no attention: fit it with attention='dot'")
+        weights = self._answers(X, attention=True).mean(0).double().numpy()
+        if self.n_tokens is None:
+            return weights
+        tokens = padded(self._rows(X))[0][..., 0]  # with the padding among them
+        found = np.zeros(tokens.shape)
+        n_used = (tokens != 0).sum(1)
+        found[tokens != 0] = weights[np.arange(weights.shape[1]) < n_used[:, None]]
+        return found
 
     def __sklearn_is_fitted__(self) -> bool:
         return "networks_" in vars(self)
@@ -303,8 +357,7 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         values = y[:, None] if y.ndim == 1 else y
-        location, deviation = values.mean(0), values.std(0)
-        scale = np.where(deviation > 1e-12 * np.abs(location), deviation, 1.0)
+        location, scale = _location_and_scale(values)
         fitted = {"y_location_": location, "y_scale_": scale, "single_": y.ndim == 1}
         return fitted, ((values - location) / scale).astype(np.float32), values.shape[1]
 
@@ -317,11 +370,10 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
         values = self._answers(X).mean(0).double().numpy() * self.y_scale_ + self.y_location_
         return values[:, 0] if self.single_ else values
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Coefficient of determination R² of ``predict(X)``."""
-        from sklearn.metrics import r2_score
-
-        return float(r2_score(y, self.predict(X), sample_weight=sample_weight))
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
 
 
 @estimator
@@ -351,17 +403,24 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.integers(1, 5, size=(200, 8))  # is there a token 4?
     >>> y = np.where((X == 4).any(axis=1), "yes", "no")
-    >>> fc = SequenceClassifier(n_tokens=5, random_state=0).fit(X, y)
-    >>> fc.predict([[1, 2, 4, 1], [3, 3, 1, 2]]).tolist()
+    >>> model = SequenceClassifier(n_tokens=5, random_state=0).fit(X, y)
+    >>> model.predict([[1, 2, 4, 1], [3, 3, 1, 2]]).tolist()
     ['yes', 'no']
     """
 
     class_weight: Any = None
 
     def _read_truth(self, y):
+        y = column_or_1d(y, warn=True)
+        assert_all_finite(y, input_name="y")
         check_classification_targets(y)
-        encoder = LabelEncoder().fit(column_or_1d(y, warn=True))
+        encoder = LabelEncoder().fit(y)
         classes = encoder.classes_
+        if len(classes) < 2:
+            raise DataError(
+                f"{type(self).__name__}: y must have at least two classes. Got one class: "
+                f"{classes[0]!r}"
+            )
         weight = compute_class_weight(self.class_weight, classes=classes, y=np.asarray(y))
         fitted = {"classes_": classes, "class_weight_": weight}
         return fitted, encoder.transform(y).astype(np.int64), len(classes)
@@ -382,9 +441,3 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
         """The most probable class of each sequence of X, (n,)."""
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Share of the sequences whose class is predicted."""
-        from sklearn.metrics import accuracy_score
-
-        return float(accuracy_score(y, self.predict(X), sample_weight=sample_weight))

@@ -19,28 +19,31 @@ def as_sequences(owner: str, X: Any) -> list[np.ndarray] | None:
     """The rows of X, each (time, features), where it is a 3-D array or holds sequences of several
     lengths; None for a 2-D array or table, each row of which has as many numbers.
     """
+    if hasattr(X, "iloc") and X.ndim == 2 and X.shape[1] == 1 and X.dtypes.iloc[0] == "object":
+        X = X.iloc[:, 0]  # a table of sequences
     if getattr(X, "ndim", 1) == 2 or hasattr(X, "columns"):
         return None
     if getattr(X, "ndim", 1) == 1 and not isinstance(X, (list, tuple)):
         if getattr(X, "dtype", None) != np.dtype(object):
             return None  # scikit-learn says what is wrong with it
     rows = list(X)
-    kinds = {(np.ndim(row), len(row)) if np.ndim(row) else (0, 0) for row in rows}
-    dims = {ndim for ndim, _ in kinds}
-    if not rows or 0 in dims or (dims == {1} and len(kinds) == 1):
+    if not rows or not all(hasattr(row, "__len__") and not isinstance(row, str) for row in rows):
+        return None
+    found = []
+    for k, row in enumerate(rows):
+        try:
+            found.append(np.asarray(row, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{owner}: sequence {k} must hold numbers: {error}") from error
+    dims = {row.ndim for row in found}
+    if dims == {1} and len({len(row) for row in found}) == 1:
         return None
     if len(dims) > 1 or not dims <= {1, 2}:
         raise DataError(
             f"{owner}: every sequence must be 1-D (time,) or 2-D (time, features), all alike. Got "
             f"{sorted(dims)} dimensions"
         )
-    found = []
-    for k, row in enumerate(rows):
-        try:
-            values = np.asarray(row, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{owner}: sequence {k} must hold numbers: {error}") from error
-        found.append(values[:, None] if values.ndim == 1 else values)
+    found = [row[:, None] if row.ndim == 1 else row for row in found]
     widths = sorted({row.shape[1] for row in found})
     if len(widths) > 1:
         raise DataError(f"{owner}: sequences must have one number of features. Got {widths}")

@@ -14,8 +14,8 @@ __all__ = ["BestWeights", "ProgressBar"]
 
 
 class BestWeights(Callback):
-    """Keep the weights with the smallest validation loss; stop after ``patience`` epochs without a
-    new best.
+    """Keep the weights with the smallest validation loss, those before training among them; stop
+    after ``patience`` epochs without a new best.
     """
 
     def __init__(self, patience: int):
@@ -24,11 +24,16 @@ class BestWeights(Callback):
         self._epoch = 0
         self._weights: dict[str, torch.Tensor] | None = None
 
-    def on_epoch(self, network: nn.Module, history: History) -> str | None:
-        current = history.val_loss[-1]
-        if current < self._best:
-            self._best, self._epoch = current, len(history)
+    def on_start(self, network: nn.Module, val_loss: float) -> None:
+        self._keep(network, val_loss, 0)
+
+    def _keep(self, network: nn.Module, val_loss: float, epoch: int) -> None:
+        if val_loss < self._best:
+            self._best, self._epoch = val_loss, epoch
             self._weights = {name: v.clone() for name, v in network.state_dict().items()}
+
+    def on_epoch(self, network: nn.Module, history: History) -> str | None:
+        self._keep(network, history.val_loss[-1], len(history))
         if len(history) - self._epoch >= self.patience:
             return f"no better validation loss for {self.patience} epochs"
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,18 +28,16 @@ PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bflo
 
 def resolve_device(owner: str, device: str) -> torch.device:
     """The device named, or for "auto" the first of CUDA, MPS and CPU that is there."""
-    mps = torch.backends.mps.is_available
+    mps = torch.backends.mps.is_available()
+    there = {"cuda": torch.cuda.is_available(), "mps": mps, "cpu": True}
     if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if mps() else "cpu")
+        return torch.device(next(kind for kind, is_there in there.items() if is_there))
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise DataError(
             f"{owner}: device must be 'auto', 'cpu', 'cuda' or 'mps'. Got {device!r}"
         ) from error
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": mps()}
     if not there.get(chosen.type, False):
         raise DataError(f"{owner}: device {device!r} is not available here: use device='auto'")
     return chosen
@@ -178,8 +177,8 @@ class Learner:
         """
         seeds = seeds_of(self.random_state, self.n_members)
         generators = [torch.Generator(device="cpu").manual_seed(seed) for seed in seeds]
-        olds = [*warm[: self.n_members], *[None] * (self.n_members - len(warm))]
-        networks = [self._start(g, old) for g, old in zip(generators, olds, strict=True)]
+        olds = warm[: self.n_members]
+        networks = [self._start(own, old) for own, old in zip_longest(generators, olds)]
         if self.n_members == 1:
             return [Member(networks[0], self._train(networks[0], generators[0]))]
         stop = _Stop()

@@ -57,6 +57,10 @@ class Settings:
     gradient_clip: float | None = None
     lr_schedule: str = "constant"
     ema_decay: float | None = None
+    l1: float = 0.0
+    momentum: float = 0.9
+    clip_value: float | None = None
+    max_norm: float | None = None
 
 
 @dataclass
@@ -68,7 +72,7 @@ class History:
     grad_norm: list[float] = field(default_factory=list)  # mean, before clipping
     lr: list[float] = field(default_factory=list)  # at the end of the epoch
     seconds: list[float] = field(default_factory=list)  # since the start of training
-    best_epoch: int = 0  # from 1, whose weights were kept; the last one without validation
+    best_epoch: int = 0  # whose weights were kept; 0: those before training
     stop_reason: str = ""
 
     def __len__(self) -> int:
@@ -85,6 +89,9 @@ class History:
 
 class Callback:
     """What may watch training; each method does nothing unless overridden."""
+
+    def on_start(self, network: nn.Module, val_loss: float) -> None:
+        """Before the first epoch; the validation loss of the first weights is NaN without data."""
 
     def on_batch(self, step: int) -> None:
         """After each optimiser step."""
@@ -115,13 +122,20 @@ def train(
     """
     history = History()
     parameters = [p for p in network.parameters() if p.requires_grad]
-    optimizer = OPTIMIZERS[settings.optimizer](parameters, settings.weight_decay)
+    names = ("weight_decay", "l1", "momentum", "clip_value", "max_norm")
+    options = {name: getattr(settings, name) for name in names}
+    optimizer = OPTIMIZERS[settings.optimizer](parameters, **options)
     average = WeightAverage(optimizer.values, settings.ema_decay)
     watchers = [average, *callbacks]
     schedule = SCHEDULES[settings.lr_schedule]
     limit = math.inf if settings.gradient_clip is None else settings.gradient_clip
     start = time.perf_counter()
     try:
+        network.eval()
+        with torch.inference_mode():
+            first = math.nan if validate is None else validate(network)
+        for watcher in watchers:
+            watcher.on_start(network, first)
         for epoch in range(settings.max_epochs):
             network.train()
             losses, norms = [], []  # read once an epoch: no synchronisation a step

@@ -44,7 +44,10 @@ class Optimizer(ABC):
     """Updates parameters in place from their gradients, with the defaults of ``torch.optim``.
 
     On a CPU the parameters become views of one buffer until :meth:`release`. ``weight_decay`` is an
-    L2 penalty, added to the gradient (decoupled from it in :class:`AdamW`).
+    L2 penalty, added to the gradient (decoupled from it in :class:`AdamW`), ``l1`` adds its factor
+    times the sign of each number. ``clip_value`` limits each number of the gradient, before its
+    norm is; ``max_norm`` is the largest norm of the weights that a unit reads by (Srivastava et al.
+    2014, section 5.1), to which they are scaled down after a step. ``momentum`` is of :class:`SGD`.
 
     >>> import torch
     >>> weight = torch.tensor([1.0, -2.0], requires_grad=True)
@@ -58,9 +61,19 @@ class Optimizer(ABC):
 
     n_slots = 1  # tensors that the rule keeps beside every parameter
 
-    def __init__(self, parameters: Sequence[Tensor], weight_decay: float = 0.0):
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        weight_decay: float = 0.0,
+        *,
+        l1: float = 0.0,
+        momentum: float = 0.9,
+        clip_value: float | None = None,
+        max_norm: float | None = None,
+    ):
         self.parameters = list(parameters)
-        self.weight_decay = weight_decay
+        self.weight_decay, self.l1, self.momentum = weight_decay, l1, momentum
+        self.clip_value, self.max_norm = clip_value, max_norm
         self.values: list[Tensor] = self.parameters  # what a step works on
         self._flat = can_flatten(self.parameters)
         if self._flat:
@@ -113,9 +126,18 @@ class Optimizer(ABC):
             values, gradients, there = self.values, [self._gradients], [0]
         else:
             values = [self.parameters[i] for i in there]
+        if self.clip_value is not None:
+            torch._foreach_clamp_min_(gradients, -self.clip_value)
+            torch._foreach_clamp_max_(gradients, self.clip_value)
         norm = _clip(gradients, limit)
+        if self.l1:
+            torch._foreach_add_(gradients, [value.sign() for value in values], alpha=self.l1)
         slots = [[slot[i] for i in there] for slot in self._slots]
         self._update(values, gradients, slots, [self._steps[i] for i in there], lr)
+        if self.max_norm is not None:
+            for weight in self.parameters:
+                if weight.dim() == 2:
+                    weight.copy_(weight.renorm(2, 0, self.max_norm))
         return norm
 
     def release(self) -> None:
@@ -171,11 +193,11 @@ class RMSprop(Optimizer):
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent with momentum 0.9."""
+    """Stochastic gradient descent with momentum."""
 
     def _update(self, values, gradients, slots, steps, lr):
-        fixed = {"momentum": 0.9, "dampening": 0.0, "nesterov": False, "maximize": False}
-        options = {"lr": lr, "weight_decay": self.weight_decay, **fixed, **self._fused}
+        fixed = {"dampening": 0.0, "nesterov": False, "maximize": False, **self._fused}
+        options = {"lr": lr, "weight_decay": self.weight_decay, "momentum": self.momentum, **fixed}
         sgd(values, gradients, *slots, has_sparse_grad=False, **options)
 
 

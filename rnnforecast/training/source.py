@@ -78,25 +78,20 @@ def _scaled_rows(
     panel: Panel, scale: Scale, device: torch.device, before: int
 ) -> dict[str, Tensor]:
     """All rows scaled, float32 on the device, behind ``before`` rows without a value."""
-
-    def targets(values: np.ndarray, start: int) -> np.ndarray:
-        rows = np.arange(start, start + len(values))
-        own = np.searchsorted(panel.indptr[1:], rows, side="right")
-        return scale.targets(values[:, None], own)[:, 0]
-
-    kinds = {
-        "targets": targets,
-        "past": lambda values, _: scale.past(values),
-        "known": lambda values, _: scale.known(values),
-    }
     found = {}
-    for name, scaled in kinds.items():
+    for name in ("targets", "past", "known"):
         values = getattr(panel, name)
         n, width = values.shape
         out = torch.full((before + n, width), torch.nan, dtype=torch.float32, device=device)
         for start in range(0, n if width else 0, _CHUNK):
-            part = scaled(values[start : start + _CHUNK], start).astype(np.float32)
-            out[before + start : before + start + len(part)] = torch.from_numpy(part)
+            part = values[start : start + _CHUNK]
+            stop = start + len(part)
+            if name == "targets":
+                own = np.searchsorted(panel.indptr[1:], np.arange(start, stop), side="right")
+                part = scale.targets(part[:, None], own)[:, 0]
+            else:
+                part = getattr(scale, name)(part)
+            out[before + start : before + stop] = torch.from_numpy(part.astype(np.float32))
         found[name] = out
     return found
 
@@ -142,7 +137,7 @@ class WindowSource:
         if self.like is not None:
             self._rows = self.like._rows
         elif _fits(self.panel, self.device):
-            self._rows = _scaled_rows(self.panel, self.scale, self.device, self.lookback)
+            self._rows = _scaled_rows(self.panel, self.scale, self.device, 2 * self.lookback)
 
     def __len__(self) -> int:
         return min(-(-len(self.windows) // self.batch_size), self.max_steps)
@@ -159,12 +154,9 @@ class WindowSource:
         """The windows of the given numbers as one batch."""
         return next(self._batches(numbers, len(numbers)))
 
-    def evenly(self, most: int, batch_size: int) -> Iterator[tuple[np.ndarray, Batch]]:
-        """At most ``most`` windows spread evenly, in batches with their numbers."""
-        numbers = self.windows.spread(most)
-        for start in range(0, len(numbers), batch_size):
-            part = numbers[start : start + batch_size]
-            yield part, self.take(part)
+    def evenly(self, most: int, batch_size: int) -> Iterator[Batch]:
+        """At most ``most`` windows spread evenly, in batches."""
+        return self._batches(self.windows.spread(most), batch_size)
 
     def _batches(self, numbers: np.ndarray, size: int) -> Iterator[Batch]:
         """Windows in the order of their numbers, ``size`` at a time."""
@@ -182,7 +174,7 @@ class WindowSource:
                 yield to_inputs(windows, self.scale, static[rows], self.device, torch.float32)
             return
         # all numbers of an epoch go to the device at once: no step waits for a copy. Empty rows
-        # stand before the first one, as many as the source that scaled them looks back
+        # stand before the first one, enough for a source of longer windows too
         first = len(self._rows["targets"]) - len(self.panel.targets) - self.lookback
         starts = torch.from_numpy(self.panel.indptr[series] + origins + first).to(self.device)
         outside = torch.from_numpy(self.lookback - origins).to(self.device)

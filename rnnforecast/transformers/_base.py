@@ -13,9 +13,10 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
-from rnnforecast.data.frames import Keys, Table, numeric, read_table
+from rnnforecast.data.frames import Table, numeric, read_table
 from rnnforecast.data.panel import Panel
 from rnnforecast.exceptions import DataError, NotFittedError
+from rnnforecast.parameters import estimator
 
 
 class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -73,6 +74,8 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : DataFrame, Series or array of shape (n_rows, n_columns)
+            Where the step of a row matters, its time stamp decides. Arrays have none: the array of
+            fit is the training range, any other follows on from its end.
 
         Returns
         -------
@@ -84,7 +87,6 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         DataError
             If a value cannot be used, a series was not in fit, or a row lies before its first one.
         """
-        self._check_fitted()
         X, table, values = self._read(X, reset=False)
         out = self._transform(table, values).astype(values.dtype, copy=False)
         return out if len(table.columns) == values.shape[1] else self._wrap(X, table, out)
@@ -96,8 +98,8 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : DataFrame, Series or array of shape (n_rows, n_columns)
-            Transformed rows of fit or after it. A frame may hold a part of the columns, and columns
-            (name, quantile) of a forecast.
+            Transformed rows of fit or after it, found as in `transform`. A frame may hold a part of
+            the columns, and columns (name, quantile) of a forecast.
 
         Returns
         -------
@@ -109,7 +111,6 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         DataError
             If a column or a series was not in fit, or a row lies before its first one.
         """
-        self._check_fitted()
         X, table, values = self._read(X)
         with np.errstate(over="ignore"):
             out = self._inverse(table, values, self._match_columns(table))
@@ -125,6 +126,8 @@ class SeriesTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _read(self, X: Any, reset: bool | None = None) -> tuple[Any, Table, np.ndarray]:
         """X (frames as pandas), its table and values; names are stored, checked or ignored."""
+        if not reset:
+            self._check_fitted()
         series_id, time = getattr(self, "series_id", None), getattr(self, "time", None)
         if isinstance(X, pd.DataFrame) and isinstance(X.index, pd.MultiIndex):
             # a forecast has its keys in the index even if they were columns in fit
@@ -189,15 +192,23 @@ def spread(counts: np.ndarray) -> _Rows:
     return group, np.arange(len(group)) - (np.cumsum(counts) - counts)[group]
 
 
+@estimator
 class SteppedTransformer(SeriesTransformer):
     """Abstract base of transformers for which the time step of a row matters.
 
-    Subclasses have the parameters ``series_id``, ``time`` and ``freq``.
+    Parameters
+    ----------
+    series_id : str, optional
+        Column that names the series of each row. A MultiIndex (series, time) needs no parameter.
+    time : str, optional
+        Column of time stamps.
+    freq : str, DateOffset or int, optional
+        Frequency of the index, if it cannot be inferred.
     """
 
-    panel_: Panel  # the rows of fit on their grid
-    keys_: Keys  # whose rows they were
-    freq: Any
+    series_id: Any = None
+    time: Any = None
+    freq: Any = None
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
         own = np.array(values, order="C")  # safe from the caller's later writes
@@ -224,41 +235,20 @@ class SteppedTransformer(SeriesTransformer):
         series, steps = panel.locate(self._owner, keys)
         return series, panel.lengths[series] - 1 + steps
 
-    def _locate_once(
+    def _extend(
         self, table: Table, values: np.ndarray, is_fitted: Callable[..., bool] | None = None
-    ) -> _Rows:
-        """Like ``_locate``; rows on a trading calendar are consecutive steps, none comes twice."""
-        series, positions = self._locate(table, values, is_fitted)
-        later = positions >= self.panel_.lengths[series]
-        if self.panel_.stamps is not None and table.keys.levels is not None and later.any():
-            # after fit too, days that were observed are steps and holidays are not
-            rows = {"first": positions[later], "stamp": table.keys.stamps(later)}
-            groups = pd.DataFrame(rows).groupby(series[later])
-            place = groups["first"].transform("min") + groups["stamp"].rank("dense") - 1
-            positions[later] = place.to_numpy(dtype=np.int64)
-        twice = pd.DataFrame({"series": series, "position": positions}).duplicated()
-        if twice.any():
-            who = f"{self._owner}: {self.panel_.label(int(series[twice.argmax()]))}"
-            raise DataError(f"{who} has two rows with the same time stamp: drop one")
-        return series, positions
-
-    def _extend(self, table: Table, values: np.ndarray) -> tuple[Panel, np.ndarray, np.ndarray]:
+    ) -> tuple[Panel, np.ndarray, np.ndarray]:
         """The panel of fit with later rows of ``table``; series and position of all its rows."""
         panel, keys = self.panel_, table.keys
-        series, positions = self._locate_once(table, values)
-        ahead = positions - panel.lengths[series]
-        later = ahead >= 0
-        if not later.any():
+        series, positions = self._locate(table, values, is_fitted)
+        later = np.flatnonzero(positions >= panel.lengths[series])
+        if not len(later):
             return panel, series, positions
-        counts = np.zeros_like(panel.lengths)
-        np.maximum.at(counts, series, ahead + 1)
-        coming = np.full((counts.sum(), values.shape[1]), np.nan, values.dtype)
-        first = np.cumsum(counts) - counts
-        coming[(first[series] + ahead)[later]] = values[later]
-        grown = panel.extended(counts, coming, coming[:, :0], coming[:, :0])
-        if grown.stamps is not None and keys.levels is not None:
-            order, rows = np.arange(len(grown.targets)), grown.indptr[series] + positions
-            order[rows[later]] = len(order) + np.arange(later.sum())  # the stamps that rows have
-            stamps = grown.stamps.append(panel.as_given(keys.stamps(later))).take(order)
-            grown = replace(grown, stamps=stamps)
+        rows = later[np.lexsort((positions[later], series[later]))]
+        coming = replace(table, frame=table.frame.iloc[rows], keys=keys.take(rows))
+        grown = panel.append(self._owner, coming, values[rows])
+        if grown.stamps is not None and keys.has_time:
+            # after fit too, days that were observed are steps and holidays are not
+            series, steps = grown.locate(self._owner, keys)
+            positions = grown.lengths[series] - 1 + steps
         return grown, series, positions

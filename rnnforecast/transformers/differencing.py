@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,11 +12,13 @@ from rnnforecast.data.frames import Table
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.windows import gather
 from rnnforecast.exceptions import DataError
+from rnnforecast.parameters import estimator
 from rnnforecast.transformers._base import SteppedTransformer, spread
 
 __all__ = ["Differencer"]
 
 
+@estimator
 class Differencer(SteppedTransformer):
     r"""Difference each series, at one or more lags in turn: :math:`\prod_j (1 - B^{l_j})\, x_t`.
 
@@ -24,11 +26,6 @@ class Differencer(SteppedTransformer):
     ----------
     lags : tuple of int, default=(1,)
         Steps; ``(1, 24)`` takes the change of the seasonal change.
-    series_id, time : str, optional
-        Columns that name series and time stamp; they are carried through, and `transform` then
-        returns a DataFrame. A MultiIndex (series, time) needs no parameter.
-    freq : str, DateOffset or int, optional
-        Frequency of the index, if it cannot be inferred.
 
     Attributes
     ----------
@@ -44,11 +41,10 @@ class Differencer(SteppedTransformer):
     difference that involves an unobserved value is NaN, and so are the first ``sum(lags)`` steps of
     each series.
 
-    *Time.* Rows are found by their time stamps. Those in the training range are differenced against
-    the values seen in fit, so that any subset in any order gives the same answer; those after it
-    against its end and one another, so that a test fold has no NaN at its head. Arrays have no
-    stamps: the very array of fit is the training range (in `inverse_transform`, one with as many
-    rows and NaN in the first ``sum(lags)`` steps), any other follows on from its end.
+    *Time.* Rows in the training range are differenced against the values seen in fit, so that any
+    subset in any order gives the same answer; those after it against its end and one another, so
+    that a test fold has no NaN at its head. `inverse_transform` knows the array of fit by its
+    number of rows and NaN in the first ``sum(lags)`` steps.
 
     *Inverse in the training range.* A difference is added to the values that fit saw at the lags (a
     one-step forecast); where fit itself had no difference and X is NaN, the value seen in fit is
@@ -75,11 +71,7 @@ class Differencer(SteppedTransformer):
     [10.0, 11.0]
     """
 
-    def __init__(self, *, lags=(1,), series_id=None, time=None, freq=None):
-        self.lags = lags
-        self.series_id = series_id
-        self.time = time
-        self.freq = freq
+    lags: Any = (1,)
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
         lags = tuple(self.lags) if isinstance(self.lags, (list, tuple)) else (self.lags,)
@@ -105,19 +97,17 @@ class Differencer(SteppedTransformer):
         def has_fitted_head(stored, series, positions):
             return np.isnan(values[positions < sum(self.lags_)]).all()
 
-        series, positions = self._locate_once(table, values, has_fitted_head)
-        values = values.astype(np.float64)
-        panel = replace(self.panel_, targets=self.panel_.targets[:, columns])
-        stored, at_lags = (
-            _take(panel, series, positions),
-            self._sum_at_lags(panel, series, positions),
-        )
-        never = np.isnan(values) & np.isnan(stored + at_lags)
-        levels = np.where(never, stored, values - at_lags)
-        later = positions >= panel.lengths[series]
+        every = np.full((len(values), len(self.columns_)), np.nan)
+        every[:, columns] = values
+        panel, series, positions = self._extend(table, every, has_fitted_head)
+        stored = _take(self.panel_, series, positions)
+        at_lags = self._sum_at_lags(self.panel_, series, positions)
+        never = np.isnan(every) & np.isnan(stored + at_lags)
+        levels = np.where(never, stored, every - at_lags)
+        later = positions >= self.panel_.lengths[series]
         if later.any():
-            levels[later] = self._continue(panel, series[later], positions[later], values[later])
-        return levels
+            levels[later] = self._continue(panel)[(panel.indptr[series] + positions)[later]]
+        return levels[:, columns]
 
     def _sum_at_lags(self, panel: Panel, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Terms of prod(1 - B**lag) x_t but x_t itself; NaN where one is missing or before fit."""
@@ -130,32 +120,23 @@ class Differencer(SteppedTransformer):
         powers = np.flatnonzero(reached)[1:]
         return sum(factors[power] * _take(panel, series, positions - power) for power in powers)
 
-    def _continue(
-        self, panel: Panel, series: np.ndarray, positions: np.ndarray, values: np.ndarray
-    ) -> np.ndarray:
-        """Levels after the rows of fit: one lag is undone at a time, for all series at once."""
-        used, series = np.unique(series, return_inverse=True)
-        lengths = panel.lengths[used]
-        ahead = positions - lengths[series]
-        n_ahead = np.zeros(len(used), dtype=np.int64)
-        np.maximum.at(n_ahead, series, ahead + 1)
-        after, step = spread(n_ahead)
-        first = np.cumsum(n_ahead) - n_ahead
-        steps = np.zeros((len(after), values.shape[1]))  # a skipped step: no change
-        steps[first[series] + ahead] = values
-
-        before, place = spread(lengths)
-        levels = [_take(panel, used[before], place)]
+    def _continue(self, panel: Panel) -> np.ndarray:
+        """Levels of rows after fit, from the differences there; one lag is undone at a time."""
+        series, place = spread(panel.lengths)
+        later = place >= self.panel_.lengths[series]
+        values = panel.targets.astype(np.float64)
+        if panel.absent is not None:
+            values[panel.absent & later] = 0.0  # a skipped step: no change
+        rows = pd.DataFrame(values, copy=False)
+        levels, steps = [rows[~later]], rows[later]
         for lag in self.lags_[:-1]:
-            changes = levels[-1] - np.roll(levels[-1], lag, axis=0)
-            levels.append(np.where((place >= lag)[:, None], changes, np.nan))
+            levels.append(levels[-1].groupby(series[~later]).diff(lag))
         for lag, level in zip(reversed(self.lags_), reversed(levels), strict=True):
             # the last value observed a whole number of lags before stands for all before it
-            past = before * lag + (place - lengths[before]) % lag
-            last, phase = pd.DataFrame(level).groupby(past).last(), after * lag + step % lag
-            sums = pd.DataFrame(steps).groupby(phase).cumsum(skipna=False)
-            steps = sums.to_numpy() + last.reindex(phase).to_numpy()
-        return steps[first[series] + ahead]
+            phase = series * lag + place % lag
+            last = level.groupby(phase[~later]).last().reindex(phase[later])
+            steps = steps.groupby(phase[later]).cumsum(skipna=False) + last.to_numpy()
+        return steps.reindex(rows.index).to_numpy()
 
 
 def _take(panel: Panel, series: np.ndarray, positions: np.ndarray) -> np.ndarray:

@@ -10,7 +10,9 @@ import pandas as pd
 
 from rnnforecast._validation import check_choice, check_int, check_real
 from rnnforecast.data.frames import Table
+from rnnforecast.data.panel import match_series
 from rnnforecast.exceptions import DataError
+from rnnforecast.parameters import estimator
 from rnnforecast.transformers._base import SeriesTransformer
 
 __all__ = ["LogTransformer", "SeriesScaler", "WindowScaler"]
@@ -40,6 +42,7 @@ def _statistics(
     return centre.reindex(every).fillna(0.0).to_numpy(), scale.reindex(every).fillna(1.0).to_numpy()
 
 
+@estimator
 class LogTransformer(SeriesTransformer):
     """Natural logarithm of each column, after adding an offset.
 
@@ -67,8 +70,7 @@ class LogTransformer(SeriesTransformer):
     [[0.0], [0.6931]]
     """
 
-    def __init__(self, *, offset="auto"):
-        self.offset = offset
+    offset: float | str = "auto"
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
         if isinstance(self.offset, str):
@@ -93,6 +95,7 @@ class LogTransformer(SeriesTransformer):
         return np.where(offset == 1.0, np.expm1(values, dtype=np.float64), plain)
 
 
+@estimator
 class SeriesScaler(SeriesTransformer):
     """Scale each series by statistics of its own observed training values.
 
@@ -104,8 +107,7 @@ class SeriesScaler(SeriesTransformer):
         "minmax": map the training range to [0, 1].
         "mean_abs" and "max_abs": divide by the mean or the largest absolute value, with no shift.
     series_id : str, optional
-        Column that names the series of each row. It is carried through unchanged, and `transform`
-        then returns a DataFrame. A MultiIndex (series, time) needs no parameter.
+        Column that names the series of each row. A MultiIndex (series, time) needs no parameter.
 
     Attributes
     ----------
@@ -119,11 +121,7 @@ class SeriesScaler(SeriesTransformer):
     Notes
     -----
     NaN is ignored in fit and stays NaN. A constant column is divided by 1; a column that a series
-    never observed is left as it is. A series that was not in fit raises
-    `rnnforecast.exceptions.DataError`.
-
-    `inverse_transform` also takes a frame with some of the columns only, such as a forecast of the
-    target, and columns (name, quantile).
+    never observed is left as it is.
 
     Examples
     --------
@@ -134,50 +132,32 @@ class SeriesScaler(SeriesTransformer):
     [0.0, 0.5, 1.0, 0.0, 0.5, 1.0]
     """
 
-    def __init__(self, *, method="standard", series_id=None):
-        self.method = method
-        self.series_id = series_id
+    method: str = "standard"
+    series_id: Any = None
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
         check_choice(self._owner, "method", self.method, list(_METHODS)[:-1])
-        self.series_ = None if table.keys.series is None else table.keys.ids
-        n_series = 1 if self.series_ is None else len(self.series_)
-        series, shift = self._match_series(table), _METHODS[self.method][1]
-        self.center_, self.scale_ = _statistics(values, series, n_series, self.method, shift)
+        keys, shift = table.keys, _METHODS[self.method][1]
+        self.series_ = None if keys.series is None else keys.ids
+        groups = np.zeros(len(table), dtype=np.intp) if keys.series is None else keys.series
+        self.center_, self.scale_ = _statistics(values, groups, len(keys.ids), self.method, shift)
 
     def _transform(self, table: Table, values: np.ndarray) -> np.ndarray:
-        series = self._match_series(table)
-        return (values - self.center_[series]) / self.scale_[series]
+        center, scale = self._match(table)
+        return (values - center) / scale
 
     def _inverse(self, table: Table, values: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        at = np.ix_(self._match_series(table), columns)
-        return values * self.scale_[at] + self.center_[at]
+        center, scale = self._match(table)
+        return values * scale[:, columns] + center[:, columns]
 
-    def _match_series(self, table: Table) -> np.ndarray:
-        """Position in ``series_`` of each row's series, shape (n_rows,)."""
-        keys, known = table.keys, self.series_
-        if known is None:
-            if (n := len(keys.ids)) > 1:
-                raise DataError(
-                    f"{self._owner}: fit saw one series without a name, now X has {n} series: fit "
-                    f"on the panel"
-                )
-            return np.zeros(keys.n_rows, dtype=np.intp)
-        if keys.series is None:
-            raise DataError(
-                f"{self._owner}: fit saw a panel of {len(known)} series, now X does not say which "
-                f"series its rows belong to: pass a MultiIndex (series, time) or the key columns"
-            )
-        places = known.get_indexer(keys.ids)
-        new = keys.ids[places < 0]
-        if len(new):
-            raise DataError(
-                f"{self._owner}: series {new[0]!r} was not in fit ({len(new)} such series, "
-                f"{len(known)} known): fit on data that hold it, or drop its rows"
-            )
-        return places[keys.series]
+    def _match(self, table: Table) -> tuple[np.ndarray, np.ndarray]:
+        """Centre and scale for each row, or one of both for all."""
+        places = match_series(self._owner, self.series_, table.keys)
+        series = places if table.keys.series is None else places[table.keys.series]
+        return self.center_[series], self.scale_[series]
 
 
+@estimator
 class WindowScaler(SeriesTransformer):
     """Scale each window (row) by its own statistics.
 
@@ -218,11 +198,10 @@ class WindowScaler(SeriesTransformer):
     [[4.0], [40.0]]
     """
 
-    def __init__(self, *, method="standard", shift="mean", n_columns=1, targets=None):
-        self.method = method
-        self.shift = shift
-        self.n_columns = n_columns
-        self.targets = targets
+    method: str = "standard"
+    shift: str = "mean"
+    n_columns: int = 1
+    targets: Any = None
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
         check_choice(self._owner, "method", self.method, _METHODS)
@@ -291,7 +270,6 @@ class WindowScaler(SeriesTransformer):
 
     def _rescale_behind(self, windows: Any, X: Any, undo: bool = False) -> Any:
         """Rows of the targets, by the statistics of their windows, in the container of X."""
-        self._check_fitted()
         _, _, before = self._read(windows, reset=False)
         X, table, values = self._read(X)
         if len(before) != len(values):

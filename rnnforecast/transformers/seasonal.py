@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from rnnforecast._validation import check_choice, check_int
-from rnnforecast.data.frames import Keys, Table
+from rnnforecast.data.frames import Table
 from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
+from rnnforecast.parameters import estimator
 from rnnforecast.transformers._base import SteppedTransformer, spread
 
 __all__ = ["Deseasonalizer"]
@@ -25,6 +26,7 @@ _MAX_ITERATIONS = 50
 _TOLERANCE = 1e-6  # of the largest value
 
 
+@estimator
 class Deseasonalizer(SteppedTransformer):
     """Remove a fixed seasonal pattern from each series.
 
@@ -41,11 +43,6 @@ class Deseasonalizer(SteppedTransformer):
         "means": classical decomposition, equal to `statsmodels.tsa.seasonal.seasonal_decompose` on
         complete data. "stl": phase means of the seasonal component of robust STL, less sensitive to
         outliers; missing values are filled by the classical decomposition for STL only.
-    series_id, time : str, optional
-        Columns that name series and time stamp; they are carried through, and `transform` then
-        returns a DataFrame. A MultiIndex (series, time) needs no parameter.
-    freq : str, DateOffset or int, optional
-        Frequency of the index, if it cannot be inferred.
 
     Attributes
     ----------
@@ -63,14 +60,11 @@ class Deseasonalizer(SteppedTransformer):
     -----
     The phase of a row comes from its time stamp, so rows of any later date are adjusted by the
     right index, gaps or not. On a trading calendar it comes from the weekly pattern: a holiday does
-    not shift the weekdays. Arrays have no stamps: an array that holds the rows of fit (in
-    `inverse_transform`, what `transform` makes of them) is the training range; any other array
-    follows on directly from its end.
+    not shift the weekdays.
 
     NaN stays NaN; indices are means of observed values only. A series that is shorter than two
     periods, a phase that is never observed where the trend is known, and values that are not
     positive for a multiplicative season raise `rnnforecast.exceptions.DataError` in `fit`.
-    `inverse_transform` also takes columns (name, quantile).
 
     References
     ----------
@@ -85,22 +79,9 @@ class Deseasonalizer(SteppedTransformer):
     [19.0, 21.0]
     """
 
-    def __init__(
-        self,
-        *,
-        seasonality=None,
-        model="additive",
-        method="means",
-        series_id=None,
-        time=None,
-        freq=None,
-    ):
-        self.seasonality = seasonality
-        self.model = model
-        self.method = method
-        self.series_id = series_id
-        self.time = time
-        self.freq = freq
+    seasonality: int | None = None
+    model: str = "additive"
+    method: str = "means"
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
         check_int(self._owner, "seasonality", self.seasonality, none=True)
@@ -119,24 +100,23 @@ class Deseasonalizer(SteppedTransformer):
 
     def _transform(self, table: Table, values: np.ndarray) -> np.ndarray:
         remove, _ = _MODELS[self.model]
-        return remove(values, self._season(table.keys, *self._locate(table, values)))
+        return remove(values, self._season(*self._locate(table, values)))
 
     def _inverse(self, table: Table, values: np.ndarray, columns: np.ndarray) -> np.ndarray:
         remove, restore = _MODELS[self.model]
 
         def is_adjusted(stored, series, positions):
-            adjusted = remove(stored, self._season(self.keys_, series, positions))[:, columns]
+            adjusted = remove(stored, self._season(series, positions))[:, columns]
             size = np.abs(np.nan_to_num(adjusted)).max()
             return np.allclose(values, adjusted, rtol=0.0, atol=1e-6 * size, equal_nan=True)
 
-        rows = self._locate(table, values, is_adjusted)
-        return restore(values, self._season(table.keys, *rows)[:, columns])
+        season = self._season(*self._locate(table, values, is_adjusted))
+        return restore(values, season[:, columns])
 
-    def _season(self, keys: Keys, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def _season(self, series: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Index of the season of each row, shape (n_rows, n_columns)."""
         if self._by_pattern:
-            given = keys.levels is not None
-            stamps = keys.stamps(slice(None)) if given else self.panel_.stamps_at(series, positions)
+            stamps = self.panel_.stamps_at(series, positions)
             positions = self._steps_of_pattern(series, stamps)
         return self.seasonal_[series, positions % self.seasonality_]
 

@@ -11,15 +11,18 @@ import pandas as pd
 from rnnforecast._validation import check_choice, check_int
 from rnnforecast.data.frames import Table, numeric, read_table
 from rnnforecast.data.panel import Panel
+from rnnforecast.data.reading import Rows, future_known
 from rnnforecast.data.roles import resolve_roles
 from rnnforecast.data.seasonality import choose_lookback, choose_seasonality
 from rnnforecast.data.windows import WindowIndex, gather
 from rnnforecast.exceptions import DataError
+from rnnforecast.parameters import estimator
 from rnnforecast.transformers._base import SteppedTransformer
 
 __all__ = ["SlidingWindows"]
 
 
+@estimator
 class SlidingWindows(SteppedTransformer):
     """Windows of the past as features, and the steps that follow as targets.
 
@@ -36,10 +39,6 @@ class SlidingWindows(SteppedTransformer):
         Columns whose values at the forecast steps are known beforehand; these are features too.
     stride : int, default=1
         Steps between the windows of `make_xy` and `batches`.
-    series_id, time : str, optional
-        Columns that name series and time stamp; a MultiIndex (series, time) needs no parameter.
-    freq : str, DateOffset or int, optional
-        Frequency of the index, if it cannot be inferred.
 
     Attributes
     ----------
@@ -57,10 +56,9 @@ class SlidingWindows(SteppedTransformer):
     then the known columns at the forecast steps: ``b_lead1, b_lead2``. Targets are ``a_step1,
     a_step2``. `rnnforecast.WindowScaler` reads the same layout.
 
-    *Time.* `transform` gives the window that ends with each row. Rows are found by their stamps and
-    look back on the values seen in fit; arrays have no stamps: the very array of fit is the
-    training range, any other follows on from its end. A row missing from a regular grid is an
-    unobserved step, NaN in the windows, as are the steps before the first row of a series.
+    *Time.* `transform` gives the window that ends with each row, looking back on the values seen in
+    fit. A row missing from a regular grid is an unobserved step, NaN in the windows, as are the
+    steps before the first row of a series.
 
     *Memory.* With one series, no known columns and no row to drop, the features are a read-only
     view of the stored rows, whatever the look-back. Otherwise `make_xy` copies the windows;
@@ -82,26 +80,11 @@ class SlidingWindows(SteppedTransformer):
     2024-01-10 2024-01-08     2  9.0
     """
 
-    def __init__(
-        self,
-        *,
-        lookback=None,
-        horizon=1,
-        target=None,
-        known=None,
-        stride=1,
-        series_id=None,
-        time=None,
-        freq=None,
-    ):
-        self.lookback = lookback
-        self.horizon = horizon
-        self.target = target
-        self.known = known
-        self.stride = stride
-        self.series_id = series_id
-        self.time = time
-        self.freq = freq
+    lookback: int | None = None
+    horizon: int = 1
+    target: Any = None
+    known: Any = None
+    stride: int = 1
 
     def _fit(self, table: Table, values: np.ndarray) -> None:
         check_int(self._owner, "lookback", self.lookback, none=True)
@@ -155,7 +138,7 @@ class SlidingWindows(SteppedTransformer):
         DataError
             If there is no such pair.
         """
-        return self._frames(*self._pairs(X, missing), view=True)
+        return self._frames(*self._pairs(X, missing))
 
     def batches(self, batch_size=1024, X=None, *, missing="targets", random_state=None):
         """Yield `make_xy` in parts, for regressors with ``partial_fit``.
@@ -240,9 +223,9 @@ class SlidingWindows(SteppedTransformer):
         if panel.calendar is None:
             series, origins = np.zeros(len(index), dtype=np.int64), np.asarray(index, dtype=int)
         else:
-            rows = pd.DataFrame({"origin": np.zeros(len(index))}, index=index)
+            keys = read_table(self._owner, pd.DataFrame(index=index), index_only=True).keys
             whole = replace(panel, absent=None)  # an origin may be a gap
-            series, ahead = whole.locate(self._owner, read_table(self._owner, rows).keys)
+            series, ahead = whole.locate(self._owner, keys)
             origins = panel.lengths[series] - 1 + ahead
         positions = (origins[:, None] + steps).ravel()
         times = panel.index_at(np.repeat(series, horizon), positions)
@@ -292,11 +275,11 @@ class SlidingWindows(SteppedTransformer):
         return panel, series[keep], origins[keep]
 
     def _frames(
-        self, panel: Panel, series: np.ndarray, origins: np.ndarray, view: bool = False
+        self, panel: Panel, series: np.ndarray, origins: np.ndarray
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Features and targets; views of the rows of ``panel`` if asked for and there can be."""
+        """Features and targets; views of the rows of ``panel`` where there can be."""
         even = len(series) > 0 and (np.diff(origins) == self.stride).all()
-        if view and even and panel.n_series == 1 and not self.known_names_:
+        if even and panel.n_series == 1 and not self.known_names_:
             first = int(origins[0])
             columns = panel.targets[first:, self._at(self.target_names_)]
             past = panel.targets[first - self.lookback_ :]
@@ -324,29 +307,19 @@ class SlidingWindows(SteppedTransformer):
     def _known_ahead(self, X: Any) -> Panel:
         """The rows of fit, and behind them the known columns of the steps to forecast."""
         panel, names, horizon = self.panel_, self.known_names_, self.horizon
-        if X is None:
-            raise DataError(
-                f"{self._owner}: future needs X, the {horizon} rows that follow with the known "
-                f"columns {names}"
-            )
-        table = read_table(self._owner, X, self.series_id, self.time)
-        lacking = [name for name in names if name not in table.frame.columns]
-        if lacking:
-            raise DataError(f"{self._owner}: known column {lacking[0]!r} is missing from X")
-        values = np.full((len(table), len(self.columns_)), np.nan, panel.targets.dtype)
-        values[:, self._at(names)] = numeric(self._owner, table.frame[names], names)
-        grown, series, positions = self._extend(table, values)
-        given = np.zeros((panel.n_series, horizon), dtype=bool)
-        steps = positions - panel.lengths[series]
-        use = (steps >= 0) & (steps < horizon)
-        given[series[use], steps[use]] = True
-        if not given.all():
-            i, step = np.argwhere(~given)[0].tolist()
-            raise DataError(
-                f"{self._owner}: {panel.label(i)}: X has no row for step {step + 1} of {horizon} "
-                f"({panel.future_index(i, step + 1)[-1]}), which the known columns {names} need"
-            )
-        return grown
+        rows = None
+        if X is not None:
+            table = read_table(self._owner, X, self.series_id, self.time)
+            lacking = [name for name in names if name not in table.frame.columns]
+            if lacking:
+                raise DataError(f"{self._owner}: known column {lacking[0]!r} is missing from X")
+            values = numeric(self._owner, table.frame[names], names)
+            rows = Rows(*panel.locate(self._owner, table.keys), values)
+        known = future_known(self._owner, panel, names, rows, horizon)
+        shape = (horizon, panel.n_series, len(self.columns_))
+        ahead = np.full(shape, np.nan, panel.targets.dtype)
+        ahead[..., self._at(names)] = known.transpose(1, 0, 2)
+        return panel.grown(ahead, ahead[..., :0], ahead[..., :0])
 
 
 def _flat(windows: np.ndarray) -> np.ndarray:

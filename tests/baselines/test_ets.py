@@ -148,6 +148,50 @@ def test_the_start_is_the_likeliest_one_with_gaps():
     assert all(likelihood(0.1 * rng.normal(size=6)) < best for _ in range(10))
 
 
+@pytest.mark.parametrize("form", LINEAR)
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("m", [4, 30])
+def test_the_likelihood_is_that_of_a_kalman_filter(form, gaps, m):
+    y = quarterly().reset_index(drop=True)
+    if gaps:
+        y.iloc[[10, 11, 12, 40, 97]] = np.nan
+    model = forecaster(form, seasonality=m).fit(y).models_[0][0]
+    n_states = model.form.n_states
+    theirs = ExponentialSmoothing(
+        (y.to_numpy() - model.centre) / model.unit,
+        trend=form[1] is not None,
+        damped_trend=form[2],
+        seasonal=m if form[3] else None,
+        initialization_method="known",
+        initial_level=model.start[0],
+        initial_trend=model.start[1] if form[1] else None,
+        initial_seasonal=model.start[n_states - m :] if form[3] else None,
+    ).filter(model.smoothing)
+    np.testing.assert_allclose(model.log_likelihood, theirs.llf, rtol=1e-8)
+    np.testing.assert_allclose(model.sigma, np.sqrt(theirs.scale) * model.unit, rtol=1e-8)
+
+
+def test_a_long_series_starts_from_its_first_rows():
+    rng = np.random.default_rng(0)
+    season = 5 * np.sin(np.arange(2400) * np.pi / 12)
+    y = pd.Series(rng.normal(size=2400).cumsum() + season + rng.normal(size=2400), name="y")
+    y.iloc[[3, 700, 701, 2300]] = np.nan
+    fc = ETSForecaster(seasonality=24, trend=None, seasonal="add", horizon=24).fit(y)
+    model = fc.models_[0][0]
+    theirs = ExponentialSmoothing(
+        (y.to_numpy() - model.centre) / model.unit,
+        seasonal=24,
+        initialization_method="known",
+        initial_level=model.start[0],
+        initial_seasonal=model.start[1:],
+    ).filter(model.smoothing)
+    expected = theirs.forecast(24) * model.unit + model.centre
+    np.testing.assert_allclose(fc.predict(), expected, rtol=1e-8)
+    early = fc.predict(y.to_frame())[:200]
+    errors = (early - y[:200]).dropna()
+    assert errors.std() < 1.2 * model.sigma
+
+
 @pytest.mark.parametrize("form", [("add", None, False, "add"), ("add", "add", True, "add")])
 def test_the_search_with_gaps_reaches_statsmodels_maximum(form):
     y = quarterly(60) - 50
@@ -237,7 +281,7 @@ def test_multiplicative_forms_refuse_what_they_cannot_take():
     with pytest.raises(DataError, match="the series: seasonal='mul' needs values above 0"):
         ETSForecaster(seasonal="mul").fit(y - 100)
     y.iloc[20] = np.nan
-    with pytest.raises(DataError, match=r"error='mul' cannot be estimated with missing values"):
+    with pytest.raises(DataError, match=r"error='mul' needs values above 0 and none missing"):
         ETSForecaster(error="mul").fit(y)
     with pytest.raises(DataError, match="needs a season of 2 or more"):
         ETSForecaster(seasonal="add").fit(pd.Series(np.arange(30.0)))

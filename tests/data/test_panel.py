@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -14,13 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from rnnforecast.data.frames import numeric, read_table, read_targets
+from rnnforecast import NaiveForecaster
+from rnnforecast.data.frames import copies_on_write, numeric, read_table, read_targets
 from rnnforecast.data.panel import Panel
 from rnnforecast.data.reading import read_fit, read_history
 from rnnforecast.data.roles import resolve_roles
 from rnnforecast.exceptions import DataError
 
 OWNER = "Someone"
+PANDAS_3 = int(pd.__version__.split(".")[0]) > 2
 
 
 def panel_of(
@@ -276,6 +279,47 @@ def test_sorted_floats_are_read_without_a_copy(dtype):
     np.testing.assert_array_equal(own.targets, values)
     array = panel_of(values)
     assert np.shares_memory(array.targets, values)
+
+
+def test_rows_that_reading_made_are_not_copied_again():
+    panel = panel_of(pd.DataFrame({"y": np.arange(9)}))
+    assert panel.owned().targets is panel.targets
+
+
+@pytest.mark.parametrize("as_series", [False, True])
+@pytest.mark.parametrize("on_write", [False, True])
+def test_rows_that_pandas_copies_on_write_are_shared_until_then(on_write, as_series):
+    if on_write != copies_on_write() and PANDAS_3:
+        pytest.skip("pandas 3 always copies on write")
+    mode = nullcontext() if PANDAS_3 else pd.option_context("mode.copy_on_write", on_write)
+    index = pd.MultiIndex.from_product(
+        [["a", "b"], pd.date_range("2024-01-01", periods=30, freq="h")]
+    )
+    with mode:
+        frame = pd.DataFrame({"y": np.arange(60.0)}, index=index)
+        rows = frame["y"].rename("z") if as_series else frame
+        fc = NaiveForecaster().fit(rows)
+        assert np.shares_memory(fc.panel_.targets, frame["y"].to_numpy()) == on_write
+        expected = fc.history().copy()
+        frame.iloc[:40, 0] = -1.0
+        assert frame["y"].iloc[0] == -1.0
+        pd.testing.assert_frame_equal(fc.history(), expected)
+        again = pickle.loads(pickle.dumps(fc))  # noqa: S301
+        frame.iloc[40:, 0] = -2.0
+        pd.testing.assert_frame_equal(again.history(), expected)
+
+
+@pytest.mark.parametrize("kind", ["array", "y", "two columns"])
+def test_other_rows_of_the_caller_are_copied(kind):
+    mode = nullcontext() if PANDAS_3 else pd.option_context("mode.copy_on_write", True)
+    with mode:
+        y = np.arange(40.0)
+        frame = pd.DataFrame({"a": y, "b": -y})
+        both = {"array": (y[:, None],), "y": (frame[["b"]], y), "two columns": (frame,)}[kind]
+        fc = NaiveForecaster().fit(*both)
+        expected = fc.history().copy()
+        y[:], frame.iloc[:, :] = 7.0, 8.0
+    pd.testing.assert_frame_equal(fc.history(), expected)
 
 
 # -- refusals --------------------------------------------------------------------------------------

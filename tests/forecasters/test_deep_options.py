@@ -109,6 +109,13 @@ def test_dense_training_of_a_short_series_falls_back_on_windows():
     assert np.isfinite(dense.forecast().to_numpy()).all()
 
 
+def test_dense_training_beside_a_very_short_series():
+    """Whose stretch begins long before the first row of the data."""
+    df = pd.concat({"a": frame(8), "b": frame(200), "c": frame(150)}, names=["series", "time"])
+    dense = DeepLSTMForecaster(**{**TINY, "lookback": 24}, training="dense").fit(df)
+    assert np.isfinite(dense.forecast().to_numpy()).all()
+
+
 def test_both_directions_cannot_be_trained_densely():
     with pytest.raises(DataError, match="use training='windows'"):
         BiGRUForecaster(**TINY, training="dense").fit(frame())

@@ -103,6 +103,18 @@ def test_the_future_in_X_changes_no_bit():
     np.testing.assert_array_equal(fc.predict(later), fc.predict(later * np.nan))
 
 
+def test_calibration_rows_do_not_measure_the_scale_of_their_errors():
+    """The errors of the first origin are the same whatever comes after its own rows."""
+    df = wave(120)  # of which 12 calibrate
+    spoiled = df.copy()
+    spoiled.iloc[-6:] += 40.0
+    options = {"loss": "scaled", "validation_fraction": 0.1}  # a loss that needs no scale of all
+    errors = [tiny(**options).fit(data).conformal_.errors for data in (df, spoiled)]
+    assert len(errors[0]) == len(errors[1]) == 7
+    np.testing.assert_array_equal(errors[0][0], errors[1][0])
+    assert np.abs(errors[0][-1] - errors[1][-1]).min() > 1
+
+
 def test_calibration_rows_train_no_weight_of_the_network_for_it(monkeypatch):
     df = wave(120)
     moved = df.copy()
@@ -115,7 +127,7 @@ def test_calibration_rows_train_no_weight_of_the_network_for_it(monkeypatch):
         return members
 
     monkeypatch.setattr(Learner, "fit", spy)
-    # the scale is measured on all rows of fit: here that of the first fit serves both
+    # the loss weighs its two measures by all rows of fit: here those of the first fit serve both
     monkeypatch.setattr(Scale, "of", lambda panel, **k: scales.setdefault(str(k), of(panel, **k)))
     first, other = tiny(n_members=2).fit(df), tiny(n_members=2).fit(moved)
     (one, two), (calibrating, same) = seen[::2], seen[1::2]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rnnforecast import BiGRUForecaster, DeepLSTMForecaster, DeepRNNForecaster
-from rnnforecast.forecasters import windows
+from rnnforecast.forecasters import neural
 from rnnforecast.nn import Inputs
 from rnnforecast.outputs import QuantileOutput
 
@@ -130,7 +130,7 @@ def test_many_series_are_forecast_in_chunks(monkeypatch):
     df = pd.concat({k: frame(40, seed=k)[["y"]] for k in range(7)}, names=["id", "time"])
     fc = DeepLSTMForecaster(**TINY).fit(df)
     whole, inside = fc.forecast(horizon=9), fc.predict(df)
-    monkeypatch.setattr(windows, "_at_once", lambda network: 3)
+    monkeypatch.setattr(neural, "_MOST_AT_ONCE", 3)
     np.testing.assert_allclose(fc.forecast(horizon=9), whole, rtol=1e-12)
     np.testing.assert_allclose(fc.predict(df), inside, rtol=1e-12)
 

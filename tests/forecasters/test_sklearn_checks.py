@@ -184,6 +184,29 @@ def test_parameters_are_documented_and_named_with_their_class(cls):
         cls(hidden_units=3)
 
 
+@pytest.mark.parametrize("cls", [DeepLSTMForecaster, SegmentRNNForecaster, ESRNNForecaster])
+def test_fitted_attributes_are_documented(cls):
+    frame = pd.DataFrame({"y": np.sin(np.arange(60.0)) + 2})
+    fc = cls(max_epochs=1, n_members=1).fit(frame)
+    section = inspect.getdoc(cls).split("\nAttributes\n---")[1].split("\nExamples\n")[0]
+    documented = set(re.findall(r"^(\w+_) : |^(\w+_)$", section, re.MULTILINE))
+    documented = {name for pair in documented for name in pair if name}
+    assert {name for name in vars(fc) if name.endswith("_")} <= documented
+    assert all(hasattr(fc, name) for name in documented)
+
+
+@pytest.mark.parametrize("cls", [DeepLSTMForecaster, SegmentRNNForecaster, ESRNNForecaster])
+def test_another_default_keeps_the_check_of_a_parameter(cls):
+    for name, message in (
+        ("max_epochs", "an integer >= 1"),
+        ("dropout", r"a number in \[0, 1\)"),
+        ("early_stopping", "True or False"),
+        ("loss", "one of"),
+    ):
+        with pytest.raises(ValueError, match=f"{cls.__name__}: {name} must be {message}"):
+            cls(**{name: -1}).fit(np.ones((30, 1)))
+
+
 @pytest.mark.parametrize(
     ("cls", "cell", "both"),
     [

@@ -429,7 +429,7 @@ def test_wrong_rows_are_refused_and_change_nothing(one, many):
         (row[:, :2], {"past": good["past"]}, r"the known covariates \['k'\]: pass known="),
         (row[:, :2], {"known": good["known"]}, r"the past covariates \['p'\]: pass past="),
         (row[:, :2], {**good, "known": [1.0, 2.0]}, r"known must hold \['k'\]"),
-        (row[:, :2], {**good, "known": {"h": 1.0}}, "lacks 'k'"),
+        (row[:, :2], {**good, "known": {"h": 1.0}}, r"known must hold \['k'\]. Got \['h'\]"),
         ({"d": [1.0, 2.0]}, good, "series 'd' was not in the data"),
         ({"a": 1.0}, good, r"series 'a' must hold .*shape \(2,\) or \(1, 2\). Got \(\)"),
         (df.groupby(level=0).nth(slice(120, 121)), good, "holds its covariates itself"),

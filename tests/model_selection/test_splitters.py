@@ -161,8 +161,8 @@ def test_is_a_cv_object():
     ("options", "message"),
     [
         ({"n_splits": 0}, "n_splits must be an integer >= 1"),
-        ({"n_splits": 12}, "needs at least 13 time stamps, got 12"),
-        ({"n_splits": 3, "test_size": 4}, "leave no training data in 12 time stamps"),
+        ({"n_splits": 12}, "folds=13 .* the 12 time stamps: use fewer splits"),
+        ({"n_splits": 3, "test_size": 4}, "Too many splits=3 .* test_size=4 .* the 12 time stamps"),
         ({"n_splits": 3, "gap": -1}, "gap must be"),
         ({"n_splits": 3, "test_size": 0}, "test_size must be"),
         ({"n_splits": 3, "max_train_size": 0}, "max_train_size must be"),

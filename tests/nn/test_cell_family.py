@@ -428,6 +428,20 @@ def test_an_lru_stays_within_the_unit_circle(size):
     assert (factor.abs() <= 1).all()
 
 
+@family
+def test_a_cell_can_be_used_as_it_is_made(name):
+    """Like torch's own layers, it has weights before anybody fills them."""
+    torch.manual_seed(0)
+    for parameter in CELLS[name](3, 8).parameters():
+        assert parameter.isfinite().all() and len(parameter.unique()) > 1
+        assert parameter.abs().max() < 20
+    torch.manual_seed(0)
+    one = RecurrentStack(name, 3, 8, 2)
+    torch.manual_seed(0)
+    other = RecurrentStack(name, 3, 8, 2)
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters()))
+
+
 @pytest.mark.parametrize("name", ["slstm", "mlstm"])
 def test_forget_gates_begin_open(name):
     cell = begun(name, 3, 8)
@@ -540,7 +554,11 @@ def test_derivatives_of_a_linear_scan(time, small, dtype, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, on parts of itself
         assert torch.autograd.gradcheck(linear_scan, leaves, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(linear_scan, leaves, fast_mode=True)
+    for function in (
+        linear_scan,
+        lambda a, b, h: linear_scan(a, (1 - a) * b, h * a[:, 0]),  # of one another
+    ):
+        assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
 
 
 @WAYS

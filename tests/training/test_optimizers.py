@@ -151,3 +151,32 @@ def test_nothing_to_train():
     optimizer = OPTIMIZERS["adam"]([])
     assert optimizer.step(0.1) == 0
     optimizer.release()
+
+
+@pytest.mark.parametrize("missing", [None, {3, 7}])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_limits_and_penalties_are_those_of_torch(name, missing):
+    """Values clipped, then the norm; L1 by its gradient; rows of weights scaled down."""
+    theirs, ours = parameters_of(), parameters_of()
+    momentum = {"momentum": 0.5} if name == "sgd" else {}
+    optimizer = TORCH[name](theirs, lr=0.02, weight_decay=0.1, **momentum)
+    mine = OPTIMIZERS[name](ours, 0.1, l1=0.05, momentum=0.5, clip_value=0.7, max_norm=1.2)
+    pairs = zip(losses(theirs, 12, missing), losses(ours, 12, missing), strict=True)
+    for there, here in pairs:
+        optimizer.zero_grad()
+        there.backward()
+        nn.utils.clip_grad_value_(theirs, 0.7)
+        expected = nn.utils.clip_grad_norm_(theirs, 1.5)
+        for p in theirs:
+            if p.grad is not None:
+                p.grad += 0.05 * p.detach().sign()
+        optimizer.step()
+        with torch.no_grad():
+            theirs[0].copy_(torch.renorm(theirs[0], 2, 0, 1.2))
+        mine.zero_grad()
+        here.backward()
+        torch.testing.assert_close(mine.step(0.02, 1.5), expected, rtol=1e-6, atol=0)
+    mine.release()
+    assert ours[0].norm(dim=1).max() <= 1.2 + 1e-9
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-8)

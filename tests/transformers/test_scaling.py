@@ -110,11 +110,11 @@ def test_polars_in(panel):
 def test_unseen_series_is_named(panel):
     scaler = SeriesScaler().fit(panel)
     new = panel.rename(index={"B": "C"}, level=0)
-    with pytest.raises(DataError, match=r"series 'C' was not in fit"):
+    with pytest.raises(DataError, match=r"series 'C' was not in the data passed to fit"):
         scaler.transform(new)
     with (
         pytest.warns(UserWarning, match="valid feature names"),
-        pytest.raises(DataError, match="does not say which series"),
+        pytest.raises(DataError, match="X names no series"),
     ):
         scaler.transform(panel.to_numpy())
 

@@ -294,6 +294,22 @@ def test_holidays_are_not_steps_on_a_trading_calendar(rng):
     pd.testing.assert_frame_equal(differencer.inverse_transform(changes), X.iloc[90:])
 
 
+def test_later_rows_of_some_series_and_far_apart(rng):
+    X = pd.concat({name: hourly(rng.normal(size=3000)) for name in "ABC"}, names=["series"])
+    time = X.index.get_level_values("time")
+    start = time[0] + pd.Timedelta("50h")
+    differencer = Differencer().fit(X[time < start])
+    later = X[(time >= start) & (X.index.get_level_values("series") != "B")]
+    expected = X.groupby(level=0).diff().loc[later.index]
+    np.testing.assert_allclose(differencer.transform(later), expected)
+    back = differencer.inverse_transform(pd.DataFrame(expected))
+    np.testing.assert_allclose(back, later, atol=1e-10)
+    ends = later.groupby(level=0).nth([0, -1])  # all steps between are unobserved
+    out = differencer.transform(ends.iloc[::-1])
+    np.testing.assert_allclose(out[[1, 3]], expected.loc[ends.index].iloc[[2, 0]])
+    assert np.isnan(out[[0, 2]]).all()
+
+
 def test_key_columns(rng):
     X = two_series(rng)
     long = X.reset_index()
@@ -371,8 +387,11 @@ def test_stamps_that_cannot_be_used(rng, change, message):
     fitted = Differencer().fit(X.iloc[4:])
     with pytest.raises(DataError, match="before the training range"):
         fitted.transform(X)
-    with pytest.raises(DataError, match="two rows with the same"):
-        fitted.transform(X.iloc[[5, 5]])
+    later = Differencer().fit(X.iloc[:5])
+    for use in (later.transform, later.inverse_transform):
+        with pytest.raises(DataError, match=r"2024-03-30 06:00:00 appears more than once"):
+            use(X.iloc[[6, 5, 6]])
+    np.testing.assert_array_equal(*fitted.transform(X.iloc[[5, 5]]))  # both are known rows
     with pytest.raises(DataError, match="lags must be"):
         Differencer(lags=(0,)).fit(X)
     with pytest.raises(DataError, match="quantiles of differences"):
