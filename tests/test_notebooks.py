@@ -16,10 +16,10 @@ pytest.importorskip("ipykernel")
 pytest.importorskip("matplotlib")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-NAMES = ("grid_search", "inside_a_network", "stock_forecasting", "weather_forecasting")
 NAMES = (
     "direction_classification",
     "grid_search",
+    "inside_a_network",
     "sentiment_of_texts",
     "stock_forecasting",
     "weather_forecasting",
@@ -231,6 +231,7 @@ def test_the_remedies_of_the_stored_notebook():
     assert "layer 1: exploding" in cells["exploding"].outputs[0].text
 
 
+@pytest.mark.notebook
 def test_direction_classification(execute):
     tables = execute("direction_classification", ["board", "control", "leak"])
     models = ["base rate", "logistic regression", "vanilla RNN", "LSTM", "GRU"]
