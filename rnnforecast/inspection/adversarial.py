@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rnnforecast._validation import check_int, check_real
 from rnnforecast.data.scale import Scale
-from rnnforecast.inspection.display import Display, tidy, time_axis
-from rnnforecast.inspection.networks import Windows, read_windows
+from rnnforecast.inspection.display import Display, documented, tidy
+from rnnforecast.inspection.networks import Windows
 from rnnforecast.training import seeds_of
 
 __all__ = ["AdversarialDisplay"]
@@ -32,19 +32,18 @@ class AdversarialDisplay(Display):
     several, each taken back into the budget (PGD; Madry et al. 2018, arXiv:1706.06083, section
     2.1), and compared with random signs of the same size.
 
-    Parts: ``"shifts"``, ``"example"`` (of the most sensitive series).
-
     Parameters
     ----------
     shifts : DataFrame
         By series, in deviations of it: how far ``noise`` (mean over draws), ``fgsm`` and ``pgd``
         move the forecast; and ``sensitivity``, that of PGD over ``epsilon``.
+    changes : DataFrame
+        What PGD adds to the rows of the look-back, in the unit of the data: indexed as
+        ``history()``, with columns ("up" or "down", target).
     adversarial_sensitivity_ : float
         Mean of ``sensitivity``. A naive forecast has 1: it moves as far as the history does.
     epsilon : float
-    example_history, example_forecast : DataFrame
-        With columns ``observed`` (``forecast``), ``up`` and ``down``, in the unit of the data.
-    title, unit : str
+    title : str
 
     Examples
     --------
@@ -59,18 +58,14 @@ class AdversarialDisplay(Display):
     """
 
     shifts: pd.DataFrame
+    changes: pd.DataFrame
     adversarial_sensitivity_: float
     epsilon: float
-    example_history: pd.DataFrame
-    example_forecast: pd.DataFrame
-    title: str = ""
-    unit: str = ""
-    example: str = ""
 
-    _mosaic = [["shifts"], ["example"]]
-    _size = (9.0, 6.4)
+    _mosaic = [["shifts"]]
 
     @classmethod
+    @documented
     def from_estimator(
         cls,
         estimator: Any,
@@ -87,61 +82,42 @@ class AdversarialDisplay(Display):
 
         Parameters
         ----------
-        estimator, X, future
-            As of :meth:`AttributionDisplay.from_estimator`.
-        series : hashable, optional
-            This one alone; all if None.
-        epsilon : float, default 0.1
+        epsilon : float, default=0.1
             Largest change of a value, in standard deviations of its series.
-        n_steps : int, default 20
+        n_steps : int, default=20
             Of PGD.
-        n_random : int, default 20
+        n_random : int, default=20
             Random changes to compare with.
-        random_state : int, RandomState or None
-
-        Returns
-        -------
-        AdversarialDisplay
-
-        Raises
-        ------
-        DataError
-            If the estimator has no such network, or future covariates are missing.
         """
         owner = cls.__name__
         check_real(owner, "epsilon", epsilon, 0, closed="neither")
         check_int(owner, "n_steps", n_steps)
         check_int(owner, "n_random", n_random)
-        windows, future = read_windows(owner, estimator, X, future)
-        panel = windows.panel
+        windows = Windows(owner, estimator, X)
+        panel, known = windows.panel, windows.known(estimator, future)
         every = np.arange(panel.n_series) if series is None else np.array([windows.number(series)])
         deviation = Scale.of(panel).target_scale
         generator = torch.Generator().manual_seed(seeds_of(random_state, 1)[0])
-        found, moved = [], []
+        sizes, changes = [], []
         for numbers in np.split(every, range(_CHUNK, len(every), _CHUNK)):
-            attack = _Attack(windows, numbers, future, epsilon, deviation)
-            noise = attack.noise(n_random, generator)
-            single, several = attack.fgsm(), attack.pgd(n_steps)
-            sizes = [noise, *(attack.size(delta).amax(0) for delta in (single, several))]
-            found.append(torch.stack(sizes, 1).double().cpu().numpy())
-            moved.append((attack, several))
-        values = np.concatenate(found)
+            attack = _Attack(windows, numbers, known[numbers], epsilon, deviation[numbers])
+            deltas = attack.pgd(n_steps)
+            each = [attack.noise(n_random, generator), attack.size(attack.fgsm()).amax(0)]
+            sizes.append(torch.stack([*each, attack.size(deltas).amax(0)], 1).double().cpu())
+            changes.append(torch.cat([*(deltas * attack.scale)], -1).double().cpu())
         names = pd.Index([", ".join(map(str, windows.targets))])
         ids = panel.ids[every] if panel.is_panel else names
-        shifts = pd.DataFrame(values, index=ids, columns=["noise", "fgsm", "pgd"])
+        shifts = pd.DataFrame(torch.cat(sizes).numpy(), ids, ["noise", "fgsm", "pgd"])
         shifts["sensitivity"] = shifts["pgd"] / epsilon
-        worst = int(shifts["pgd"].to_numpy().argmax())
-        attack, several = moved[worst // _CHUNK]
-        history, forecast = attack.example(worst % _CHUNK, several)
+        rows = panel.lengths[every, None] + np.arange(-windows.spec.lookback, 0)
+        ways = pd.MultiIndex.from_product([["up", "down"], windows.targets])
+        index = panel.index_at(np.repeat(every, rows.shape[1])[rows.ravel() >= 0], rows[rows >= 0])
         return cls(
             shifts=shifts,
+            changes=pd.DataFrame(torch.cat(changes).numpy()[rows >= 0], index, ways),
             adversarial_sensitivity_=float(shifts["sensitivity"].mean()),
             epsilon=float(epsilon),
-            example_history=history,
-            example_forecast=forecast,
             title=windows.name,
-            unit=str(windows.targets[0]),
-            example=windows.title(int(every[worst]), 0).partition(", ")[2],
         )
 
     def _draw_shifts(self, ax: Any) -> None:
@@ -163,32 +139,18 @@ class AdversarialDisplay(Display):
         )
         ax.grid(axis="y", visible=False)
 
-    def _draw_example(self, ax: Any) -> None:
-        both = pd.concat([self.example_history, self.example_forecast])
-        x, n = time_axis(ax, both.index), len(self.example_history)
-        for name, color, label in (("up", "C3", "pushed up"), ("down", "C0", "pushed down")):
-            ax.plot(x[:n], both[name].iloc[:n], color=color, lw=0.8, alpha=0.8)
-            ax.plot(x[n:], both[name].iloc[n:], color=color, lw=1.8, marker=".", label=label)
-        ax.plot(x[:n], both["observed"].iloc[:n], color="0.3", lw=1.2, label="observed")
-        ax.plot(x[n:], both["forecast"].iloc[n:], "k.-", lw=1.8, label="forecast")
-        ax.margins(x=0.01)
-        tidy(ax, self.example, str(both.index.name or ""), self.unit, legend=True)
-
 
 class _Attack:
     """Windows at the end of some series, and changes of their targets within a budget."""
 
-    def __init__(
-        self, windows: Windows, numbers: np.ndarray, future: Any, epsilon: float, unit: np.ndarray
-    ):
+    def __init__(self, windows: Windows, numbers: np.ndarray, known: Any, epsilon: float, of: Any):
         self.windows, self.numbers = windows, numbers
-        self.origins, batch = windows.ends(numbers, future)
-        self.inputs = batch.inputs
+        self.inputs = windows.take(numbers, windows.panel.lengths[numbers], known).inputs
         x = self.inputs.targets
         self.scale = torch.as_tensor(windows.scale[numbers])[:, None].to(x)
-        self.unit = torch.as_tensor(unit[numbers])[:, None].to(x)
-        observed = ~torch.isnan(x)
-        self.budget = epsilon * self.unit / self.scale * observed  # in the unit of the network
+        self.deviation = torch.as_tensor(of)[:, None].to(x)
+        # in the unit of the network
+        self.budget = epsilon * self.deviation / self.scale * ~torch.isnan(x)
         with torch.no_grad():
             self.plain = self._points(torch.zeros_like(x))
 
@@ -198,7 +160,7 @@ class _Attack:
 
     def shift(self, delta: Tensor) -> Tensor:
         """Of the mean forecast of each series, in deviations of it: (rows,)."""
-        return ((self._points(delta) - self.plain) / self.unit).mean((1, 2))
+        return ((self._points(delta) - self.plain) / self.deviation).mean((1, 2))
 
     @torch.no_grad()
     def size(self, deltas: Tensor) -> Tensor:
@@ -210,44 +172,28 @@ class _Attack:
         signs = torch.randn((n, *self.budget.shape), generator=generator).sign()
         return self.size(self.budget * signs.to(self.budget)).mean(0)
 
-    def _slope(self, delta: Tensor) -> Tensor:
+    def _slope(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """Signs of the gradient of the shift, and the shift."""
         delta = delta.detach().requires_grad_(True)
-        (grad,) = torch.autograd.grad(self.shift(delta).sum(), delta)
-        return torch.nan_to_num(grad).sign()
+        shift = self.shift(delta)
+        (grad,) = torch.autograd.grad(shift.sum(), delta)
+        return torch.nan_to_num(grad).sign(), shift.detach()
 
     def fgsm(self) -> Tensor:
         """Changes that push up and down in one step: (2, rows, ...)."""
-        up = self.budget * self._slope(torch.zeros_like(self.budget))
+        up = self.budget * self._slope(torch.zeros_like(self.budget))[0]
         return torch.stack([up, -up])
 
     def pgd(self, n_steps: int) -> Tensor:
         """As ``fgsm`` and further steps from there, the best of all: (2, rows, ...)."""
         best = self.fgsm()
         for k, sign in enumerate((1, -1)):
-            delta = best[k]
-            with torch.no_grad():
-                far = sign * self.shift(delta)
-            for _ in range(n_steps):
-                step = 2.5 / n_steps * self.budget * sign * self._slope(delta)
-                delta = torch.clamp(delta + step, -self.budget, self.budget)
-                with torch.no_grad():
-                    now = sign * self.shift(delta)
-                better = now > far
+            delta, far = best[k], torch.full_like(self.plain[:, 0, 0], -torch.inf)
+            for _ in range(n_steps + 1):
+                slope, shift = self._slope(delta)
+                better = sign * shift > far
                 best[k] = torch.where(better[:, None, None], delta, best[k])
-                far = torch.where(better, now, far)
+                far = torch.where(better, sign * shift, far)
+                step = 2.5 / n_steps * self.budget * sign * slope
+                delta = torch.clamp(delta + step, -self.budget, self.budget)
         return best
-
-    @torch.no_grad()
-    def example(self, row: int, deltas: Tensor) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """History and forecast of one window, first target, as they are and pushed up and down."""
-        i, origin = int(self.numbers[row]), int(self.origins[row])
-        panel, horizon = self.windows.panel, self.windows.horizon
-        seen = panel.targets[panel.series(i)][:origin, 0].astype(float)[-self.budget.shape[1] :]
-        moves = (deltas * self.scale)[:, row, :, 0].double().cpu().numpy()[:, -len(seen) :]
-        past = np.stack([seen, *(seen + moves)], 1)
-        points = [self.plain, *map(self._points, deltas)]
-        ahead = np.stack([p[row, :, 0].double().cpu().numpy() for p in points], 1)
-        rows = np.arange(origin - len(seen), origin + horizon)
-        index = panel.stamps_at(np.full(len(rows), i), rows)
-        history = pd.DataFrame(past, index[: len(seen)], ["observed", "up", "down"])
-        return history, pd.DataFrame(ahead, index[len(seen) :], ["forecast", "up", "down"])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -12,9 +16,58 @@ from rnnforecast.exceptions import DataError, optional_import
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Display", "color_bar", "heat_map", "tidy", "time_axis"]
+__all__ = ["Display", "autocorrelation", "color_bar", "documented", "heat_map", "tidy", "time_axis"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# entries of from_estimator by parameter
+_TEXTS = {
+    "estimator": """\
+estimator : DeepRNNForecaster (or one of its named forms) or SegmentRNNForecaster
+    Fitted, alone or in a Pipeline.""",
+    "X": """\
+X : DataFrame, optional
+    Rows to look at instead of the history, as ``forecast(history=)`` takes them.""",
+    "future": """\
+future : DataFrame, optional
+    Future rows of the known covariates, as ``forecast`` takes them; needed if there are any.""",
+    "series": """\
+series : hashable, optional
+    Which series of a panel; None: all, or the first where one is shown.""",
+    "target": """\
+target : hashable, optional
+    Which target; the first if None.""",
+    "member": """\
+member : int, default=0
+    Which of several networks.""",
+    "n_windows": """\
+n_windows : int, default=64
+    Windows at most, spread over the history.""",
+    "n_lags": """\
+n_lags : int, default=40
+    Of the autocorrelation, at most half of the rows.""",
+    "random_state": """\
+random_state : int, RandomState instance or None, default=None""",
+}
 
 
+def documented(method: Function) -> Function:
+    """Completes a ``from_estimator``: entries of shared parameters, what it returns and raises."""
+    text = inspect.cleandoc(method.__doc__ or "")
+    summary, _, own = text.partition("\n\nParameters\n----------\n")
+    given = dict(_TEXTS)
+    for entry in re.split(r"\n(?=\w)", own):
+        given |= dict.fromkeys(entry.partition(" : ")[0].split(", "), entry)
+    entries = dict.fromkeys(given[name] for name in list(inspect.signature(method).parameters)[1:])
+    method.__doc__ = "\n".join(
+        [f"{summary}\n\nParameters\n----------", *entries, "\nReturns\n-------",
+         method.__qualname__.partition(".")[0], "\nRaises\n------\nDataError",
+         "    If the estimator is another one, or an argument is out of its range or missing."]
+    )  # fmt: skip
+    return method
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
 class Display:
     """A picture of one or more parts, each with axes of its own.
 
@@ -27,19 +80,19 @@ class Display:
     figure_ : matplotlib.figure.Figure
     """
 
+    title: str = ""
+
     _mosaic: ClassVar[list[list[str]]]
     _size: ClassVar[tuple[float, float]] = (9.0, 3.6)
 
-    def plot(self, ax: Any = None, *, parts: Any = None) -> Any:
+    def plot(self, ax: Any = None) -> Any:
         """Draw.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes or sequence of them, optional
-            Where to draw. One Axes takes the display's first part, or the one named in ``parts``;
-            a sequence takes as many as it has. None: a new figure of pyplot.
-        parts : str or sequence of str, optional
-            Which parts to draw; all if None.
+            Where to draw: one Axes takes the display's first part, a sequence as many as it has.
+            None: a new figure of pyplot.
 
         Returns
         -------
@@ -48,29 +101,24 @@ class Display:
         Raises
         ------
         DataError
-            If there is no such part, or not one Axes for each.
+            If there are more Axes than parts.
         OptionalDependencyError
             If matplotlib is not installed.
         """
-        owner = type(self).__name__
-        known = list(dict.fromkeys(name for row in self._layout()[0] for name in row))
-        names = [parts] if isinstance(parts, str) else list(known if parts is None else parts)
-        if not names or not set(names) <= set(known):
-            raise DataError(f"{owner}: parts must be some of {known}. Got {parts!r}")
+        mosaic, size = self._layout()
+        parts = list(dict.fromkeys(name for row in mosaic for name in row))
         if ax is None:
-            pyplot = optional_import("matplotlib.pyplot", "plot", owner)
-            whole = parts is None
-            mosaic, (width, height) = self._layout()
-            mosaic = mosaic if whole else [[name] for name in names]
-            size = (width, height if whole else 3.6 * len(names))
+            pyplot = optional_import("matplotlib.pyplot", "plot", type(self).__name__)
             _, placed = pyplot.subplot_mosaic(mosaic, figsize=size, layout="constrained")
-            axes = [placed[name] for name in names]
+            axes = [placed[name] for name in parts]
         else:
-            axes = [ax] if not np.iterable(ax) else np.ravel(np.asarray(ax, dtype=object)).tolist()
-            names = names[: len(axes)] if parts is None else names
-        if len(axes) != len(names):
-            raise DataError(f"{owner}: {len(names)} parts need as many axes. Got {len(axes)}")
-        for name, each in zip(names, axes):
+            axes = np.ravel(np.array(ax, dtype=object)).tolist()
+        if not 0 < len(axes) <= len(parts):
+            raise DataError(
+                f"{type(self).__name__}: ax must be 1 to {len(parts)} Axes, for {parts}. Got "
+                f"{len(axes)}"
+            )
+        for name, each in zip(parts, axes):
             self._draw(each, name)
         self.figure_ = axes[0].figure
         self.ax_ = axes[0] if len(axes) == 1 else np.array(axes, dtype=object)
@@ -81,6 +129,17 @@ class Display:
 
     def _draw(self, ax: Any, part: str) -> None:
         getattr(self, f"_draw_{part}")(ax)
+
+
+def autocorrelation(values: pd.Series, n_lags: int) -> pd.Series:
+    """By lag, up to half of the length; NaN for values that never change."""
+    from statsmodels.tsa.stattools import acf
+
+    lags = min(n_lags, max(len(values) // 2, 1))
+    if values.std(ddof=0) > 1e-12:
+        missing = "conservative" if values.isna().any() else "none"
+        return pd.Series(acf(values, nlags=lags, missing=missing)).rename_axis("lag")
+    return pd.Series(np.full(lags + 1, np.nan)).rename_axis("lag")
 
 
 def tidy(ax: Axes, title: str, x: str, y: str, legend: bool = False) -> None:
@@ -96,17 +155,16 @@ def tidy(ax: Axes, title: str, x: str, y: str, legend: bool = False) -> None:
         ax.legend(frameon=False, ncols=6, fontsize="small", **anchor)
 
 
-def time_axis(ax: Axes, index: pd.Index, axis: str = "x") -> np.ndarray:
-    """Positions of stamps on an axis, which shows dates where they are dates."""
+def time_axis(ax: Axes, index: pd.Index) -> np.ndarray:
+    """Positions of stamps on the x axis, which shows dates where they are dates."""
     if isinstance(index, pd.PeriodIndex):
         index = index.to_timestamp()
     if not isinstance(index, pd.DatetimeIndex):
         return index.to_numpy()
     dates = optional_import("matplotlib.dates", "plot", "a display")
     locator = dates.AutoDateLocator()
-    own = getattr(ax, f"{axis}axis")
-    own.set_major_locator(locator)
-    own.set_major_formatter(dates.ConciseDateFormatter(locator))
+    ax.xaxis.set_major_locator(locator)
+    ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
     return dates.date2num((index.tz_localize(None) if index.tz else index).to_numpy())
 
 
@@ -115,15 +173,14 @@ def heat_map(
 ) -> None:
     """Colours of ``values: (rows, len(x))``, with a bar that says what they are."""
     limit = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
-    colors: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-    colors = colors if diverging else {"cmap": "viridis", "vmin": 0.0, "vmax": limit}
+    low, cmap = (-limit, "RdBu_r") if diverging else (0.0, "viridis")
     half = np.diff(x) / 2
     ends = half if len(half) else np.array([0.5])
     edges = np.r_[x[0] - ends[0], x[:-1] + half, x[-1] + ends[-1]]
-    mesh = ax.pcolormesh(edges, np.arange(len(values) + 1) - 0.5, values, **colors)
-    color_bar(ax, mesh, label)
+    rows = np.arange(len(values) + 1) - 0.5
+    color_bar(ax, ax.pcolormesh(edges, rows, values, cmap=cmap, vmin=low, vmax=limit), label)
 
 
-def color_bar(ax: Axes, mappable: Any, label: str) -> Any:
+def color_bar(ax: Axes, mappable: Any, label: str) -> None:
     """A bar for the colours of an Axes."""
-    return ax.figure.colorbar(mappable, ax=ax, label=label, pad=0.01, fraction=0.05)
+    ax.figure.colorbar(mappable, ax=ax, label=label, pad=0.01, fraction=0.05)

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from rnnforecast._validation import check_int, check_quantiles, check_real
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError, optional_import
-from rnnforecast.inspection.display import Display, tidy, time_axis
+from rnnforecast.inspection.display import Display, autocorrelation, documented, tidy, time_axis
 from rnnforecast.metrics.wrappers import Unwrapped
 from rnnforecast.plotting import plot_forecast
 
@@ -37,11 +37,21 @@ def _outside(found: Unwrapped, values: np.ndarray) -> np.ndarray:
     return found.to_outside(values.reshape(-1, values.shape[-1])).reshape(values.shape)
 
 
+def _panels(owner: str, model: Any, series: Any, target: Any) -> list[tuple[Any, Any]]:
+    """Pairs of series and target to draw."""
+    ids = model.panel_.ids.tolist() if model.panel_.is_panel else [None]
+    chosen = []
+    for what, given, known in (("series", series, ids), ("target", target, model.target_names_)):
+        wanted = known if given is None else given if isinstance(given, list) else [given]
+        if not set(wanted) <= set(known):
+            raise DataError(f"{owner}: {what} must be some of {known[:6]}. Got {given!r}")
+        chosen.append(wanted)
+    return [(one, other) for one in chosen[0] for other in chosen[1]]
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class ForecastDisplay(Display):
     """History, forecast, intervals and truth, a panel for each series and target.
-
-    Parts: ``"panel 0"``, ``"panel 1"``, ...
 
     Parameters
     ----------
@@ -71,9 +81,9 @@ class ForecastDisplay(Display):
     truth: pd.DataFrame | None
     panels: list[tuple[Any, Any]]
     tail: int | None = None
-    title: str = ""
 
     @classmethod
+    @documented
     def from_estimator(
         cls,
         estimator: Any,
@@ -97,22 +107,13 @@ class ForecastDisplay(Display):
             The rows to come: known covariates, and the truth where their targets are there.
         horizon : int, optional
             Steps; None: as many as X has rows of a series, else the forecaster's.
-        coverage : float or sequence of float, default (0.5, 0.9)
+        coverage : float or sequence of float, default=(0.5, 0.9)
             Of the intervals. A forecaster that was trained on quantiles shows those.
         series, target : hashable or list, optional
             Which to draw; all, up to ``max_panels``, if None.
-        max_panels : int, default 6
+        max_panels : int, default=6
         tail : int, optional
             Rows of the history to draw; four horizons, at least 48, if None.
-
-        Returns
-        -------
-        ForecastDisplay
-
-        Raises
-        ------
-        DataError
-            If the estimator ends in no forecaster, or known covariates are missing.
         """
         check_int(cls.__name__, "max_panels", max_panels)
         found = _forecaster(cls.__name__, estimator, X)
@@ -143,7 +144,7 @@ class ForecastDisplay(Display):
             truth_values[rows.series[use], rows.steps[use] - 1] = observed[use]
             flat = truth_values.reshape(-1, len(names))  # y is outside, and X has no transformer
             truth = pd.DataFrame(flat, table.index, names).dropna(how="all")
-        panels = _panels(cls.__name__, table, series, names, target)[:max_panels]
+        panels = _panels(cls.__name__, model, series, target)[:max_panels]
         return cls(
             history=found.history(),
             forecast=table,
@@ -154,9 +155,9 @@ class ForecastDisplay(Display):
             title=type(model).__name__,
         )
 
-    def plot(self, ax: Any = None, *, parts: Any = None) -> ForecastDisplay:
-        super().plot(ax, parts=parts)
-        if ax is None and parts is None and len(self._layout()[0][0]) > 1:
+    def plot(self, ax: Any = None) -> ForecastDisplay:
+        super().plot(ax)
+        if ax is None and len(self._layout()[0][0]) > 1:
             lines = self.ax_[0].get_legend_handles_labels()
             self.figure_.legend(*lines, loc="outside upper right", ncols=6, frameon=False)
             self.figure_.suptitle(self.title, x=0.01, ha="left", fontsize="medium")
@@ -182,32 +183,19 @@ class ForecastDisplay(Display):
             ax.get_legend().remove()
 
 
-def _panels(owner: str, table: pd.DataFrame, series: Any, names: list, target: Any) -> list:
-    """Pairs of series and target to draw."""
-    all_series = [None] if table.index.nlevels == 1 else table.index.unique(0).tolist()
-    chosen = []
-    for what, given, known in (("series", series, all_series), ("target", target, names)):
-        wanted = known if given is None else given if isinstance(given, list) else [given]
-        if not set(wanted) <= set(known):
-            raise DataError(f"{owner}: {what} must be some of {known[:6]}. Got {given!r}")
-        chosen.append(wanted)
-    return [(one, other) for one in chosen[0] for other in chosen[1]]
-
-
 @dataclass(kw_only=True, eq=False, repr=False)
 class ResidualDisplay(Display):
     """Errors of forecasts from every origin of one series, truth minus forecast.
 
-    Parts: ``"time"`` (one step ahead), ``"acf"`` (autocorrelation of these, with the bounds of
-    white noise), ``"qq"`` (their quantiles beside those of the normal distribution),
-    ``"horizon"`` (spread at each step ahead).
+    Four parts: errors one step ahead; their autocorrelation, with the bounds of white noise; their
+    quantiles beside those of the normal distribution; the spread at each step ahead.
 
     Parameters
     ----------
     residuals : DataFrame
         Indexed by the stamp of the first row forecast, a column for each step ahead.
     acf : Series
-        Autocorrelation of step 1 by lag, NaN left out.
+        Autocorrelation of step 1 by lag, NaN left out; NaN where it never changes.
     bound : float
         Of 95 % of the autocorrelations of white noise, 1.96 / sqrt(n).
     in_sample : bool
@@ -229,13 +217,13 @@ class ResidualDisplay(Display):
     acf: pd.Series
     bound: float
     in_sample: bool
-    title: str = ""
     unit: str = ""
 
     _mosaic = [["time", "time"], ["acf", "qq"], ["horizon", "horizon"]]
     _size = (9.0, 8.4)
 
     @classmethod
+    @documented
     def from_estimator(
         cls,
         estimator: Any,
@@ -258,19 +246,8 @@ class ResidualDisplay(Display):
             the history itself, in sample.
         series, target : hashable, optional
             Which one; the first if None.
-        n_lags : int, default 40
-            Of the autocorrelation, at most half of the origins.
-        max_origins : int, default 1000
+        max_origins : int, default=1000
             The newest ones are taken.
-
-        Returns
-        -------
-        ResidualDisplay
-
-        Raises
-        ------
-        DataError
-            If no origin has ``horizon`` rows after it.
         """
         owner = cls.__name__
         check_int(owner, "n_lags", n_lags)
@@ -282,10 +259,8 @@ class ResidualDisplay(Display):
                 y = transformer.transform(np.asarray(y, float).reshape(len(y), -1))
         view = model if X is None else model._at(model._extended(found.X, y))
         panel, horizon = view.panel_, model.horizon
-        (name, column), *_ = _panels(
-            owner, panel.history([*model.target_names_]), series, model.target_names_, target
-        )
-        i = 0 if name is None else panel.ids.get_level_values(0).tolist().index(name)
+        name, column = _panels(owner, view, series, target)[0]
+        i = 0 if name is None else panel.ids.tolist().index(name)
         j, n = model.target_names_.index(column), int(panel.lengths[i])
         old = model.panel_.lengths
         first = int(old[i]) if X is not None and i < len(old) else n // 4
@@ -305,7 +280,7 @@ class ResidualDisplay(Display):
         values = (truth - _outside(found, forecast.point.cpu().numpy()))[..., j]
         steps = pd.RangeIndex(1, horizon + 1, name="step")
         index = panel.stamps_at(numbers, origins)
-        acf = _acf(values[:, 0], n_lags)
+        acf = autocorrelation(pd.Series(values[:, 0]), n_lags)
         n_seen = max(int((~np.isnan(values[:, 0])).sum()), 1)
         return cls(
             residuals=pd.DataFrame(values, index=index, columns=steps),
@@ -330,7 +305,7 @@ class ResidualDisplay(Display):
         ax.vlines(self.acf.index[1:], 0, self.acf[1:], color="C0")
         ax.plot(self.acf.index[1:], self.acf[1:], "o", color="C0", ms=3)
         ax.axhline(0, color="0.6", lw=0.8)
-        most = max(float(self.acf[1:].abs().max()), self.bound) * 1.15
+        most = np.fmax(self.acf[1:].abs().max(), self.bound) * 1.15
         ax.set_ylim(-most, most)
         tidy(ax, "", "lag in rows", "autocorrelation", legend=True)
 
@@ -354,13 +329,3 @@ class ResidualDisplay(Display):
         ax.set_xticks(x[:: max(len(x) // 12, 1)])
         ax.set_xlim(0.5, len(x) + 0.5)
         tidy(ax, "by step ahead", "step ahead in rows", f"error, {self.unit}", legend=True)
-
-
-def _acf(values: np.ndarray, n_lags: int) -> pd.Series:
-    from statsmodels.tsa.stattools import acf
-
-    lags = min(n_lags, max(len(values) // 2, 1))
-    if np.nanstd(values) == 0:
-        return pd.Series(np.r_[1.0, np.zeros(lags)]).rename_axis("lag")
-    missing = "conservative" if np.isnan(values).any() else "none"
-    return pd.Series(acf(values, nlags=lags, missing=missing)).rename_axis("lag")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,18 @@ import pandas as pd
 import torch
 from torch.overrides import TorchFunctionMode
 
-from rnnforecast._validation import check_int
+from rnnforecast._validation import check_choice, check_int
 from rnnforecast.exceptions import DataError
-from rnnforecast.inspection.display import Display, color_bar, heat_map, tidy, time_axis
-from rnnforecast.inspection.networks import read, unrolled, watch
+from rnnforecast.inspection.display import (
+    Display,
+    autocorrelation,
+    color_bar,
+    documented,
+    heat_map,
+    tidy,
+    time_axis,
+)
+from rnnforecast.inspection.networks import Windows, watch
 from rnnforecast.nn import CELLS
 
 __all__ = ["AttentionDisplay", "GateDisplay", "HiddenStateDisplay"]
@@ -39,10 +47,10 @@ _GATES = {
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class HiddenStateDisplay(Display):
-    """The output of a recurrent layer at each step of one window.
+    """The output of a recurrent layer at each step of the window at the end of a history.
 
-    Parts: ``"heatmap"`` (units over time), ``"path"`` (the first two principal components),
-    ``"autocorrelation"`` (of each unit, and their mean).
+    Three parts: units over time; their path along the first two principal components; their
+    autocorrelation.
 
     Parameters
     ----------
@@ -73,12 +81,12 @@ class HiddenStateDisplay(Display):
     components: pd.DataFrame
     explained: np.ndarray
     autocorrelation: pd.DataFrame
-    title: str = ""
 
     _mosaic = [["heatmap", "heatmap"], ["path", "autocorrelation"]]
     _size = (9.0, 6.6)
 
     @classmethod
+    @documented
     def from_estimator(
         cls,
         estimator: Any,
@@ -94,61 +102,37 @@ class HiddenStateDisplay(Display):
 
         Parameters
         ----------
-        estimator : DeepRNNForecaster, SegmentRNNForecaster, SequenceRegressor, SequenceClassifier
-            Fitted, alone or in a Pipeline.
-        X : optional
-            Rows to look at instead of the history, as ``forecast(history=)`` takes them. For a
-            sequence estimator sequences, needed.
-        series : hashable, optional
-            Which series, or which row of X for a sequence estimator; the first if None.
         target : hashable, optional
             Which target, where each is read by itself; the first if None.
-        layer : int, default -1
+        layer : int, default=-1
             From 0; -1 is the last.
-        member : int, default 0
-            Which of several networks.
-        n_lags : int, default 40
-            Of the autocorrelation, at most half of the steps.
-
-        Returns
-        -------
-        HiddenStateDisplay
         """
         check_int(cls.__name__, "n_lags", n_lags)
-        subject = read(cls.__name__, estimator, X)
-        network, watched = watch(subject.network(member))
-        if not -len(watched) <= layer < len(watched):
-            least, most = -len(watched), len(watched) - 1
-            raise DataError(f"{cls.__name__}: layer must be {least} to {most}. Got {layer!r}")
-        i, row = subject.number(series), 0
-        sequences = not hasattr(subject, "panel")
+        windows = Windows(cls.__name__, estimator, X)
+        network, watched = watch(windows.network(member))
+        depth = len(network.encoder.layers)
+        check_choice(cls.__name__, "layer", layer, range(-depth, depth))
+        i, chosen = windows.number(series), windows.target(target)
+        inputs = windows.take(np.array([i]), windows.panel.lengths[[i]]).inputs
         with torch.no_grad():
-            if sequences:
-                batch = subject.spread(1, i)
-                subject.forward(network, batch)
-                n = int(batch.steps[0])
-                index, skipped = pd.RangeIndex(n, name="step"), 0
-            else:
-                chosen = subject.target(target)
-                origin = int(subject.panel.lengths[i])
-                inputs = subject.take(np.array([i]), np.array([origin])).inputs
-                network.context(network.normalise(network.take_effect(inputs)), inputs)
-                steps = watched[layer][0].steps
-                row = chosen if len(steps[0][0]) > 1 else 0
-                index, skipped = subject.stamps(i, origin, n := len(steps))
-        parts = []
-        for backward, cell in enumerate(watched[layer]):
-            out = torch.stack([step[0][row] for step in cell.steps[:n]]).double().cpu().numpy()
-            parts.append((out[::-1] if backward else out)[skipped:])
-        states = pd.DataFrame(np.concatenate(parts, 1), index=index)
-        components, explained = _principal(states)
-        lags = min(n_lags, max(len(states) // 2, 1))
+            network.context(network.normalise(network.take_effect(inputs)), inputs)
+        parts, number = [], range(depth)[layer] + 1
+        for name, cell in watched.items():
+            if name.split()[1] == str(number):
+                out = torch.stack([out for out, _ in cell.steps]).double().cpu().numpy()
+                out = out[:, chosen if out.shape[1] > 1 else 0]
+                parts.append(out[::-1] if cell.backward else out)
+        values = np.concatenate(parts, 1)
+        index = windows.stamps(i, len(values))
+        states = pd.DataFrame(values[-len(index) :], index=index).rename_axis(columns="unit")
+        u, s, _ = np.linalg.svd(states - states.mean(), full_matrices=False)
+        scores = np.pad(u * s, ((0, 0), (0, 1)))[:, :2]  # one unit has one component
         return cls(
-            states=states.rename_axis(columns="unit"),
-            components=components,
-            explained=explained,
-            autocorrelation=_autocorrelation(states, lags),
-            title=f"{subject.title(i)}, layer {range(len(watched))[layer] + 1}",
+            states=states,
+            components=pd.DataFrame(scores, index=index, columns=[1, 2]),
+            explained=np.append(s, 0.0)[:2] ** 2 / max(float((s**2).sum()), 1e-300),
+            autocorrelation=states.apply(autocorrelation, n_lags=n_lags),
+            title=f"{windows.about(i, chosen)}, layer {number}",
         )
 
     def _draw_heatmap(self, ax: Any) -> None:
@@ -177,27 +161,6 @@ class HiddenStateDisplay(Display):
         tidy(ax, "memory of the units", "lag in steps", "autocorrelation", legend=True)
 
 
-def _principal(states: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
-    """The first two principal components, and the shares of the variance that they explain."""
-    centred = states.to_numpy() - states.to_numpy().mean(0)
-    u, s, _ = np.linalg.svd(centred, full_matrices=False)
-    scores, shares = np.zeros((len(states), 2)), np.zeros(2)
-    n = min(2, len(s))
-    scores[:, :n] = u[:, :n] * s[:n]
-    shares[:n] = s[:n] ** 2 / max(float((s**2).sum()), 1e-300)
-    return pd.DataFrame(scores, index=states.index, columns=[1, 2]), shares
-
-
-def _autocorrelation(states: pd.DataFrame, lags: int) -> pd.DataFrame:
-    from statsmodels.tsa.stattools import acf
-
-    found = {
-        unit: acf(values, nlags=lags) if values.std() > 1e-12 else np.full(lags + 1, np.nan)
-        for unit, values in states.items()
-    }
-    return pd.DataFrame(found).rename_axis(index="lag", columns="unit")
-
-
 class _Sigmoids(TorchFunctionMode):
     """Keeps what sigmoids gave at each step."""
 
@@ -224,8 +187,6 @@ class GateDisplay(Display):
     0.9 (Karpathy et al. 2015, arXiv:1506.02078, section 4.1) it hardly learns any more, but a
     forget gate above 0.9 is what remembers.
 
-    Part: ``"gates"``.
-
     Parameters
     ----------
     gates : DataFrame
@@ -247,11 +208,11 @@ class GateDisplay(Display):
     """
 
     gates: pd.DataFrame
-    title: str = ""
 
     _mosaic = [["gates"]]
 
     @classmethod
+    @documented
     def from_estimator(
         cls,
         estimator: Any,
@@ -261,41 +222,26 @@ class GateDisplay(Display):
         member: int = 0,
         n_windows: int = 64,
     ) -> GateDisplay:
-        """Read some windows and look at every sigmoid.
-
-        Parameters
-        ----------
-        estimator, X, series, member, n_windows
-            As of :meth:`GradientFlowDisplay.from_estimator`.
-
-        Returns
-        -------
-        GateDisplay
-
-        Raises
-        ------
-        DataError
-            If the cell has no gate.
-        """
+        """Read some windows and look at every sigmoid."""
         check_int(cls.__name__, "n_windows", n_windows)
-        subject = read(cls.__name__, estimator, X)
-        network, watched = watch(subject.network(member), _Sigmoids)
-        batch = subject.spread(n_windows, series)
+        windows = Windows(cls.__name__, estimator, X)
+        network, watched = watch(windows.network(member), _Sigmoids)
         with torch.no_grad():
-            subject.forward(network, batch)
+            network(windows.spread(n_windows, series).inputs)
         rows = {}
-        for name, (cell, _) in unrolled(watched).items():
+        for name, cell in watched.items():
             kind = next((k for k, c in CELLS.items() if c is type(cell.innermost)), "")
-            values = [torch.stack(each) for each in zip(*cell.around.steps)]
-            for k, value in enumerate(_of_rows(values, subject.lengths(batch))):
-                names = _GATES.get(kind, ())
-                gate = names[k] if len(names) == len(values) else f"gate {k + 1}"
+            gates = list(zip(*cell.around.steps))
+            names = _GATES.get(kind, ())
+            if len(names) != len(gates):
+                names = tuple(f"gate {k + 1}" for k in range(len(gates)))
+            for gate, steps in zip(names, gates):
+                value = torch.stack(steps).double().cpu().numpy()
                 shut, opened = (value < _SHUT).mean(), (value > _OPEN).mean()
                 rows[name, gate] = {"mean": value.mean(), "shut": shut, "open": opened}
         if not rows:
-            raise DataError(f"{cls.__name__}: the cell {subject.spec.cell!r} has no gate")
-        table = pd.DataFrame(rows).T.rename_axis(["layer", "gate"])
-        return cls(gates=table, title=subject.name)
+            raise DataError(f"{cls.__name__}: the cell {windows.spec.cell!r} has no gate")
+        return cls(gates=pd.DataFrame(rows).T.rename_axis(["layer", "gate"]), title=windows.name)
 
     def _draw_gates(self, ax: Any) -> None:
         table, y = self.gates, np.arange(len(self.gates))
@@ -311,37 +257,20 @@ class GateDisplay(Display):
         ax.set_yticks(y, [f"{layer}, {gate}" for layer, gate in table.index])
         ax.set_ylim(len(y) - 0.5, -0.5)
         ax.set_xlim(0, 1)
-        tidy(
-            ax,
-            self.title,
-            "share of units, steps and windows (bar); value of the gate (diamond)",
-            "",
-            legend=True,
-        )
+        x = "share of units, steps and windows (bar); value of the gate (diamond)"
+        tidy(ax, self.title, x, "", legend=True)
         ax.grid(axis="y", visible=False)
-
-
-def _of_rows(values: list[torch.Tensor], lengths: Any) -> list[np.ndarray]:
-    """Gates ``(steps, rows, ...)`` as flat arrays, without steps after a row's end."""
-    found = []
-    for value in values:
-        if lengths is not None:
-            value = value[torch.arange(len(value), device=value.device)[:, None] < lengths]
-        found.append(value.double().flatten().cpu().numpy())
-    return found
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class AttentionDisplay(Display):
     """Which steps of the look-back each step of a forecast attends to.
 
-    Part: ``"heatmap"``.
-
     Parameters
     ----------
     weights : DataFrame
         Indexed by the time of the step ahead, columns by that of the step looked back on; rows add
-        up to 1. Of a sequence estimator: sequences and their steps.
+        up to 1. Mean over members.
     title : str
 
     Examples
@@ -357,70 +286,35 @@ class AttentionDisplay(Display):
     """
 
     weights: pd.DataFrame
-    title: str = ""
-    ahead: str = field(default="step ahead")
 
     _mosaic = [["heatmap"]]
 
     @classmethod
+    @documented
     def from_estimator(
         cls, estimator: Any, X: Any = None, *, series: Any = None, target: Any = None
     ) -> AttentionDisplay:
-        """Take the weights of the next forecast, mean over members.
-
-        Parameters
-        ----------
-        estimator : DeepRNNForecaster, SequenceRegressor or SequenceClassifier
-            Fitted with ``attention``, alone or in a Pipeline.
-        X, series, target
-            As of :meth:`HiddenStateDisplay.from_estimator`; sequences are shown all, or the row
-            ``series``.
-
-        Returns
-        -------
-        AttentionDisplay
-
-        Raises
-        ------
-        DataError
-            If it has no attention.
-        """
-        subject = read(cls.__name__, estimator, X)
-        if getattr(subject.spec, "attention", None) is None:
+        """Take the weights of the next forecast of an estimator that was fitted with attention."""
+        windows = Windows(cls.__name__, estimator, X)
+        if getattr(windows.spec, "attention", None) is None:
             raise DataError(
                 f"{cls.__name__} needs a network with attention: fit with attention='dot'. Got "
-                f"{subject.name} without"
+                f"{windows.name} without"
             )
-        i = subject.number(series)
-        if not hasattr(subject, "panel"):
-            batch = subject.spread(len(subject.x), series)
-            with torch.no_grad():
-                each = [net.answer(batch.x, batch.steps)[1] for net in subject.networks]
-            weights = pd.DataFrame(torch.stack(each).mean(0).double().cpu().numpy())
-            weights = weights.rename_axis(index="sequence", columns="step")
-            return cls(weights=weights, title=subject.name, ahead="sequence")
-        j, panel = subject.target(target), subject.panel
-        table = subject.forecaster.attention_weights()
-        if panel.is_panel:
-            table = table.iloc[i * subject.horizon : (i + 1) * subject.horizon]
-            table = table.droplevel(list(range(table.index.nlevels - 1)))
+        i, j = windows.number(series), windows.target(target)
+        table = windows.forecaster.attention_weights()
+        rows = table.iloc[i * windows.horizon : (i + 1) * windows.horizon]
         names = table.columns.unique(0)
-        table = table[names[j if len(names) > 1 else 0]]
-        origin = int(panel.lengths[i])
-        stamps, skipped = subject.stamps(i, origin, table.shape[1])
-        weights = table.iloc[:, skipped:].set_axis(stamps, axis=1)
-        return cls(weights=weights, title=f"{subject.title(i, j)}: attention")
+        rows = rows[names[j if len(names) > 1 else 0]]
+        stamps = windows.stamps(i, rows.shape[1])
+        weights = rows.iloc[:, -len(stamps) :].set_axis(stamps, axis=1)
+        weights = weights.set_axis(weights.index.get_level_values(-1))
+        return cls(weights=weights, title=f"{windows.about(i, j)}: attention")
 
     def _draw_heatmap(self, ax: Any) -> None:
         table = self.weights
         heat_map(ax, time_axis(ax, table.columns), table.to_numpy(), "weight", diverging=False)
-        tidy(ax, self.title, str(table.columns.name or "look-back"), self.ahead)
-        if self.ahead != "sequence":
-            ticks = np.arange(0, len(table), max(len(table) // 6, 1))
-            ax.set_yticks(ticks, [f"{k + 1}" for k in ticks])
-            ax.set_ylabel(f"{self.ahead} (from {_stamp(table.index[0])})")
-
-
-def _stamp(stamp: Any) -> str:
-    text = str(stamp)
-    return text.removesuffix(" 00:00:00").removesuffix(":00")
+        first = str(table.index[0]).removesuffix(" 00:00:00").removesuffix(":00")
+        tidy(ax, self.title, str(table.columns.name or "look-back"), f"step ahead (from {first})")
+        ticks = np.arange(0, len(table), max(len(table) // 6, 1))
+        ax.set_yticks(ticks, [f"{k + 1}" for k in ticks])

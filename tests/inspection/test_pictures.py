@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import rnnforecast.inspection
-from rnnforecast import NaiveForecaster, SequenceClassifier
+from rnnforecast import NaiveForecaster
 from rnnforecast.exceptions import DataError, OptionalDependencyError
 from rnnforecast.inspection import (
     AdversarialDisplay,
@@ -85,27 +85,24 @@ def test_every_display_draws_all_its_parts(displays, name):
     assert not texts_overlap(display.figure_, axes)
 
 
-def test_one_axes_takes_the_first_part_or_the_named_one(displays):
+def test_one_axes_takes_the_first_part_and_several_as_many(displays):
     from matplotlib.figure import Figure
 
     display, ax = displays[ResidualDisplay], Figure().add_subplot()
     assert display.plot(ax).ax_ is ax
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), display.residuals[1])
-    two = Figure().subplots(1, 2)
-    display.plot(two, parts=["acf", "qq"])
-    assert two[0].get_ylabel() == "autocorrelation" and "normal" in two[1].get_xlabel()
-    with pytest.raises(DataError, match="parts must be some of .*'acf', 'qq', 'horizon'.* Got 'x'"):
-        display.plot(parts="x")
-    with pytest.raises(DataError, match="2 parts need as many axes. Got 1"):
-        display.plot(ax, parts=["acf", "qq"])
-    assert len(displays[HiddenStateDisplay].plot(parts=["path"]).figure_.axes) == 2  # and its bar
+    two = Figure().subplots(1, 3)
+    display.plot(two)
+    assert two[1].get_ylabel() == "autocorrelation" and "normal" in two[2].get_xlabel()
+    with pytest.raises(DataError, match="ax must be 1 to 4 Axes, for .*'acf', 'qq', .* Got 5"):
+        display.plot(Figure().subplots(5))
 
 
 def test_the_numbers_are_drawn(displays):
-    states = displays[HiddenStateDisplay].plot(parts="heatmap")
-    (mesh,) = [c for c in states.ax_.collections if hasattr(c, "get_coordinates")]
+    states = displays[HiddenStateDisplay].plot()
+    (mesh,) = [c for c in states.ax_[0].collections if hasattr(c, "get_coordinates")]
     np.testing.assert_array_equal(mesh.get_array(), states.states.T)
-    flow = displays[GradientFlowDisplay].plot(parts="lags")
+    flow = displays[GradientFlowDisplay].plot()
     np.testing.assert_array_equal(flow.ax_.lines[0].get_ydata(), flow.norms["layer 1"])
     assert flow.ax_.get_legend().get_texts()[0].get_text().startswith("layer 1: ")
     weights = displays[AttentionDisplay].plot()
@@ -127,13 +124,6 @@ def test_rows_without_dates(fit, single):
         assert not texts_overlap(drawn.figure_, axes_of(drawn))
     naive = NaiveForecaster(horizon=1).fit(plain)
     assert ForecastDisplay.from_estimator(naive).plot().ax_.get_xlabel() == "step"
-
-
-def test_attention_of_sequences():
-    X = np.random.default_rng(0).integers(1, 5, size=(30, 6))
-    model = SequenceClassifier(n_tokens=5, attention="additive", max_epochs=1)
-    display = AttentionDisplay.from_estimator(model.fit(X, (X == 4).any(1)), X).plot()
-    assert (display.ax_.get_xlabel(), display.ax_.get_ylabel()) == ("step", "sequence")
 
 
 def test_matplotlib_is_needed_for_pictures_alone(one, monkeypatch):

@@ -49,8 +49,8 @@ def test_attributions_add_up_to_the_forecast(fitted, future, series, target, ste
     forecast = fitted.forecast(future)[target].loc[series]
     assert display.forecast == pytest.approx(forecast.iloc[step - 1], abs=1e-9)
     difference = display.forecast - display.baseline_forecast
-    assert total(display) == pytest.approx(difference, rel=1e-4, abs=1e-6)
-    assert abs(display.gap) < 1e-4 * abs(difference) + 1e-6
+    assert total(display) == pytest.approx(difference, rel=1e-3, abs=1e-4)
+    assert abs(display.gap) < 1e-3 * abs(difference) + 1e-4
     table = display.attributions
     assert table.columns.tolist() == ["load", "wind", "rain", "price", "shift"]
     assert table.index.equals(
@@ -80,7 +80,7 @@ def test_attributions_add_up_to_the_forecast(fitted, future, series, target, ste
 def test_attributions_add_up_for_kinks_and_scalers(fit, options):
     display = AttributionDisplay.from_estimator(fit(**options), baseline="series")
     difference = display.forecast - display.baseline_forecast
-    assert total(display) == pytest.approx(difference, rel=1e-4, abs=1e-6)
+    assert total(display) == pytest.approx(difference, rel=1e-3, abs=1e-4)
 
 
 def test_the_last_value_alone_is_what_a_naive_network_adds(last_value, single):
@@ -103,7 +103,7 @@ def test_calendar_phases_and_other_rows(fit, single):
     display = AttributionDisplay.from_estimator(model)
     assert "calendar" in display.static
     difference = display.forecast - display.baseline_forecast
-    assert total(display) == pytest.approx(difference, rel=1e-4, abs=1e-6)
+    assert total(display) == pytest.approx(difference, rel=1e-3, abs=1e-4)
     other = fit()
     halved = make_pipeline(FunctionTransformer(lambda X: X / 2), copy.deepcopy(other))
     display = AttributionDisplay.from_estimator(halved, single[:100])
@@ -143,6 +143,7 @@ def test_attacks_go_farther_than_noise(fitted, future):
     assert display.adversarial_sensitivity_ == pytest.approx(table["sensitivity"].mean())
     again = AdversarialDisplay.from_estimator(fitted, future=future, random_state=0)
     pd.testing.assert_frame_equal(table, again.shifts)
+    assert display.changes.groupby(level=0).size().tolist() == [24, 24, 18]
     one = AdversarialDisplay.from_estimator(fitted, future=future, series="B").shifts
     np.testing.assert_allclose(one[["fgsm", "pgd"]], table.loc[["B"], ["fgsm", "pgd"]], rtol=1e-9)
 
@@ -156,18 +157,15 @@ def test_a_naive_network_moves_as_far_as_its_history(last_value):
 def test_the_forecast_of_a_changed_history_is_what_was_said(fit, single):
     model = fit(scaler=None)
     display = AdversarialDisplay.from_estimator(model, epsilon=0.2)
-    deviation = single["load"].std(ddof=0)
-    example = display.example_history
-    for way in ("up", "down"):
-        change = example[way] - example["observed"]
+    deviation, shifts = single["load"].std(ddof=0), {}
+    for way, sign in (("up", 1), ("down", -1)):
+        change = display.changes[way]["load"]
         assert change.abs().max() <= 0.2 * deviation * (1 + 1e-12)
-        changed = single.copy()
-        changed.loc[example.index, "load"] = example[way]
-        forecast = model.forecast(history=changed)["load"]
-        np.testing.assert_allclose(display.example_forecast[way], forecast)
-    shift = display.example_forecast.mean().sub(display.example_forecast["forecast"].mean())
-    assert shift["up"] > 0 > shift["down"]
-    assert shift.abs().max() / deviation == pytest.approx(display.shifts["pgd"].iloc[0])
+        changed = single["load"].add(change, fill_value=0).to_frame("load")
+        shift = model.forecast(history=changed)["load"].mean() - model.forecast()["load"].mean()
+        shifts[way] = sign * shift / deviation
+    assert min(shifts.values()) > 0
+    assert max(shifts.values()) == pytest.approx(display.shifts["pgd"].iloc[0])
 
 
 def test_attack_on_a_segment_network(single, quick):

@@ -10,9 +10,10 @@ from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 
-from rnnforecast import SequenceClassifier, SequenceRegressor, SeriesScaler
+from rnnforecast import SeriesScaler
 from rnnforecast.exceptions import DataError
 from rnnforecast.inspection import AttentionDisplay, GateDisplay, HiddenStateDisplay
+from rnnforecast.inspection.networks import Windows
 from rnnforecast.nn import Cell
 
 
@@ -68,7 +69,7 @@ def test_states_of_one_series_and_target(fitted):
     np.testing.assert_allclose(short, encoded(fitted, 2)[0, -18:], atol=1e-9)
     lower = HiddenStateDisplay.from_estimator(fitted, layer=0)
     assert not np.allclose(lower.states, HiddenStateDisplay.from_estimator(fitted).states)
-    with pytest.raises(DataError, match="layer must be -2 to 1. Got 2"):
+    with pytest.raises(DataError, match=r"layer must be one of \[-2, -1, 0, 1\]. Got 2"):
         HiddenStateDisplay.from_estimator(fitted, layer=2)
 
 
@@ -79,19 +80,6 @@ def test_states_of_other_rows_through_a_pipeline(single, one):
     found = HiddenStateDisplay.from_estimator(pipeline, single).states
     np.testing.assert_allclose(found, encoded(inner._on(scaled))[0], atol=1e-9)
     assert found.index[-1] == single.index[-1]
-
-
-def test_states_of_a_sequence():
-    rng = np.random.default_rng(0)
-    X = [rng.normal(size=(n, 2)) for n in (5, 9, 7)]
-    model = SequenceRegressor(hidden_size=4, max_epochs=1, bidirectional=True).fit(X, [0, 1, 2])
-    found = HiddenStateDisplay.from_estimator(model, X, series=1).states
-    x, steps = model._tensors(*model._read(X[1:2], reset=False), torch.float64)
-    with torch.no_grad():
-        outputs = model.network_.stack(x, steps)[0][0]
-    np.testing.assert_allclose(found, outputs, atol=1e-9)
-    with pytest.raises(DataError, match="series must be a row of X, 0 to 2. Got 3"):
-        HiddenStateDisplay.from_estimator(model, X, series=3)
 
 
 # -- gates -----------------------------------------------------------------------------------------
@@ -115,9 +103,7 @@ def test_gates_against_numpy(fit):
     model = fit(cell="gru")
     cell, n = model.network_.encoder.layers[0], 40
     found = GateDisplay.from_estimator(model, n_windows=n).gates.loc["layer 1"]
-    from rnnforecast.inspection.networks import read
-
-    inputs = read("test", model).spread(n).inputs
+    inputs = Windows("test", model).spread(n).inputs
     with torch.no_grad():
         window = model.network_.normalise(inputs.targets)
         x = model.network_.features(window.values, window.observed, inputs.past).numpy()
@@ -165,15 +151,6 @@ def test_gates_of_other_cells(fit):
         GateDisplay.from_estimator(fit(cell="rnn"))
 
 
-def test_gates_of_sequences_leave_out_the_padding():
-    rng = np.random.default_rng(0)
-    X = [rng.normal(size=n) for n in (3, 12)]
-    model = SequenceRegressor(cell="gru", hidden_size=3, max_epochs=1).fit(X, [0.0, 1.0])
-    each = [GateDisplay.from_estimator(model, X, series=k).gates["mean"] for k in (0, 1)]
-    both = GateDisplay.from_estimator(model, X).gates["mean"]
-    np.testing.assert_allclose(both, (3 * each[0] + 12 * each[1]) / 15)
-
-
 # -- attention -------------------------------------------------------------------------------------
 
 
@@ -185,15 +162,6 @@ def test_attention_is_that_of_the_forecaster(fitted):
         np.testing.assert_array_equal(weights, own[:, -weights.shape[1] :])
         assert weights.columns[-1] + pd.Timedelta("1h") == weights.index[0]
     assert AttentionDisplay.from_estimator(fitted, series="C").weights.shape == (4, 18)
-
-
-def test_attention_of_sequences():
-    X = np.random.default_rng(0).integers(1, 5, size=(30, 6))
-    model = SequenceClassifier(n_tokens=5, attention="additive", max_epochs=1)
-    model.fit(X, (X == 4).any(1))
-    weights = AttentionDisplay.from_estimator(model, X).weights
-    assert weights.shape == X.shape
-    np.testing.assert_allclose(weights.sum(axis=1), 1)
 
 
 def test_no_attention(one):

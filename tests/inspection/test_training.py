@@ -12,12 +12,11 @@ from rnnforecast import (
     ESRNNForecaster,
     NaiveForecaster,
     SegmentRNNForecaster,
-    SequenceClassifier,
     SequenceRegressor,
 )
 from rnnforecast.exceptions import DataError
 from rnnforecast.inspection import GradientFlowDisplay, TrainingCurveDisplay
-from rnnforecast.inspection.networks import read
+from rnnforecast.inspection.networks import Windows
 from rnnforecast.nn import CELLS
 
 
@@ -42,7 +41,7 @@ def test_curves_of_every_trained_estimator(single):
 def test_gradient_by_finite_differences(fit, attention, lag):
     model = fit(cell="rnn", attention=attention, loss="mse", lookback=24)
     found = GradientFlowDisplay.from_estimator(model, n_windows=1).norms
-    windows = read("test", model)
+    windows = Windows("test", model)
     batch, network = windows.spread(1), copy.deepcopy(model.network_)
     layer, t = network.encoder.layers[0], 23 - lag
     scan = layer.scan
@@ -103,17 +102,17 @@ def test_every_cell_and_depth(fit, cell):
     names = [f"layer {k} {way}" for k in (1, 2) for way in ("forward", "backward")]
     assert display.norms.columns.tolist() == names
     assert (display.norms.iloc[1:-1] > 0).all(axis=None)
-    assert np.isfinite(display.weights).all(axis=None)
+    assert np.isfinite(display.summary["gradient"]).all()
 
 
 def test_weights_are_those_of_autograd(one):
     display = GradientFlowDisplay.from_estimator(one, n_windows=8)
-    windows = read("test", one)
+    windows = Windows("test", one)
     network = copy.deepcopy(one.network_).requires_grad_(True)
     windows.loss(network, windows.spread(8)).backward()
     layer = network.encoder.layers[0]
     squares = [float(p.grad.square().sum()) for p in layer.parameters()]
-    assert display.weights.loc["layer 1", "gradient"] == pytest.approx(np.sqrt(sum(squares)))
+    assert display.summary.loc["layer 1", "gradient"] == pytest.approx(np.sqrt(sum(squares)))
 
 
 def test_panels_segments_and_other_rows(panel, fitted, single, quick):
@@ -124,31 +123,12 @@ def test_panels_segments_and_other_rows(panel, fitted, single, quick):
     assert GradientFlowDisplay.from_estimator(folded).norms.index.tolist() == [0, 6, 12, 18]
 
 
-def test_sequences():
-    rng = np.random.default_rng(0)
-    X = [rng.normal(size=n) for n in rng.integers(4, 10, size=40)]
-    quick = {"max_epochs": 1, "hidden_size": 4, "random_state": 0}
-    y = np.array([x.sum() for x in X])
-    model = SequenceRegressor(cell="gru", **quick).fit(X, y)
-    display = GradientFlowDisplay.from_estimator(model, X, y)
-    assert len(display.norms) == max(map(len, X))
-    # a row's steps count back from its own end
-    one = GradientFlowDisplay.from_estimator(model, X[:1], y[:1]).norms
-    padded = GradientFlowDisplay.from_estimator(model, X, y, series=0).norms
-    np.testing.assert_allclose(one, padded)
-    labels = np.where(y > 0, "up", "down")
-    other = SequenceClassifier(attention="dot", **quick).fit(X, labels)
-    assert len(GradientFlowDisplay.from_estimator(other, X, labels).summary) == 1
-    with pytest.raises(DataError, match="y must hold the answers"):
-        GradientFlowDisplay.from_estimator(model, X)
-    with pytest.raises(DataError, match="X must hold sequences"):
-        GradientFlowDisplay.from_estimator(model)
-
-
 def test_what_cannot_be_looked_at(single, fitted):
     with pytest.raises(DataError, match="GradientFlowDisplay takes .* Got NaiveForecaster"):
         GradientFlowDisplay.from_estimator(NaiveForecaster().fit(single))
+    with pytest.raises(DataError, match="GradientFlowDisplay takes .* Got SequenceRegressor"):
+        GradientFlowDisplay.from_estimator(SequenceRegressor().fit([[0.0]] * 9, [0] * 9))
     with pytest.raises(DataError, match="series must be one of .*'A', 'B', 'C'.* Got 'D'"):
         GradientFlowDisplay.from_estimator(fitted, series="D")
-    with pytest.raises(DataError, match="member must be from 0 to 1. Got 2"):
+    with pytest.raises(DataError, match=r"member must be one of \[0, 1\]. Got 2"):
         GradientFlowDisplay.from_estimator(fitted, member=2)
