@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from rnnforecast._validation import check_int, check_real
 from rnnforecast.data.scale import Scale
-from rnnforecast.inspection.display import Display, documented, tidy
+from rnnforecast.inspection.display import Display, tidy
 from rnnforecast.inspection.networks import Windows
 from rnnforecast.training import seeds_of
 
@@ -22,7 +21,6 @@ _CHUNK = 128  # windows at once
 _SHOWN = 10  # series
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class AdversarialDisplay(Display):
     """How far small changes of the history can move the forecast.
 
@@ -57,6 +55,7 @@ class AdversarialDisplay(Display):
     True
     """
 
+    title: str
     shifts: pd.DataFrame
     changes: pd.DataFrame
     adversarial_sensitivity_: float
@@ -65,7 +64,6 @@ class AdversarialDisplay(Display):
     _mosaic = [["shifts"]]
 
     @classmethod
-    @documented
     def from_estimator(
         cls,
         estimator: Any,
@@ -100,14 +98,26 @@ class AdversarialDisplay(Display):
         generator = torch.Generator().manual_seed(seeds_of(random_state, 1)[0])
         sizes, changes = [], []
         for numbers in np.split(every, range(_CHUNK, len(every), _CHUNK)):
-            attack = _Attack(windows, numbers, known[numbers], epsilon, deviation[numbers])
-            deltas = attack.pgd(n_steps)
-            each = [attack.noise(n_random, generator), attack.size(attack.fgsm()).amax(0)]
-            sizes.append(torch.stack([*each, attack.size(deltas).amax(0)], 1).double().cpu())
-            changes.append(torch.cat([*(deltas * attack.scale)], -1).double().cpu())
+            inputs = windows.take(numbers, panel.lengths[numbers], known[numbers]).inputs
+            unit, scale = (
+                torch.as_tensor(part[numbers])[:, None].to(inputs.targets)
+                for part in (deviation, windows.scale)
+            )
+            budget = epsilon * unit / scale * ~torch.isnan(inputs.targets)  # in the network's unit
+            shift = _shift(windows, inputs, numbers, unit)
+            signs = torch.randn((n_random, *budget.shape), generator=generator).sign().to(budget)
+            single, several = _attacked(shift, budget, n_steps)
+            with torch.no_grad():
+                noise, *far = (
+                    torch.stack([shift(delta).abs() for delta in deltas])
+                    for deltas in (budget * signs, single, several)
+                )
+            sizes.append(torch.stack([noise.mean(0), *(each.amax(0) for each in far)], 1))
+            changes.append(torch.cat([*(several * scale)], -1).double().cpu())
         names = pd.Index([", ".join(map(str, windows.targets))])
         ids = panel.ids[every] if panel.is_panel else names
-        shifts = pd.DataFrame(torch.cat(sizes).numpy(), ids, ["noise", "fgsm", "pgd"])
+        values = torch.cat(sizes).double().cpu().numpy()
+        shifts = pd.DataFrame(values, ids, ["noise", "fgsm", "pgd"])
         shifts["sensitivity"] = shifts["pgd"] / epsilon
         rows = panel.lengths[every, None] + np.arange(-windows.spec.lookback, 0)
         ways = pd.MultiIndex.from_product([["up", "down"], windows.targets])
@@ -140,60 +150,38 @@ class AdversarialDisplay(Display):
         ax.grid(axis="y", visible=False)
 
 
-class _Attack:
-    """Windows at the end of some series, and changes of their targets within a budget."""
+def _shift(windows: Windows, inputs: Any, numbers: np.ndarray, unit: Tensor) -> Any:
+    """How far a change of the targets moves the mean forecast of each series, in deviations."""
 
-    def __init__(self, windows: Windows, numbers: np.ndarray, known: Any, epsilon: float, of: Any):
-        self.windows, self.numbers = windows, numbers
-        self.inputs = windows.take(numbers, windows.panel.lengths[numbers], known).inputs
-        x = self.inputs.targets
-        self.scale = torch.as_tensor(windows.scale[numbers])[:, None].to(x)
-        self.deviation = torch.as_tensor(of)[:, None].to(x)
-        # in the unit of the network
-        self.budget = epsilon * self.deviation / self.scale * ~torch.isnan(x)
-        with torch.no_grad():
-            self.plain = self._points(torch.zeros_like(x))
+    def points(delta: Any) -> Tensor:
+        return windows.points(inputs._replace(targets=inputs.targets + delta), numbers)
 
-    def _points(self, delta: Tensor) -> Tensor:
-        given = self.inputs._replace(targets=self.inputs.targets + delta)
-        return self.windows.points(given, self.numbers)
+    with torch.no_grad():
+        plain = points(0.0)
+    return lambda delta: ((points(delta) - plain) / unit).mean((1, 2))
 
-    def shift(self, delta: Tensor) -> Tensor:
-        """Of the mean forecast of each series, in deviations of it: (rows,)."""
-        return ((self._points(delta) - self.plain) / self.deviation).mean((1, 2))
 
-    @torch.no_grad()
-    def size(self, deltas: Tensor) -> Tensor:
-        """How far each of several changes moves the forecast: (n, rows)."""
-        return torch.stack([self.shift(delta).abs() for delta in deltas])
+def _attacked(shift: Any, budget: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
+    """Changes that push up and down: in one step, and the best on the way of several from there,
+    each (2, rows, ...).
+    """
 
-    def noise(self, n: int, generator: torch.Generator) -> Tensor:
-        """How far random signs move the forecast, mean: (rows,)."""
-        signs = torch.randn((n, *self.budget.shape), generator=generator).sign()
-        return self.size(self.budget * signs.to(self.budget)).mean(0)
-
-    def _slope(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Signs of the gradient of the shift, and the shift."""
+    def slope(delta: Tensor) -> tuple[Tensor, Tensor]:
         delta = delta.detach().requires_grad_(True)
-        shift = self.shift(delta)
-        (grad,) = torch.autograd.grad(shift.sum(), delta)
-        return torch.nan_to_num(grad).sign(), shift.detach()
+        far = shift(delta)
+        (grad,) = torch.autograd.grad(far.sum(), delta)
+        return torch.nan_to_num(grad).sign(), far.detach()
 
-    def fgsm(self) -> Tensor:
-        """Changes that push up and down in one step: (2, rows, ...)."""
-        up = self.budget * self._slope(torch.zeros_like(self.budget))[0]
-        return torch.stack([up, -up])
-
-    def pgd(self, n_steps: int) -> Tensor:
-        """As ``fgsm`` and further steps from there, the best of all: (2, rows, ...)."""
-        best = self.fgsm()
-        for k, sign in enumerate((1, -1)):
-            delta, far = best[k], torch.full_like(self.plain[:, 0, 0], -torch.inf)
-            for _ in range(n_steps + 1):
-                slope, shift = self._slope(delta)
-                better = sign * shift > far
-                best[k] = torch.where(better[:, None, None], delta, best[k])
-                far = torch.where(better, sign * shift, far)
-                step = 2.5 / n_steps * self.budget * sign * slope
-                delta = torch.clamp(delta + step, -self.budget, self.budget)
-        return best
+    up = budget * slope(torch.zeros_like(budget))[0]
+    single = torch.stack([up, -up])
+    best = single.clone()
+    for k, sign in enumerate((1, -1)):
+        delta, far = single[k], budget.new_full((len(budget),), -torch.inf)
+        for _ in range(n_steps + 1):
+            direction, now = slope(delta)
+            better = sign * now > far
+            best[k] = torch.where(better[:, None, None], delta, best[k])
+            far = torch.where(better, sign * now, far)
+            step = 2.5 / n_steps * sign * budget * direction
+            delta = torch.clamp(delta + step, -budget, budget)
+    return single, best

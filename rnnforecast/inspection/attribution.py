@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rnnforecast._validation import check_choice, check_int
+from rnnforecast._validation import check_int
 from rnnforecast.exceptions import DataError
-from rnnforecast.inspection.display import Display, documented, heat_map, tidy, time_axis
+from rnnforecast.inspection.display import Display, heat_map, tidy, time_axis
 from rnnforecast.inspection.networks import Windows
 
 __all__ = ["AttributionDisplay"]
@@ -20,15 +19,15 @@ __all__ = ["AttributionDisplay"]
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)  # a kink of the network costs about 1e-4
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class AttributionDisplay(Display):
     """Integrated gradients of one step of a forecast (Sundararajan et al. 2017, arXiv:1703.01365,
     eq. 1): how much each value of the look-back adds to it, beside a baseline.
 
     The forecast is that of ``forecast()``, in the unit of the data (behind the steps of a Pipeline
     and a target transformer), and the attributions are too. They add up to the forecast minus that
-    of the baseline, but for the error of the integral, ``gap``. Categories and missing values stay
-    as they are, and get nothing.
+    of the baseline. The baseline has every column at its mean over the look-back, and static
+    covariates at their mean over series. Categories and missing values stay as they are, and get
+    nothing.
 
     Parameters
     ----------
@@ -37,11 +36,7 @@ class AttributionDisplay(Display):
         have something; a column for each target, past and known covariate.
     static : Series
         Of the static covariates, and of the calendar's phases as ``"calendar"``.
-    forecast, baseline_forecast, gap : float
-    values : Series
-        The target over the look-back.
-    time : hashable
-        Stamp of the step that is explained.
+    forecast, baseline_forecast : float
     title, unit : str
 
     Examples
@@ -57,20 +52,16 @@ class AttributionDisplay(Display):
     True
     """
 
+    title: str
     attributions: pd.DataFrame
     static: pd.Series
     forecast: float
     baseline_forecast: float
-    gap: float
-    values: pd.Series
-    time: Any
-    unit: str = ""
+    unit: str
 
-    _mosaic = [["history"], ["heatmap"]]
-    _size = (9.0, 5.6)
+    _mosaic = [["heatmap"]]
 
     @classmethod
-    @documented
     def from_estimator(
         cls,
         estimator: Any,
@@ -80,7 +71,6 @@ class AttributionDisplay(Display):
         series: Any = None,
         target: Any = None,
         step: int = 1,
-        baseline: str = "window",
     ) -> AttributionDisplay:
         """Explain one step of the next forecast.
 
@@ -88,12 +78,8 @@ class AttributionDisplay(Display):
         ----------
         step : int, default=1
             Step ahead, up to the forecaster's ``horizon``.
-        baseline : {"window", "series"}, default="window"
-            What is compared with: every column at its mean over the look-back, or at the mean that
-            it was scaled by in fit. Static covariates are at their mean in both.
         """
         owner = cls.__name__
-        check_choice(owner, "baseline", baseline, ("window", "series"))
         check_int(owner, "step", step)
         windows = Windows(owner, estimator, X)
         if step > windows.horizon:
@@ -106,7 +92,7 @@ class AttributionDisplay(Display):
             numbers = np.full(len(given.targets), i)
             return windows.points(given, numbers)[:, step - 1, j]
 
-        start = _baseline(inputs, windows.spec, baseline)
+        start = _baseline(inputs, windows.spec)
         parts = [part.double().cpu().numpy() for part in _integrated(point, inputs, start)]
         with torch.no_grad():
             forecast, from_baseline = (float(point(given)) for given in (inputs, start))
@@ -116,10 +102,7 @@ class AttributionDisplay(Display):
         values = np.pad(np.concatenate([targets, past, own], 1), ((0, windows.horizon), (0, 0)))
         n = len(targets)
         values[n:, values.shape[1] - ahead.shape[1] :] = ahead
-        rows = np.arange(-n, windows.horizon) + panel.lengths[i]
-        rows = rows[rows >= 0]
-        index = panel.stamps_at(np.full(len(rows), i), rows)
-        seen = panel.targets[panel.series(i)][-n:, j].astype(float)
+        index = windows.stamps(i, np.arange(-n, windows.horizon))
         columns = [*windows.targets, *names["past"], *names["known"]]
         n_static = len(names["static"])
         of_static = pd.Series(static[:n_static], index=names["static"], dtype=float)
@@ -130,47 +113,30 @@ class AttributionDisplay(Display):
             static=of_static,
             forecast=forecast,
             baseline_forecast=from_baseline,
-            gap=sum(float(part.sum()) for part in parts) - (forecast - from_baseline),
-            values=pd.Series(seen, index=index[: len(seen)]),
-            time=index[len(seen) + step - 1],
             title=f"{windows.about(i, j)}: step {step}",
             unit=str(windows.targets[j]),
         )
 
-    def _draw_history(self, ax: Any) -> None:
-        x = self._time(ax)
-        at = x[self.attributions.index.get_loc(self.time)]
-        ax.plot(x[: len(self.values)], self.values, color="0.35", lw=1.2, label="observed")
-        ax.plot(at, self.forecast, "o", color="C0", label="forecast")
-        ax.plot(at, self.baseline_forecast, "o", color="C0", mfc="none", label="of the baseline")
-        tidy(ax, self.title, "", self.unit, legend=True)
-
     def _draw_heatmap(self, ax: Any) -> None:
         table, whole = self.attributions, self.forecast
-        heat_map(ax, self._time(ax), table.to_numpy().T, f"adds to the forecast, {self.unit}")
+        x, label = time_axis(ax, table.index), f"adds to the forecast, {self.unit}"
+        heat_map(ax, x, table.to_numpy().T, label)
         labels = [f"{name} ({total:+.3g})" for name, total in table.sum().items()]
         ax.set_yticks(np.arange(len(labels)), labels)
         ax.set_ylim(len(labels) - 0.5, -0.5)
         rest = "".join(f", {name} {value:+.3g}" for name, value in self.static.items())
-        title = f"forecast {whole:.4g} = {self.baseline_forecast:.4g} (baseline)"
+        title = f"{self.title}\nforecast {whole:.4g} = {self.baseline_forecast:.4g} (baseline)"
         title += f" {whole - self.baseline_forecast:+.3g}{rest and ', of which' + rest[1:]}"
         tidy(ax, title, str(table.index.name or ""), "")
         ax.grid(visible=False)
 
-    def _time(self, ax: Any) -> np.ndarray:
-        """Positions of all rows; the same limits in both parts."""
-        x = time_axis(ax, self.attributions.index)
-        margin = 0.015 * (x[-1] - x[0])
-        ax.set_xlim(x[0] - margin, x[-1] + margin)
-        return x
 
-
-def _baseline(inputs: Any, spec: Any, kind: str) -> Any:
+def _baseline(inputs: Any, spec: Any) -> Any:
     """Inputs with every number at its mean; categories and missing values as they are."""
 
     def at_mean(part: Tensor, levels: Any, seen: Tensor | None) -> Tensor:
         mean = torch.zeros_like(part)  # on the scale of fit
-        if seen is not None and kind == "window":
+        if seen is not None:
             mean = mean + torch.nan_to_num(torch.nanmean(seen, -2, keepdim=True))
         codes = torch.tensor([n > 0 for n in levels], dtype=torch.bool, device=part.device)
         return torch.where(torch.isnan(part) | codes, part, mean)

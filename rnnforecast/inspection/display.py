@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 import numpy as np
 import pandas as pd
@@ -16,9 +15,7 @@ from rnnforecast.exceptions import DataError, optional_import
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Display", "autocorrelation", "color_bar", "documented", "heat_map", "tidy", "time_axis"]
-
-Function = TypeVar("Function", bound=Callable[..., Any])
+__all__ = ["Display", "autocorrelation", "color_bar", "heat_map", "tidy", "time_axis"]
 
 # entries of from_estimator by parameter
 _TEXTS = {
@@ -43,16 +40,13 @@ member : int, default=0
     "n_windows": """\
 n_windows : int, default=64
     Windows at most, spread over the history.""",
-    "n_lags": """\
-n_lags : int, default=40
-    Of the autocorrelation, at most half of the rows.""",
     "random_state": """\
 random_state : int, RandomState instance or None, default=None""",
 }
 
 
-def documented(method: Function) -> Function:
-    """Completes a ``from_estimator``: entries of shared parameters, what it returns and raises."""
+def _complete(method: Any) -> None:
+    """Gives a ``from_estimator`` the entries of shared parameters, what it returns and raises."""
     text = inspect.cleandoc(method.__doc__ or "")
     summary, _, own = text.partition("\n\nParameters\n----------\n")
     given = dict(_TEXTS)
@@ -64,15 +58,14 @@ def documented(method: Function) -> Function:
          method.__qualname__.partition(".")[0], "\nRaises\n------\nDataError",
          "    If the estimator is another one, or an argument is out of its range or missing."]
     )  # fmt: skip
-    return method
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
+@dataclass_transform(kw_only_default=True, eq_default=False)
 class Display:
     """A picture of one or more parts, each with axes of its own.
 
-    A subclass has the places of its parts in ``_mosaic``, its size in inches, and a method
-    ``_draw_<part>(ax)`` for each.
+    A subclass becomes a dataclass. It has the places of its parts in ``_mosaic``, its size in
+    inches, a class method ``from_estimator`` and a method ``_draw_<part>(ax)`` for each part.
 
     Attributes
     ----------
@@ -80,10 +73,12 @@ class Display:
     figure_ : matplotlib.figure.Figure
     """
 
-    title: str = ""
-
     _mosaic: ClassVar[list[list[str]]]
     _size: ClassVar[tuple[float, float]] = (9.0, 3.6)
+
+    def __init_subclass__(cls) -> None:
+        dataclass(kw_only=True, eq=False, repr=False)(cls)
+        _complete(vars(cls)["from_estimator"].__func__)
 
     def plot(self, ax: Any = None) -> Any:
         """Draw.
@@ -131,11 +126,11 @@ class Display:
         getattr(self, f"_draw_{part}")(ax)
 
 
-def autocorrelation(values: pd.Series, n_lags: int) -> pd.Series:
-    """By lag, up to half of the length; NaN for values that never change."""
+def autocorrelation(values: pd.Series) -> pd.Series:
+    """By lag, up to 40 or half of the length; NaN for values that never change."""
     from statsmodels.tsa.stattools import acf
 
-    lags = min(n_lags, max(len(values) // 2, 1))
+    lags = min(40, max(len(values) // 2, 1))
     if values.std(ddof=0) > 1e-12:
         missing = "conservative" if values.isna().any() else "none"
         return pd.Series(acf(values, nlags=lags, missing=missing)).rename_axis("lag")

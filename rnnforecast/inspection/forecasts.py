@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,13 @@ from sklearn.utils.validation import check_is_fitted
 from rnnforecast._validation import check_int, check_quantiles, check_real
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError, optional_import
-from rnnforecast.inspection.display import Display, autocorrelation, documented, tidy, time_axis
+from rnnforecast.inspection.display import Display, autocorrelation, tidy, time_axis
 from rnnforecast.metrics.wrappers import Unwrapped
 from rnnforecast.plotting import plot_forecast
 
 __all__ = ["ForecastDisplay", "ResidualDisplay"]
+
+_ORIGINS = 1000  # the newest ones
 
 
 def _forecaster(owner: str, estimator: Any, X: Any) -> Unwrapped:
@@ -49,7 +50,6 @@ def _panels(owner: str, model: Any, series: Any, target: Any) -> list[tuple[Any,
     return [(one, other) for one in chosen[0] for other in chosen[1]]
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ForecastDisplay(Display):
     """History, forecast, intervals and truth, a panel for each series and target.
 
@@ -75,6 +75,7 @@ class ForecastDisplay(Display):
     ((5, 1), (5, 1))
     """
 
+    title: str
     history: pd.DataFrame
     forecast: pd.DataFrame
     intervals: pd.DataFrame
@@ -83,14 +84,12 @@ class ForecastDisplay(Display):
     tail: int | None = None
 
     @classmethod
-    @documented
     def from_estimator(
         cls,
         estimator: Any,
         X: Any = None,
         y: Any = None,
         *,
-        horizon: int | None = None,
         coverage: Any = (0.5, 0.9),
         series: Any = None,
         target: Any = None,
@@ -104,9 +103,8 @@ class ForecastDisplay(Display):
         estimator : forecaster
             Fitted, alone or in a Pipeline, TransformedTargetRegressor or search.
         X, y : optional
-            The rows to come: known covariates, and the truth where their targets are there.
-        horizon : int, optional
-            Steps; None: as many as X has rows of a series, else the forecaster's.
+            The rows to come: known covariates, and the truth where their targets are there. As
+            many steps are forecast as X has rows of a series; the forecaster's horizon if None.
         coverage : float or sequence of float, default=(0.5, 0.9)
             Of the intervals. A forecaster that was trained on quantiles shows those.
         series, target : hashable or list, optional
@@ -119,8 +117,7 @@ class ForecastDisplay(Display):
         found = _forecaster(cls.__name__, estimator, X)
         model, X = found.forecaster, found.X
         rows = None if X is None else model._rows_of(X)
-        if horizon is None:
-            horizon = model.horizon if rows is None else max(int(rows.steps.max()), 1)
+        horizon = model.horizon if rows is None else max(int(rows.steps.max()), 1)
         levels = getattr(getattr(model, "output_", None), "levels", None)
         if levels is None:
             for each in np.atleast_1d(coverage):
@@ -183,7 +180,6 @@ class ForecastDisplay(Display):
             ax.get_legend().remove()
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ResidualDisplay(Display):
     """Errors of forecasts from every origin of one series, truth minus forecast.
 
@@ -213,17 +209,17 @@ class ResidualDisplay(Display):
     (19, 2)
     """
 
+    title: str
     residuals: pd.DataFrame
     acf: pd.Series
     bound: float
     in_sample: bool
-    unit: str = ""
+    unit: str
 
     _mosaic = [["time", "time"], ["acf", "qq"], ["horizon", "horizon"]]
     _size = (9.0, 8.4)
 
     @classmethod
-    @documented
     def from_estimator(
         cls,
         estimator: Any,
@@ -232,10 +228,8 @@ class ResidualDisplay(Display):
         *,
         series: Any = None,
         target: Any = None,
-        n_lags: int = 40,
-        max_origins: int = 1000,
     ) -> ResidualDisplay:
-        """Forecast from every origin and compare.
+        """Forecast from every origin, the newest 1000 at most, and compare.
 
         Parameters
         ----------
@@ -246,12 +240,8 @@ class ResidualDisplay(Display):
             the history itself, in sample.
         series, target : hashable, optional
             Which one; the first if None.
-        max_origins : int, default=1000
-            The newest ones are taken.
         """
         owner = cls.__name__
-        check_int(owner, "n_lags", n_lags)
-        check_int(owner, "max_origins", max_origins, minimum=2)
         found = _forecaster(owner, estimator, X)
         model = found.forecaster
         if y is not None:
@@ -262,17 +252,16 @@ class ResidualDisplay(Display):
         name, column = _panels(owner, view, series, target)[0]
         i = 0 if name is None else panel.ids.tolist().index(name)
         j, n = model.target_names_.index(column), int(panel.lengths[i])
-        old = model.panel_.lengths
-        first = int(old[i]) if X is not None and i < len(old) else n // 4
-        if X is None:
-            first = min(max(getattr(model, "lookback_", first), 1), n // 2)
+        first = min(max(getattr(model, "lookback_", n // 4), 1), n // 2)
+        if X is not None and i < model.panel_.n_series:
+            first = int(model.panel_.lengths[i])
         windows = WindowIndex.between(np.array([first]), np.array([n]), horizon)
         if len(windows) < 2:
             raise DataError(
                 f"{owner} needs {horizon + 1} rows of {panel.label(i)} to forecast (horizon "
                 f"{horizon}). Got {n - first}"
             )
-        _, origins = windows[np.arange(len(windows))[-max_origins:]]
+        _, origins = windows[np.arange(len(windows))[-_ORIGINS:]]
         numbers = np.full(len(origins), i)
         rows = (panel.indptr[i] + origins)[:, None] + np.arange(horizon)
         forecast = view._forecast(panel, numbers, origins, horizon, panel.known[rows])
@@ -280,11 +269,10 @@ class ResidualDisplay(Display):
         values = (truth - _outside(found, forecast.point.cpu().numpy()))[..., j]
         steps = pd.RangeIndex(1, horizon + 1, name="step")
         index = panel.stamps_at(numbers, origins)
-        acf = autocorrelation(pd.Series(values[:, 0]), n_lags)
         n_seen = max(int((~np.isnan(values[:, 0])).sum()), 1)
         return cls(
             residuals=pd.DataFrame(values, index=index, columns=steps),
-            acf=acf,
+            acf=autocorrelation(pd.Series(values[:, 0])),
             bound=1.96 / math.sqrt(n_seen),
             in_sample=X is None,
             title=", ".join(str(p) for p in (type(model).__name__, name) if p is not None),

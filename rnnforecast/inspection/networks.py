@@ -177,11 +177,14 @@ class Windows:
             says.append(self.forecaster.output_.forecast(*said))
         return Forecast.averaged(says, self.forecaster.aggregate).point
 
-    def stamps(self, i: int, n: int, ahead: int = 0) -> pd.Index:
-        """Stamps of the last rows of the n steps of the newest window of series i, and of rows
-        ahead, without those before the first row of the series.
+    def stamps(self, i: int, rows: np.ndarray) -> pd.Index:
+        """Stamps of rows, counted from the first one after the history of series i, without those
+        before its first one.
         """
-        origin = int(self.panel.lengths[i])
-        rows = np.r_[origin - 1 - self.spec.segment * np.arange(n)[::-1], origin + np.arange(ahead)]
+        rows = self.panel.lengths[i] + rows
         rows = rows[rows >= 0]
         return self.panel.stamps_at(np.full(len(rows), i), rows)
+
+    def steps(self, i: int, n: int) -> pd.Index:
+        """Stamps of the last rows of the network's n steps."""
+        return self.stamps(i, -1 - self.spec.segment * np.arange(n)[::-1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from rnnforecast.inspection.display import (
     Display,
     autocorrelation,
     color_bar,
-    documented,
     heat_map,
     tidy,
     time_axis,
@@ -45,7 +43,6 @@ _GATES = {
 }
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class HiddenStateDisplay(Display):
     """The output of a recurrent layer at each step of the window at the end of a history.
 
@@ -77,6 +74,7 @@ class HiddenStateDisplay(Display):
     (24, 4)
     """
 
+    title: str
     states: pd.DataFrame
     components: pd.DataFrame
     explained: np.ndarray
@@ -86,7 +84,6 @@ class HiddenStateDisplay(Display):
     _size = (9.0, 6.6)
 
     @classmethod
-    @documented
     def from_estimator(
         cls,
         estimator: Any,
@@ -96,7 +93,6 @@ class HiddenStateDisplay(Display):
         target: Any = None,
         layer: int = -1,
         member: int = 0,
-        n_lags: int = 40,
     ) -> HiddenStateDisplay:
         """Read the window at the end of a history, step by step.
 
@@ -107,7 +103,6 @@ class HiddenStateDisplay(Display):
         layer : int, default=-1
             From 0; -1 is the last.
         """
-        check_int(cls.__name__, "n_lags", n_lags)
         windows = Windows(cls.__name__, estimator, X)
         network, watched = watch(windows.network(member))
         depth = len(network.encoder.layers)
@@ -123,7 +118,7 @@ class HiddenStateDisplay(Display):
                 out = out[:, chosen if out.shape[1] > 1 else 0]
                 parts.append(out[::-1] if cell.backward else out)
         values = np.concatenate(parts, 1)
-        index = windows.stamps(i, len(values))
+        index = windows.steps(i, len(values))
         states = pd.DataFrame(values[-len(index) :], index=index).rename_axis(columns="unit")
         u, s, _ = np.linalg.svd(states - states.mean(), full_matrices=False)
         scores = np.pad(u * s, ((0, 0), (0, 1)))[:, :2]  # one unit has one component
@@ -131,7 +126,7 @@ class HiddenStateDisplay(Display):
             states=states,
             components=pd.DataFrame(scores, index=index, columns=[1, 2]),
             explained=np.append(s, 0.0)[:2] ** 2 / max(float((s**2).sum()), 1e-300),
-            autocorrelation=states.apply(autocorrelation, n_lags=n_lags),
+            autocorrelation=states.apply(autocorrelation),
             title=f"{windows.about(i, chosen)}, layer {number}",
         )
 
@@ -179,7 +174,6 @@ class _Sigmoids(TorchFunctionMode):
         return found
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class GateDisplay(Display):
     """How far the gates of each layer are open, and the share that is saturated.
 
@@ -207,12 +201,12 @@ class GateDisplay(Display):
     [('layer 1', 'update'), ('layer 1', 'reset')]
     """
 
+    title: str
     gates: pd.DataFrame
 
     _mosaic = [["gates"]]
 
     @classmethod
-    @documented
     def from_estimator(
         cls,
         estimator: Any,
@@ -262,7 +256,6 @@ class GateDisplay(Display):
         ax.grid(axis="y", visible=False)
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class AttentionDisplay(Display):
     """Which steps of the look-back each step of a forecast attends to.
 
@@ -285,12 +278,12 @@ class AttentionDisplay(Display):
     (3, 24)
     """
 
+    title: str
     weights: pd.DataFrame
 
     _mosaic = [["heatmap"]]
 
     @classmethod
-    @documented
     def from_estimator(
         cls, estimator: Any, X: Any = None, *, series: Any = None, target: Any = None
     ) -> AttentionDisplay:
@@ -306,7 +299,7 @@ class AttentionDisplay(Display):
         rows = table.iloc[i * windows.horizon : (i + 1) * windows.horizon]
         names = table.columns.unique(0)
         rows = rows[names[j if len(names) > 1 else 0]]
-        stamps = windows.stamps(i, rows.shape[1])
+        stamps = windows.steps(i, rows.shape[1])
         weights = rows.iloc[:, -len(stamps) :].set_axis(stamps, axis=1)
         weights = weights.set_axis(weights.index.get_level_values(-1))
         return cls(weights=weights, title=f"{windows.about(i, j)}: attention")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 
 from rnnforecast._validation import check_int
 from rnnforecast.exceptions import DataError
-from rnnforecast.inspection.display import Display, documented, tidy
+from rnnforecast.inspection.display import Display, tidy
 from rnnforecast.inspection.networks import Watched, Windows, watch
 from rnnforecast.metrics.wrappers import layers
 from rnnforecast.nn import IndRNNCell, LRUCell
@@ -23,7 +22,6 @@ __all__ = ["GradientFlowDisplay", "TrainingCurveDisplay"]
 _LEFT, _GROWN = 1e-3, 1e2  # of the newest step's gradient at the oldest: vanishing, exploding
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class TrainingCurveDisplay(Display):
     """Losses of all members by epoch, and the epoch whose weights were kept.
 
@@ -47,13 +45,13 @@ class TrainingCurveDisplay(Display):
     [(0, 1), (0, 2)]
     """
 
+    title: str
     curves: pd.DataFrame
     best_epochs: pd.Series
 
     _mosaic = [["loss"]]
 
     @classmethod
-    @documented
     def from_estimator(cls, estimator: Any) -> TrainingCurveDisplay:
         """Take the curves of a fitted estimator.
 
@@ -89,7 +87,6 @@ class TrainingCurveDisplay(Display):
         tidy(ax, self.title, "epoch", "loss", legend=True)
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class GradientFlowDisplay(Display):
     """How far back the gradient of the loss reaches in each layer, and a verdict in words.
 
@@ -126,6 +123,7 @@ class GradientFlowDisplay(Display):
     ['layer 1', 'layer 2']
     """
 
+    title: str
     norms: pd.DataFrame
     summary: pd.DataFrame
     verdict_: str
@@ -134,7 +132,6 @@ class GradientFlowDisplay(Display):
     _size = (9.0, 4.0)
 
     @classmethod
-    @documented
     def from_estimator(
         cls,
         estimator: Any,
@@ -213,44 +210,44 @@ def _fit(norm: np.ndarray) -> dict[str, Any]:
 
 def _words(summary: pd.DataFrame, n: int, parameters: dict[str, Any], cell: Any) -> str:
     """The verdict of each layer, and what to change."""
-    lines = []
-    for name, row in summary.iterrows():
-        factor, left, steps = row["factor"], row["left"], row["steps"]
-        far = f"{100 * left:.2g} % of it is left {steps} steps back"
-        if row["verdict"] == "vanishing":
-            few = math.ceil(math.log(0.01) / math.log(factor)) if 0 < factor < 1 else 1
-            far = f"less than 1 % of it is left {few} of {n - 1} steps back"
-        elif left > 1:
-            far = f"it is {left:.2g} times as large {steps} steps back"
-        lines.append(
-            f"{name}: {row['verdict']}. The gradient changes by a factor of {factor:.3g} per step: "
-            f"{far}."
-        )
+    lines = [
+        f"{name}: {row['verdict']}. The gradient changes by a factor of {row['factor']:.3g} per "
+        f"step: {row['left']:.2g} of the newest step's is left {row['steps']} steps back."
+        for name, row in summary.iterrows()
+    ]
     for word in ("vanishing", "exploding"):
         if (summary["verdict"] == word).any():
-            advice = "; ".join(_advice(word == "exploding", n, parameters, cell))
+            advice = "; ".join(_advice(word, n, parameters, cell))
             lines.append(f"Against {word} gradients: {advice}.")
     return "\n".join(lines)
 
 
-def _advice(exploding: bool, n: int, parameters: dict[str, Any], cell: Any) -> list[str]:
+def _advice(word: str, n: int, parameters: dict[str, Any], cell: Any) -> list[str]:
     """What to change, of the parameters that the estimator has and has not set."""
-    vanishing, has = not exploding, parameters.__contains__
-    table = {
-        "a gated cell (cell='lstm' or 'gru')": isinstance(cell, RNNCell | IndRNNCell),
-        "orthogonal=True": cell.recurrent_weights and parameters.get("orthogonal") is False,
-        f"a smaller gradient_clip (now {parameters.get('gradient_clip')})": exploding,
-        "a smaller lr": exploding,
-        "some weight_decay": exploding,
-        # remembers about as long as the window (Tallec & Ollivier 2018, arXiv:1804.11188, eq. 16)
-        f"forget_bias={max(math.log(n), 1):.1f}": vanishing
-        and cell.forget_gate is not None
-        and has("forget_bias"),
-        "a linear recurrence (cell='lru')": vanishing
-        and has("cell")
-        and not isinstance(cell, LRUCell),
-        "attention='dot', which reaches every step directly": vanishing
-        and parameters.get("attention", 0) is None,
-        "a larger segment, for fewer steps": vanishing and has("segment"),
-    }
-    return [text for text, applies in table.items() if applies]
+    # remembers about as long as the window (Tallec & Ollivier 2018, arXiv:1804.11188, eq. 16)
+    bias = f"forget_bias={max(math.log(n), 1):.1f}"
+    attention = "attention='dot', which reaches every step directly"
+    table = [  # against what, the parameter, whether it would help, what to write
+        (
+            "both",
+            "cell",
+            isinstance(cell, RNNCell | IndRNNCell),
+            "gates: cell='lstm' or 'gru'",
+        ),
+        ("both", "orthogonal", bool(cell.recurrent_weights), "orthogonal=True"),
+        ("exploding", "gradient_clip", True, "a smaller gradient_clip"),
+        ("exploding", "lr", True, "a smaller lr"),
+        ("exploding", "weight_decay", True, "some weight_decay"),
+        ("vanishing", "forget_bias", cell.forget_gate is not None, bias),
+        ("vanishing", "cell", not isinstance(cell, LRUCell), "cell='lru', a linear recurrence"),
+        ("vanishing", "attention", parameters.get("attention") is None, attention),
+        ("vanishing", "segment", True, "a larger segment, for fewer steps"),
+    ]
+    return [
+        text
+        for against, name, helps, text in table
+        if against in ("both", word)
+        and name in parameters
+        and helps
+        and parameters[name] is not True
+    ]
