@@ -4,9 +4,8 @@
 ``plot(ax=None)`` draws them. matplotlib is imported on the first picture (extra ``plot``).
 """
 
-from rnnforecast.inspection.adversarial import AdversarialDisplay
-from rnnforecast.inspection.attribution import AttributionDisplay
 from rnnforecast.inspection.forecasts import ForecastDisplay, ResidualDisplay
+from rnnforecast.inspection.sensitivity import AdversarialDisplay, AttributionDisplay
 from rnnforecast.inspection.states import AttentionDisplay, GateDisplay, HiddenStateDisplay
 from rnnforecast.inspection.training import GradientFlowDisplay, TrainingCurveDisplay
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from rnnforecast._validation import check_int, check_quantiles, check_real
+from rnnforecast._validation import check_quantiles
 from rnnforecast.data.windows import WindowIndex
 from rnnforecast.exceptions import DataError, optional_import
 from rnnforecast.inspection.display import Display, autocorrelation, tidy, time_axis
@@ -19,6 +19,7 @@ from rnnforecast.plotting import plot_forecast
 __all__ = ["ForecastDisplay", "ResidualDisplay"]
 
 _ORIGINS = 1000  # the newest ones
+_PANELS = 6
 
 
 def _forecaster(owner: str, estimator: Any, X: Any) -> Unwrapped:
@@ -93,7 +94,6 @@ class ForecastDisplay(Display):
         coverage: Any = (0.5, 0.9),
         series: Any = None,
         target: Any = None,
-        max_panels: int = 6,
         tail: int | None = None,
     ) -> ForecastDisplay:
         """Forecast the next steps.
@@ -108,40 +108,36 @@ class ForecastDisplay(Display):
         coverage : float or sequence of float, default=(0.5, 0.9)
             Of the intervals. A forecaster that was trained on quantiles shows those.
         series, target : hashable or list, optional
-            Which to draw; all, up to ``max_panels``, if None.
-        max_panels : int, default=6
+            Which to draw, the first six at most; all if None.
         tail : int, optional
             Rows of the history to draw; four horizons, at least 48, if None.
         """
-        check_int(cls.__name__, "max_panels", max_panels)
         found = _forecaster(cls.__name__, estimator, X)
         model, X = found.forecaster, found.X
+        names, known = model.target_names_, X if model.roles_.known else None
         rows = None if X is None else model._rows_of(X)
         horizon = model.horizon if rows is None else max(int(rows.steps.max()), 1)
         levels = getattr(getattr(model, "output_", None), "levels", None)
         if levels is None:
-            for each in np.atleast_1d(coverage):
-                check_real(cls.__name__, "coverage", float(each), 0, 1, closed="neither")
-            ends = [(1 + sign * each) / 2 for each in np.atleast_1d(coverage) for sign in (-1, 1)]
-            levels = [round(float(end), 12) for end in ends]
+            shares = np.atleast_1d(np.asarray(coverage, dtype=float))
+            levels = np.r_[(1 - shares) / 2, (1 + shares) / 2].round(12)
         levels = check_quantiles(cls.__name__, levels)
-        known, names = X if model.roles_.known else None, model.target_names_
         table = model.forecast(known, horizon=horizon)
-        table = pd.DataFrame(_outside(found, table.to_numpy()), table.index, table.columns)
+        table[:] = _outside(found, table.to_numpy())
         bands = model.forecast(known, horizon=horizon, quantiles=levels)
         values = bands.to_numpy().reshape(len(bands), len(names), -1).swapaxes(1, 2)
         # a decreasing target transformer turns the order of quantiles round
         values = np.sort(_outside(found, values), axis=1).swapaxes(1, 2)
-        bands = pd.DataFrame(values.reshape(bands.shape), bands.index, bands.columns)
-        truth, given = None, set(names) <= set(getattr(X, "columns", [])) or y is not None
-        if rows is not None and given:
-            truth_values = np.full((model.panel_.n_series, horizon, len(names)), np.nan)
-            use = (rows.steps > 0) & (rows.steps <= horizon)
-            observed = np.asarray(model._truth(X, y), float).reshape(len(use), -1)
-            truth_values[rows.series[use], rows.steps[use] - 1] = observed[use]
-            flat = truth_values.reshape(-1, len(names))  # y is outside, and X has no transformer
-            truth = pd.DataFrame(flat, table.index, names).dropna(how="all")
-        panels = _panels(cls.__name__, model, series, target)[:max_panels]
+        bands[:] = values.reshape(bands.shape)
+        truth = None
+        if rows is not None and (y is not None or set(names) <= set(getattr(X, "columns", []))):
+            # y is outside, and X has no transformer
+            observed = np.asarray(model._truth(X, y), float).reshape(-1, len(names))
+            place, new = rows.series * horizon + rows.steps - 1, rows.steps > 0
+            truth = pd.DataFrame(np.nan, table.index, names)
+            truth.iloc[place[new]] = observed[new]
+            truth = truth.dropna(how="all")
+        panels = _panels(cls.__name__, model, series, target)[:_PANELS]
         return cls(
             history=found.history(),
             forecast=table,
