@@ -275,22 +275,15 @@ class AdversarialDisplay(Display):
         )
 
     def _draw_shifts(self, ax: Any) -> None:
-        table = self.shifts.sort_values("pgd", ascending=False).iloc[:_SHOWN]
-        y, height = np.arange(len(table)), 0.26
-        for k, (name, label, color) in enumerate(
-            (("noise", "random noise", "0.7"), ("fgsm", "FGSM", "C0"), ("pgd", "PGD", "C3"))
-        ):
-            ax.barh(y + (k - 1) * height, table[name], height, color=color, label=label)
+        table = self.shifts.sort_values("pgd", ascending=False).iloc[:_SHOWN, :3]
+        table.columns = ["random noise", "FGSM", "PGD"]
+        table.plot.barh(ax=ax, color=["0.7", "C0", "C3"], width=0.78)
         ax.axvline(self.epsilon, color="k", lw=0.9, ls=":", label="size of the change")
-        ax.set_yticks(y, [str(name) for name in table.index])
-        ax.set_ylim(len(y) - 0.5, -0.5)
-        tidy(
-            ax,
-            f"{self.title}: sensitivity {self.adversarial_sensitivity_:.3g}",
-            "shift of the mean forecast, in standard deviations of the series",
-            "" if len(table) == len(self.shifts) else f"first of {len(self.shifts)} series",
-            legend=True,
-        )
+        ax.set_ylim(len(table) - 0.5, -0.5)
+        title = f"{self.title}: sensitivity {self.adversarial_sensitivity_:.3g}"
+        x = "shift of the mean forecast, in standard deviations of the series"
+        most = "" if len(table) == len(self.shifts) else f"first of {len(self.shifts)} series"
+        tidy(ax, title, x, most, legend=True)
         ax.grid(axis="y", visible=False)
 
 

@@ -238,18 +238,15 @@ class GateDisplay(Display):
         return cls(gates=pd.DataFrame(rows).T.rename_axis(["layer", "gate"]), title=windows.name)
 
     def _draw_gates(self, ax: Any) -> None:
-        table, y = self.gates, np.arange(len(self.gates))
-        left = np.zeros(len(y))
-        for label, share, color in (
-            (f"shut (< {_SHUT})", table["shut"], "#b2182b"),
-            ("in between", 1 - table["shut"] - table["open"], "0.85"),
-            (f"open (> {_OPEN})", table["open"], "#2166ac"),
-        ):
-            ax.barh(y, share, left=left, color=color, height=0.65, label=label)
-            left = left + share.to_numpy()
-        ax.plot(table["mean"], y, "kD", ms=5, label="mean value")
-        ax.set_yticks(y, [f"{layer}, {gate}" for layer, gate in table.index])
-        ax.set_ylim(len(y) - 0.5, -0.5)
+        shut, opened = self.gates["shut"], self.gates["open"]
+        shares = {f"shut (< {_SHUT})": shut, "in between": 1 - shut - opened}
+        table = pd.DataFrame({**shares, f"open (> {_OPEN})": opened}).set_axis(
+            [f"{layer}, {gate}" for layer, gate in self.gates.index]
+        )
+        colors = ["#b2182b", "0.85", "#2166ac"]
+        table.plot.barh(ax=ax, stacked=True, color=colors, width=0.65)
+        ax.plot(self.gates["mean"], np.arange(len(table)), "kD", ms=5, label="mean value")
+        ax.set_ylim(len(table) - 0.5, -0.5)
         ax.set_xlim(0, 1)
         x = "share of units, steps and windows (bar); value of the gate (diamond)"
         tidy(ax, self.title, x, "", legend=True)

@@ -212,7 +212,7 @@ def _words(summary: pd.DataFrame, n: int, parameters: dict[str, Any], cell: Any)
     """The verdict of each layer, and what to change."""
     lines = [
         f"{name}: {row['verdict']}. The gradient changes by a factor of {row['factor']:.3g} per "
-        f"step: {row['left']:.2g} of the newest step's is left {row['steps']} steps back."
+        f"step: {row['steps']} steps back {row['left']:.2g} times as much arrives as at the newest."
         for name, row in summary.iterrows()
     ]
     for word in ("vanishing", "exploding"):
@@ -224,16 +224,12 @@ def _words(summary: pd.DataFrame, n: int, parameters: dict[str, Any], cell: Any)
 
 def _advice(word: str, n: int, parameters: dict[str, Any], cell: Any) -> list[str]:
     """What to change, of the parameters that the estimator has and has not set."""
+    gates = "a gated cell (cell='lstm' or 'gru')"
     # remembers about as long as the window (Tallec & Ollivier 2018, arXiv:1804.11188, eq. 16)
     bias = f"forget_bias={max(math.log(n), 1):.1f}"
     attention = "attention='dot', which reaches every step directly"
     table = [  # against what, the parameter, whether it would help, what to write
-        (
-            "both",
-            "cell",
-            isinstance(cell, RNNCell | IndRNNCell),
-            "gates: cell='lstm' or 'gru'",
-        ),
+        ("both", "cell", isinstance(cell, RNNCell | IndRNNCell), gates),
         ("both", "orthogonal", bool(cell.recurrent_weights), "orthogonal=True"),
         ("exploding", "gradient_clip", True, "a smaller gradient_clip"),
         ("exploding", "lr", True, "a smaller lr"),
