@@ -66,7 +66,7 @@ def watch(network: Any, around: Any = nullcontext) -> tuple[Any, dict[str, Watch
     """A copy of a network, and the watched cells of its encoder by name; ``around()`` is a context
     of a cell's steps.
     """
-    network = copy.deepcopy(network).requires_grad_(True)
+    network = copy.deepcopy(network).eval().requires_grad_(True)
     stack, found = network.encoder, {}
     stack.precision = None
     for k, layer in enumerate(stack.layers, 1):

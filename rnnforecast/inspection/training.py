@@ -144,7 +144,7 @@ class GradientFlowDisplay(Display):
         """Measure the gradient of a fitted network."""
         check_int(cls.__name__, "n_windows", n_windows)
         windows = Windows(cls.__name__, estimator, X)
-        network, watched = watch(windows.network(member).eval())
+        network, watched = watch(windows.network(member))
         loss = windows.loss(network, windows.spread(n_windows, series))
         norms, summary = {}, {}
         for name, cell in watched.items():
