@@ -42,7 +42,7 @@ _PUBLIC = {
     "plot_forecast": "rnnforecast.plotting",
     "show_versions": "rnnforecast._versions",
 }
-_MODULES = ("datasets", "exceptions", "metrics", "model_selection", "plotting")
+_MODULES = ("datasets", "exceptions", "inspection", "metrics", "model_selection", "plotting")
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
 

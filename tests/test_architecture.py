@@ -27,8 +27,8 @@ FLOORS = [
     {"training"},
     {"forecasters", "sequences"},
     {"baselines"},  # on the base class of forecasters
-    {"auto"},  # tries both
-    {"model_selection", "inspection", "persistence", "export", "plotting", "_versions"},
+    {"auto", "plotting"},  # tries both
+    {"model_selection", "inspection", "persistence", "export", "_versions"},
     {"cli"},
     {"__main__"},
 ]

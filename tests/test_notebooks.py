@@ -19,6 +19,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = (
     "direction_classification",
     "grid_search",
+    "inside_a_network",
     "sentiment_of_texts",
     "stock_forecasting",
     "weather_forecasting",
@@ -209,6 +210,28 @@ def test_grid_search(execute):
 
 @pytest.mark.notebook
 @pytest.mark.slow
+def test_inside_a_network(execute):
+    tables = execute("inside_a_network", ["board", "depth"])
+    board = tables["board"]
+    # one epoch decides how far the gradient of these reaches, not whether they learn
+    assert (board.loc[["plain", "LSTM"], "verdict"] == "vanishing").all()
+    assert (board.loc[["LSTM, forget gates open", "plain, with attention"], "left"] > 1e-3).all()
+    depth = tables["depth"]
+    assert depth.loc["layer 1", "residual"] > 10 * depth.loc["layer 1", "stacked"]
+
+
+@pytest.mark.notebook
+def test_the_remedies_of_the_stored_notebook():
+    cells = {cell.id: cell for cell in read("inside_a_network").cells}
+    table = cells["attention"].outputs[0].data["text/plain"]
+    errors = dict(re.findall(r"^(\S.*?)  +(0\.\d+) ", table, re.M))
+    solved = {name for name, error in errors.items() if float(error) < 0.3}
+    assert solved == {"LSTM, open and orthogonal", "plain, with attention"}
+    assert "layer 1: vanishing" in cells["plain"].outputs[0].text
+    assert "layer 1: exploding" in cells["exploding"].outputs[0].text
+
+
+@pytest.mark.notebook
 def test_direction_classification(execute):
     tables = execute("direction_classification", ["board", "control", "leak"])
     models = ["base rate", "logistic regression", "vanilla RNN", "LSTM", "GRU"]
