@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -297,7 +298,7 @@ def test_unusable_files(fails, tmp_path, name, content, expected):
         (["--target", "temp", "--time", "hour"], "'hour' for --time"),
         (["--target", "temp", "--time", "sky"], "'sky' cannot be read as time stamps"),
         (["--target", "temp", "--series-id", "shop"], "'shop' for --series-id"),
-        (["--target", "sky"], "'sky' must hold numbers: Unable to parse string \"sun\""),
+        (["--target", "sky"], "'sky' must hold numbers: Unable to parse string"),
         (["--target", "temp", "--past", "temp"], "'temp' is named twice"),
         ([], "has the numeric columns temp, sun: name one with --target"),
         (["--target", "temp", "--model", "lstm"], "'lstm' is not one of 'deep-rnn'"),
@@ -469,7 +470,7 @@ def test_other_separators_are_read(command, daily, tmp_path, mark):
 def test_numbers_that_are_not_read_as_such_are_refused(fails, daily, tmp_path):
     path = tmp_path / "comma.csv"  # decimal commas
     path.write_text(daily.read_text().replace(",", ";").replace(".", ","))
-    assert "column 'temp' must hold numbers: Unable to parse string \"1" in fails(
+    assert "column 'temp' must hold numbers: Unable to parse string" in fails(
         "forecast", path, *FORECAST
     )
 
@@ -480,9 +481,8 @@ def test_stamps_are_no_target(fails, tmp_path):
     path = tmp_path / "data.parquet"
     pd.DataFrame({"day": days, "due": days, "temp": 1.0}).to_parquet(path)
     args = ["--time", "day", "--target", "due", "--horizon", 5, "--model", "naive"]
-    assert "column 'due' has dtype datetime64[ns], expected numbers" in fails(
-        "forecast", path, *args
-    )
+    said = fails("forecast", path, *args)
+    assert re.search(r"column 'due' has dtype datetime64\[\w+\], expected numbers", said)
 
 
 def test_a_single_column_is_not_cut_at_a_letter(command, tmp_path):

@@ -134,7 +134,7 @@ def rich(n=60):
     """With covariates of every kind and ragged series."""
     df, rng = panel(n), np.random.default_rng(1)
     df["p"], df["x"] = rng.normal(size=(2, len(df)))
-    df["day"] = np.where(df.index.get_level_values("time").dayofweek > 4, "rest", "work")
+    df["day"] = np.where(df.index.get_level_values("time").day_of_week > 4, "rest", "work")
     df["size"] = df.index.get_level_values("node").map(dict(zip(IDS, [1.0, 2.0, 4.0, 8.0])))
     time = df.index.get_level_values("time").unique()
     cut = {"a": time[12:], "b": time, "c": time[:-5], "d": time.delete([20, 21, 40])}
@@ -159,7 +159,7 @@ def close(a, b, rtol=1e-9):
 
 def future(fc):
     index = fc.future_index()
-    day = index.get_level_values("time").dayofyear
+    day = index.get_level_values("time").day_of_year
     return pd.DataFrame({"x": np.sin(day), "day": "work"}, index=index)
 
 

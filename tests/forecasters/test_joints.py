@@ -693,13 +693,21 @@ def test_a_history_has_time_stamps_where_fit_had(by_week):
     with pytest.raises(DataError, match="kind seen in fit"):
         fc.forecast(history=df.reset_index(drop=True))
     with pytest.raises(DataError, match="not on the grid"):
-        fc.forecast(history=df.set_axis(df.index[0] + (df.index - df.index[0]) * 1.5))
+        fc.forecast(
+            history=df.set_axis(
+                df.index[0] + 1.5 * pd.to_timedelta(np.asarray(df.index - df.index[0]))
+            )
+        )
 
 
 def weekend(n, seed=0):
     """Hours of a week whose weekend has another day."""
     index = pd.date_range("2024-01-01", periods=n, freq="h")
-    y = 10 + 3 * np.sin(np.arange(n) * np.pi / 12) + 5 * ((index.dayofweek > 4) & (index.hour > 8))
+    y = (
+        10
+        + 3 * np.sin(np.arange(n) * np.pi / 12)
+        + 5 * ((index.day_of_week > 4) & (index.hour > 8))
+    )
     return pd.DataFrame({"y": y + 0.1 * np.random.default_rng(seed).normal(size=n)}, index=index)
 
 
