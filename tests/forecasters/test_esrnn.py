@@ -255,7 +255,7 @@ def test_trained_quantiles():
 
 def test_early_stopping_keeps_the_best_epoch():
     df = wave(200)
-    options = {"early_stopping": True, "lr": 0.5, "max_epochs": 25}
+    options = {"early_stopping": True, "lr": 0.1, "max_epochs": 25}
     fc = tiny(**options, patience=2).fit(df)
     history = fc.history_
     best = int(np.argmin(history.val_loss)) + 1

@@ -138,7 +138,8 @@ def rich(n=60):
     df["size"] = df.index.get_level_values("node").map(dict(zip(IDS, [1.0, 2.0, 4.0, 8.0])))
     time = df.index.get_level_values("time").unique()
     cut = {"a": time[12:], "b": time, "c": time[:-5], "d": time.delete([20, 21, 40])}
-    return pd.concat([df.loc[[name]].loc[(name, own), :] for name, own in cut.items()])
+    rows = [(name, stamp) for name, own in cut.items() for stamp in own]
+    return df.loc[pd.MultiIndex.from_tuples(rows, names=df.index.names)]
 
 
 ROLES = {"target": "y", "known": ["x", "day"], "static": "size"}

@@ -67,11 +67,11 @@ def test_a_rolled_forecast_feeds_back_no_covariate():
         for start in range(0, 11, 4):
             window = network.normalise(residual)
             parts = (window.values, window.observed, torch.zeros(1, 9, 0))
-            context = network.encode(*parts)[1]
+            context = network.with_static(network.encode(*parts)[1], torch.zeros(1, 0))
             raw, anchor = network.decode(window, context)
             for h in range(min(4, 11 - start)):
                 own = tensor(steps[start + h : start + h + 1])
-                extra = network.interaction(context, own).view(1, 1, 1, 1)
+                extra = network.interaction(context.last, own).view(1, 1, 1, 1)
                 value = (raw[:, h : h + 1] + extra)[..., 0] * window.scale + anchor[:, h : h + 1]
                 expected.append((value + network.effect(own)).item())
             plain = raw[..., 0] * window.scale + anchor

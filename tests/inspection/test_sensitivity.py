@@ -10,7 +10,12 @@ import pytest
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from rnnforecast import ESRNNForecaster, SegmentRNNForecaster, SequenceRegressor
+from rnnforecast import (
+    DeepGRUForecaster,
+    ESRNNForecaster,
+    SegmentRNNForecaster,
+    SequenceRegressor,
+)
 from rnnforecast.exceptions import DataError
 from rnnforecast.inspection import AdversarialDisplay, AttributionDisplay
 
@@ -169,3 +174,19 @@ def test_attack_on_a_segment_network(single, quick):
     model = SegmentRNNForecaster(horizon=6, **{**quick, "segment": 6}).fit(single)
     table = AdversarialDisplay.from_estimator(model, epsilon=0.5, n_steps=5).shifts
     assert (table["pgd"] >= table["fgsm"]).all() and (table["fgsm"] > table["noise"]).all()
+
+
+def test_training_against_an_adversary_leaves_less_to_move():
+    """Noise on a wave: what a network reads into the noise can be turned against it."""
+    rng, t = np.random.default_rng(0), np.arange(200)
+    index = pd.date_range("2024-01-01", periods=200, freq="h")
+    df = pd.DataFrame({"y": 3 * np.sin(t * np.pi / 12) + rng.normal(size=200)}, index=index)
+
+    def moved(adversarial):
+        model = DeepGRUForecaster(
+            horizon=4, hidden_size=8, max_epochs=10, early_stopping=False, lookback=24, segment=1,
+            adversarial=adversarial, random_state=0,
+        )  # fmt: skip
+        return AdversarialDisplay.from_estimator(model.fit(df)).adversarial_sensitivity_
+
+    assert moved(0.3) < 0.95 * moved(0.0)
