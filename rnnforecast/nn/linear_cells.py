@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, glu, logsigmoid
+from torch.nn.functional import gelu, glu, linear, logsigmoid
 
 from rnnforecast.nn._kernels import is_transformed
 from rnnforecast.nn.cells import Cell, State, register_cell, steps_ended
@@ -217,9 +217,14 @@ class LRUCell(LinearCell):
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         factor = torch.exp(torch.complex(-torch.exp(self.decay), torch.exp(self.angle)))
-        real, imaginary = (torch.exp(self.gain) * part for part in self.input(x).chunk(2, -1))
-        return factor.expand(real.shape), torch.complex(real, imaginary)
+        # real and imaginary part of each unit side by side, as complex numbers lie
+        weight = torch.exp(self.gain)[:, None, None] * self.input.weight.unflatten(
+            0, (2, -1)
+        ).transpose(0, 1)
+        parts = linear(x, weight.flatten(0, 1)).to(factor.real).unflatten(-1, (-1, 2))
+        return factor.expand(parts.shape[:-1]), torch.view_as_complex(parts)
 
     def read(self, h: Tensor, x: Tensor) -> Tensor:
-        y = self.output(torch.cat([h.real, h.imag], -1)) + self.direct(x)
+        weight = self.output.weight.unflatten(1, (2, -1)).mT.flatten(1)
+        y = linear(torch.view_as_real(h).flatten(-2), weight) + self.direct(x)
         return glu(self.gate(gelu(y)), -1)
