@@ -214,7 +214,7 @@ class AutoForecaster(BaseForecaster):
         """That of each series; where it has none, the median one (of the ``known``, if given)."""
         scale = pd.DataFrame(series_scales(panel, season))
         usual = (scale if known is None else pd.DataFrame(known)).median()
-        return scale.fillna(usual).fillna(1.0).to_numpy()
+        return scale.fillna(usual).fillna(1.0).to_numpy(copy=True)
 
     # -- hooks of the contract ---------------------------------------------------------------------
 

@@ -286,7 +286,7 @@ def test_full_batch_gradient_descent_is_that_of_the_mean_loss():
     still = DeepLSTMForecaster(**{**options, "lr": 1e-30}, batch_size="full").fit(df)
     moved = DeepLSTMForecaster(**options, batch_size="full").fit(df)
     network = still.network_.requires_grad_(True)
-    y = torch.as_tensor(df["y"].to_numpy())
+    y = torch.as_tensor(df["y"].to_numpy(copy=True))
     rows = y.unfold(0, 8, 1)[..., None]
     empty = rows.new_empty(len(rows), 8, 0)
     inputs = Inputs(rows[:, :6], empty[:, :6], empty[:, :6], empty[:, :2], empty[:, 0])

@@ -98,7 +98,7 @@ def test_the_last_value_alone_is_what_a_naive_network_adds(last_value, single):
 
 def test_calendar_phases_and_other_rows(fit, single):
     days = pd.date_range("2024-01-01", periods=200, freq="D")
-    values = 10 + 3 * (days.dayofweek > 4) + np.random.default_rng(0).normal(size=200) / 9
+    values = 10 + 3 * (days.day_of_week > 4) + np.random.default_rng(0).normal(size=200) / 9
     model = copy.deepcopy(fit(scaler=None)).set_params(seasonality=1, lookback=5)
     model.fit(pd.DataFrame({"y": values}, index=days))
     assert model.phases_ is not None
