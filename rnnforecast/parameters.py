@@ -10,15 +10,17 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import pairwise
-from typing import Any, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform
 
 from rnnforecast.exceptions import DataError
 
-__all__ = ["as_text", "check_unchanged", "checked", "estimator"]
+__all__ = ["as_text", "check_unchanged", "checked", "documented", "estimator", "refitted"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _SECTION = re.compile(r"^(\w[\w ]*)\n-{3,}\n", re.MULTILINE)
 _ENTRY = re.compile(r"^(\w+(?:, \w+)*) : ", re.MULTILINE)
@@ -32,8 +34,7 @@ def estimator(cls: Any) -> Any:
     attributes, with the texts of the bases where the class has none of its own.
     """
     cls = dataclass(kw_only=True, eq=False, repr=False)(cls)
-    summary, *parts = _SECTION.split(inspect.cleandoc(cls.__doc__))
-    sections = dict(zip(parts[::2], parts[1::2], strict=True))
+    summary, sections = _sections(cls.__doc__)
     parameters: dict[str, str] = {}
     attributes: dict[str, str] = {}
     checks: dict[str, Any] = {}
@@ -51,9 +52,27 @@ def estimator(cls: Any) -> Any:
         "Attributes": cls._texts[1].values(),
     }
     sections = {**{title: "\n".join(texts) for title, texts in listed.items()}, **sections}
-    shown = [f"{title}\n{'-' * len(title)}\n{body}" for title, body in sections.items() if body]
-    cls.__doc__ = "\n\n".join(part.rstrip() for part in (summary, *shown)) + "\n"
+    cls.__doc__ = _joined(summary, sections)
     return cls
+
+
+def documented(texts: Mapping[str, str]) -> Callable[[Function], Function]:
+    """Decorator of a function: its docstring gets the entries of the parameters, and the sections
+    "Returns" and "Raises", that it leaves out.
+    """
+
+    def complete(function: Function) -> Function:
+        summary, sections = _sections(function.__doc__)
+        given = {**texts, **_entries(sections.get("Parameters", ""))}
+        names = [name for name in inspect.signature(function).parameters if name != "cls"]
+        listed = "\n".join(dict.fromkeys(given[name] for name in names))
+        shared = {title: texts[title] for title in ("Returns", "Raises")}
+        function.__doc__ = _joined(
+            summary, {"Parameters": "", **shared, **sections} | {"Parameters": listed}
+        )
+        return function
+
+    return complete
 
 
 def checked(default: Any, check: Callable[..., None], **options: Any) -> Any:
@@ -77,6 +96,24 @@ def check_unchanged(owner: Any, before: dict[str, str]) -> None:
                 f"{type(owner).__name__}: {name} was {before[name]} in fit, and further training "
                 f"cannot change it: call fit anew, or set it back. Got {now}"
             )
+
+
+def refitted(owner: Any, fitted: Mapping[str, Any]) -> None:
+    """Give an estimator new fitted attributes in the place of all that it had."""
+    for name in [n for n in vars(owner) if n.endswith("_") and not n.startswith("_")]:
+        delattr(owner, name)
+    vars(owner).update(fitted)
+
+
+def _sections(text: str | None) -> tuple[str, dict[str, str]]:
+    """What a docstring begins with, and its sections by title."""
+    summary, *parts = _SECTION.split(inspect.cleandoc(text or ""))
+    return summary, dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _joined(summary: str, sections: Mapping[str, str]) -> str:
+    shown = [f"{title}\n{'-' * len(title)}\n{body}" for title, body in sections.items() if body]
+    return "\n\n".join(part.rstrip() for part in (summary, *shown)) + "\n"
 
 
 def _entries(section: str) -> dict[str, str]:

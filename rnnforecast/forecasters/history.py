@@ -18,7 +18,7 @@ from rnnforecast.data.panel import Panel
 from rnnforecast.data.roles import Roles
 from rnnforecast.exceptions import DataError
 from rnnforecast.forecasters.sharing import of_rows
-from rnnforecast.parameters import checked, estimator
+from rnnforecast.parameters import checked, estimator, refitted
 
 __all__ = ["HistoryEstimator"]
 
@@ -242,9 +242,7 @@ class HistoryEstimator(RegressorMixin, BaseEstimator, ABC):
         view.__dict__.pop("feature_names_in_", None)
         view.__dict__.update(common)
         fitted = view._fit_panel(panel)
-        for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("_")]:
-            delattr(self, name)
-        self.__dict__.update({**common, **fitted})
+        refitted(self, {**common, **fitted})
 
     def _at(self, history: Panel, fresh: bool = False) -> Any:
         """The same estimator with another history, see ``_follow``; all else is shared."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
@@ -11,13 +9,14 @@ import numpy as np
 import pandas as pd
 
 from rnnforecast.exceptions import DataError, optional_import
+from rnnforecast.parameters import documented
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["Display", "autocorrelation", "color_bar", "heat_map", "tidy", "time_axis"]
 
-# entries of from_estimator by parameter
+# of from_estimator: entries by parameter, sections by title
 _TEXTS = {
     "estimator": """\
 estimator : DeepRNNForecaster (or one of its named forms) or SegmentRNNForecaster
@@ -42,22 +41,10 @@ n_windows : int, default=64
     Windows at most, spread over the history.""",
     "random_state": """\
 random_state : int, RandomState instance or None, default=None""",
+    "Raises": """\
+DataError
+    If the estimator is another one, or an argument is out of its range or missing.""",
 }
-
-
-def _complete(method: Any) -> None:
-    """Gives a ``from_estimator`` the entries of shared parameters, what it returns and raises."""
-    text = inspect.cleandoc(method.__doc__ or "")
-    summary, _, own = text.partition("\n\nParameters\n----------\n")
-    given = dict(_TEXTS)
-    for entry in re.split(r"\n(?=\w)", own):
-        given |= dict.fromkeys(entry.partition(" : ")[0].split(", "), entry)
-    entries = dict.fromkeys(given[name] for name in list(inspect.signature(method).parameters)[1:])
-    method.__doc__ = "\n".join(
-        [f"{summary}\n\nParameters\n----------", *entries, "\nReturns\n-------",
-         method.__qualname__.partition(".")[0], "\nRaises\n------\nDataError",
-         "    If the estimator is another one, or an argument is out of its range or missing."]
-    )  # fmt: skip
 
 
 @dataclass_transform(kw_only_default=True, eq_default=False)
@@ -78,7 +65,7 @@ class Display:
 
     def __init_subclass__(cls) -> None:
         dataclass(kw_only=True, eq=False, repr=False)(cls)
-        _complete(vars(cls)["from_estimator"].__func__)
+        documented({**_TEXTS, "Returns": cls.__name__})(vars(cls)["from_estimator"].__func__)
 
     def plot(self, ax: Any = None) -> Any:
         """Draw.

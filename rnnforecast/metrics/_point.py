@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from rnnforecast.metrics._arrays import Scores, average_outputs, check_pair, check_weight
-from rnnforecast.metrics._texts import METRIC, documented
+from rnnforecast.metrics._texts import METRIC
 from rnnforecast.metrics.terms import POINT_ERRORS, observed_mean, squared
+from rnnforecast.parameters import documented
 
 __all__ = ["mae", "mape", "mse", "r2", "rmse", "smape"]
 

@@ -11,8 +11,9 @@ from rnnforecast._validation import check_real, quantiles_in_order
 from rnnforecast.exceptions import DataError
 from rnnforecast.metrics._arrays import Scores, average_outputs, check_pair, check_weight, to_rows
 from rnnforecast.metrics._scaled import scaled
-from rnnforecast.metrics._texts import METRIC, documented
+from rnnforecast.metrics._texts import METRIC
 from rnnforecast.metrics.terms import inside, observed_mean, pinball, winkler
+from rnnforecast.parameters import documented
 
 __all__ = [
     "coverage",

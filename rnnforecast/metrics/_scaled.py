@@ -15,8 +15,9 @@ from rnnforecast.data.panel import Panel, group_rows
 from rnnforecast.exceptions import DataError
 from rnnforecast.metrics._arrays import Scores, average_outputs, is_panel, to_rows
 from rnnforecast.metrics._point import point_means, smape
-from rnnforecast.metrics._texts import METRIC, documented
+from rnnforecast.metrics._texts import METRIC
 from rnnforecast.metrics.terms import naive_scales, observed_mean
+from rnnforecast.parameters import documented
 
 __all__ = ["by_series", "mase", "naive_scale", "owa", "owa_from_scores", "rmsse"]
 

@@ -17,8 +17,9 @@ from rnnforecast.data.seasonality import choose_seasonality
 from rnnforecast.exceptions import DataError
 from rnnforecast.metrics import _point, _probabilistic, _scaled
 from rnnforecast.metrics._arrays import to_rows
-from rnnforecast.metrics._texts import SCORER, documented
+from rnnforecast.metrics._texts import SCORER
 from rnnforecast.metrics.wrappers import Unwrapped, quantiles_of
+from rnnforecast.parameters import documented
 
 __all__ = [
     "ForecastScorer",

@@ -1,15 +1,8 @@
-"""Sections that the docstrings of metrics and scorers share, inserted at import."""
+"""Sections that the docstrings of metrics and scorers share, see ``parameters.documented``."""
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
-
-__all__ = ["METRIC", "SCORER", "documented"]
-
-Function = TypeVar("Function", bound=Callable[..., Any])
+__all__ = ["METRIC", "SCORER"]
 
 # parameters by name, sections by title
 METRIC = {
@@ -61,24 +54,3 @@ DataError
     If an argument is out of its range or missing.""",
 }
 METRIC["upper"] = METRIC["lower"]
-_TITLE = re.compile(r"\n\n(\w+)\n-{3,}\n")
-
-
-def documented(texts: Mapping[str, str]) -> Callable[[Function], Function]:
-    """Decorator that completes a docstring by the parameters and sections that it leaves out."""
-
-    def complete(function: Function) -> Function:
-        summary, *rest = _TITLE.split(inspect.cleandoc(function.__doc__ or ""))
-        sections = dict(zip(rest[::2], rest[1::2]))
-        own: dict[str, str] = {}
-        for entry in re.split(r"\n(?=\w)", sections.get("Parameters", "")):
-            own |= dict.fromkeys(entry.partition(" : ")[0].split(", "), entry)
-        names = inspect.signature(function).parameters
-        entries = dict.fromkeys(own.get(name) or texts[name] for name in names)
-        whole = {"Parameters": "", "Returns": texts["Returns"], "Raises": texts["Raises"]}
-        whole |= sections | {"Parameters": "\n".join(entries)}
-        parts = [f"{title}\n{'-' * len(title)}\n{body}" for title, body in whole.items()]
-        function.__doc__ = "\n\n".join([summary, *parts])
-        return function
-
-    return complete

@@ -27,7 +27,7 @@ from rnnforecast.exceptions import DataError
 from rnnforecast.nn.attention import ATTENTIONS
 from rnnforecast.nn.sequence import SequenceNetwork, SequenceSpec
 from rnnforecast.outputs import LOSSES
-from rnnforecast.parameters import estimator
+from rnnforecast.parameters import estimator, refitted
 from rnnforecast.sequences.reading import SequenceBatch, SequenceSource, as_sequences, padded
 from rnnforecast.training import resolve_device, seeds_of, useful_threads
 from rnnforecast.training.trained import TrainedEstimator, for_answers
@@ -79,6 +79,11 @@ class SequenceEstimator(TrainedEstimator):
     validation_fraction : float, default 0.1
         Share of the sequences, drawn by chance, that ``early_stopping`` holds out. Windows that
         overlap are not independent: prefer a fixed ``max_epochs``, found by ``TimeSeriesSplit``.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Columns of a 2-D X, else features of a step.
     """
 
     n_channels: int | None = None
@@ -173,9 +178,7 @@ class SequenceEstimator(TrainedEstimator):
         fitted |= {name: v for name, v in vars(view).items() if name.endswith("_")}
         fitted |= self._train(learner)
         fitted["networks_"] = [for_answers(network) for network in fitted["networks_"]]
-        for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("_")]:
-            delattr(self, name)
-        self.__dict__.update(fitted)
+        refitted(self, fitted)
         return self
 
     def _check_params(self) -> None:
@@ -325,15 +328,6 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
     ----------
     loss : {"mse", "mae", "huber"}, default "mse"
 
-    Attributes
-    ----------
-    networks_ : list of SequenceNetwork
-        Of every member; ``network_`` is the first.
-    histories_ : list of History
-        Losses, gradient norms and learning rates by epoch, of every member.
-    n_features_in_ : int
-        Columns of a 2-D X, else features of a step.
-
     Examples
     --------
     >>> import numpy as np
@@ -390,12 +384,6 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
     ----------
     classes_ : ndarray
         The labels, in the order of ``predict_proba``.
-    networks_ : list of SequenceNetwork
-        Of every member; ``network_`` is the first.
-    histories_ : list of History
-        Losses, gradient norms and learning rates by epoch, of every member.
-    n_features_in_ : int
-        Columns of a 2-D X, else features of a step.
 
     Examples
     --------
