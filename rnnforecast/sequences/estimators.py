@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from rnnforecast.exceptions import DataError
 from rnnforecast.nn.attention import ATTENTIONS
 from rnnforecast.nn.sequence import SequenceNetwork, SequenceSpec
 from rnnforecast.outputs import LOSSES
-from rnnforecast.parameters import estimator, refitted
+from rnnforecast.parameters import checked, estimator, refitted
 from rnnforecast.sequences.reading import SequenceBatch, SequenceSource, as_sequences, padded
 from rnnforecast.training import resolve_device, seeds_of, useful_threads
 from rnnforecast.training.trained import TrainedEstimator, for_answers
@@ -86,14 +86,14 @@ class SequenceEstimator(TrainedEstimator):
         Columns of a 2-D X, else features of a step.
     """
 
-    n_channels: int | None = None
-    n_tokens: int | None = None
-    embedding_size: int = 16
-    hidden_size: int = 32
-    n_layers: int = 1
-    bidirectional: bool = False
-    residual: bool = False
-    attention: str | None = None
+    n_channels: int | None = checked(None, check_int, none=True)
+    n_tokens: int | None = checked(None, check_int, minimum=2, none=True)
+    embedding_size: int = checked(16, check_int)
+    hidden_size: int = checked(32, check_int)
+    n_layers: int = checked(1, check_int)
+    bidirectional: bool = checked(False, check_bool)
+    residual: bool = checked(False, check_bool)
+    attention: str | None = checked(None, check_choice, choices=(None, *ATTENTIONS))
     batch_size: Any = 32
     max_epochs: int = 100
     lr: float = 1e-2
@@ -180,17 +180,6 @@ class SequenceEstimator(TrainedEstimator):
         fitted["networks_"] = [for_answers(network) for network in fitted["networks_"]]
         refitted(self, fitted)
         return self
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        owner = type(self).__name__
-        check_int(owner, "n_tokens", self.n_tokens, minimum=2, none=True)
-        check_int(owner, "n_channels", self.n_channels, none=True)
-        for name in ("embedding_size", "hidden_size", "n_layers"):
-            check_int(owner, name, getattr(self, name))
-        for name in ("bidirectional", "residual"):
-            check_bool(owner, name, getattr(self, name))
-        check_choice(owner, "attention", self.attention, (None, *ATTENTIONS))
 
     def _split(self, source: SequenceSource) -> tuple[SequenceSource, SequenceBatch | None]:
         """Sequences to train on and, in one batch, those that validate."""
@@ -339,13 +328,7 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
     True
     """
 
-    loss: str = "mse"
-
-    _losses: ClassVar[Any] = LOSSES
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        check_choice(type(self).__name__, "loss", self.loss, self._losses)
+    loss: str = checked("mse", check_choice, choices=LOSSES)
 
     def _read_truth(self, y):
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
@@ -357,7 +340,7 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
         return fitted, ((values - location) / scale).astype(np.float32), values.shape[1]
 
     def _loss(self, fitted, device):
-        error = self._losses[self.loss]
+        error = LOSSES[self.loss]
         return lambda answers, truth: error(answers - truth).mean()
 
     def predict(self, X: Any) -> np.ndarray:
